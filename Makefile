@@ -1,0 +1,24 @@
+# A thin front for people in a hurry; the interface is snakemake, see README.md.
+environment := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
+export PATH := $(environment)/bin:$(PATH)
+
+.PHONY: setup quickstart test lint lock
+
+setup:
+	@envs/setup.sh
+
+quickstart: setup
+	@snakemake --cores all --configfile config/quickstart.yaml
+	@dhel-kcl show results/quickstart
+
+test: setup
+	@pytest --numprocesses auto
+
+lint: setup
+	ruff check && ruff format --check
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint --configfile config/quickstart.yaml
+
+lock: setup
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml --output-file envs/lock.txt

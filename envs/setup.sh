@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Make the environment in the clone: FFCV's system libraries, a virtual environment, the locked packages.
+# Does nothing when nothing changed. Uses an active conda environment instead of a virtual one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-base}" != base ]]; then
+    environment=$CONDA_PREFIX
+else
+    environment=.venv
+fi
+python=$environment/bin/python
+stamp=$environment/.dhel-kcl-lock
+wanted=$(cat envs/lock.txt pyproject.toml envs/setup.sh | sha256sum)
+if [[ -x $environment/bin/dhel-kcl && -f $stamp && "$(cat "$stamp")" == "$wanted" ]]; then
+    exit 0
+fi
+
+# FFCV is built from source against OpenCV and libjpeg-turbo; conda environments bring both.
+if [[ $environment == .venv ]]; then
+    packages="g++ pkg-config libopencv-dev libturbojpeg0-dev"
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "error: $(python3 --version 2>&1); put Python 3.11 or newer first on the PATH as python3" >&2
+        exit 1
+    fi
+    if [[ $(readlink -f "$(command -v python3)") == /usr/bin/* ]]; then
+        packages="$packages python3-dev python3-venv"
+    fi
+    has_headers='import ensurepip, pathlib, sysconfig; assert pathlib.Path(sysconfig.get_path("include"), "Python.h").exists()'
+    if ! command -v g++ >/dev/null || ! pkg-config --exists opencv4 libturbojpeg || ! python3 -c "$has_headers" 2>/dev/null; then
+        if ! command -v apt-get >/dev/null; then
+            echo "error: FFCV needs a C++ compiler, pkg-config, OpenCV 4 and libturbojpeg; install them and run make again" >&2
+            exit 1
+        elif [[ $(id -u) -ne 0 ]]; then
+            echo "error: FFCV needs system libraries; run: sudo apt-get update && sudo apt-get install -y --no-install-recommends $packages" >&2
+            exit 1
+        fi
+        echo "[1/3] installing system libraries: $packages"
+        apt-get update -qq
+        # shellcheck disable=SC2086
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    fi
+    if [[ ! -x $python ]]; then
+        echo "[2/3] creating the virtual environment $environment"
+        python3 -m venv "$environment"
+    fi
+fi
+
+echo "[3/3] installing the packages of envs/lock.txt (about 3 GB with PyTorch's CUDA libraries; a few minutes)"
+# The lock is complete, and FFCV's own request for opencv-python is met by the headless build: hence --no-deps.
+"$python" -m pip install --disable-pip-version-check --progress-bar on --no-deps --require-hashes -r envs/lock.txt |
+    { grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' || true; } | cut -c1-100
+"$python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+echo "$wanted" >"$stamp"
+echo "environment ready: $environment"

@@ -1,0 +1,46 @@
+"""Choices and averages that several figures and tables share.
+
+Where one configuration stands for a loss, it is the one with the highest validation accuracy (`validation_top1`,
+averaged over seeds); test accuracy takes no part in the choice. Ties go to the smallest hyperparameters.
+"""
+
+import pandas as pd
+
+from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
+
+PER_BATCH_SIZE = ["dataset", "loss", "batch_size"]
+
+
+def chosen(results: pd.DataFrame, within: list[str]) -> pd.DataFrame:
+    """For each value of the columns `within`, the configuration that validation chooses."""
+    validation = seed_means(metric_rows(results, "validation_top1"))
+    best = validation.groupby(within, dropna=False)["mean"].idxmax()
+    return validation.loc[best, CONFIGURATION].reset_index(drop=True)
+
+
+def best_of_each_loss(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """Seed means of `metrics` at each loss's chosen hyperparameters and batch size."""
+    best = results.merge(chosen(results, ["dataset", "loss"]), on=CONFIGURATION)
+    return seed_means(metric_rows(best, *metrics), ["representation", "metric", "x"])
+
+
+def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    """One metric against the batch size.
+
+    Args:
+        rows: rows of one metric; the representations are kept apart.
+        results: the results that hold the validation accuracies.
+
+    Returns:
+        For each data set, representation, loss and batch size: the range (`low`, `high`) of the seed means over
+        the hyperparameter settings, and `mean`, `std`, `n` of the setting that validation chooses (NaN where no
+        setting has a validation accuracy).
+    """
+    means = seed_means(rows, ["representation"])
+    keys = ["dataset", "representation", "loss", "batch_size"]
+    band = means.groupby(keys).agg(
+        low=("mean", "min"), high=("mean", "max"), settings=("mean", "size"), runs=("runs", join_runs)
+    )
+    line = means.merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION).drop(columns="runs")
+    points = band.reset_index().merge(line, on=keys, how="left")
+    return points[[*(column for column in points if column != "runs"), "runs"]]

@@ -1,0 +1,29 @@
+"""Linear accuracy against the batch size.
+
+Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the
+pretraining batch size. The line shows, at each batch size, the hyperparameters with the highest accuracy on the
+validation split of the training set; the light band is the range over all hyperparameters of the grid. A gap is a
+batch size at which no run has an accuracy.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import by_batch_size
+from matplotlib.figure import Figure
+
+from dhel_kcl.robustness import metric_rows
+
+METRICS = ("linear_top1", "validation_top1")
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of the chosen hyperparameters and the range over all of them, per data set, loss and batch size."""
+    return by_batch_size(metric_rows(results, "linear_top1"), results)
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """One panel per data set, one line and band per loss."""
+    figure, panels = style.facets(points)
+    return style.draw_against_batch_size(figure, panels, "linear top-1 accuracy")

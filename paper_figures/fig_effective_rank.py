@@ -1,0 +1,41 @@
+"""Effective rank against the batch size.
+
+Effective rank (RankMe: the exponential of the entropy of the normalised singular values of the embedding matrix) of
+the backbone's features h and of the projector's output z, averaged over seeds, against the pretraining batch size.
+The line shows, at each batch size, the hyperparameters with the highest accuracy on the validation split of the
+training set; the light band is the range over all hyperparameters of the grid. The effective rank is at most the
+dimension d named above each panel.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import by_batch_size
+from matplotlib.figure import Figure
+
+from dhel_kcl.robustness import metric_rows
+
+METRICS = ("effective_rank", "embedding_dim", "validation_top1")
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Effective rank of the chosen hyperparameters, the range over all of them, and the dimension."""
+    dimension = (
+        metric_rows(results, "embedding_dim")
+        .groupby(["dataset", "representation"])["value"]
+        .max()
+        .rename("embedding_dim")
+        .reset_index()
+    )
+    table = by_batch_size(metric_rows(results, "effective_rank"), results).merge(dimension, how="left")
+    return table[[*(column for column in table if column != "runs"), "runs"]]
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per representation, one line and band per loss."""
+    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    for panel in panels:
+        dimension = f"$d$ = {panel.points['embedding_dim'].max():g}"
+        panel.axes.set_title(", ".join(filter(None, [panel.axes.get_title(), dimension])))
+    return style.draw_against_batch_size(figure, panels, "effective rank")

@@ -1,0 +1,40 @@
+"""Singular-value spectrum of the embeddings.
+
+Base-10 logarithm of the singular values of the covariance of the embeddings, sorted, for the backbone's features h and
+the projector's output z (the plot of dimensional collapse of Jing et al., 2022). The values are averaged over seeds
+before the logarithm; a mean that is not positive is left out. Each loss is shown at the hyperparameters and batch size
+with the highest accuracy on the validation split of the training set.
+"""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import style
+from aggregate import best_of_each_loss
+from matplotlib.figure import Figure
+
+from dhel_kcl.robustness import CONFIGURATION
+
+METRICS = ("singular_value", "validation_top1")
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Logarithm of the mean singular value, per data set, representation, loss and index."""
+    spectrum = best_of_each_loss(results, "singular_value").query("mean > 0").reset_index(drop=True)
+    spectrum["log10_mean"] = np.log10(spectrum["mean"])
+    keys = [*CONFIGURATION, "representation"]
+    return spectrum.rename(columns={"x": "index"})[[*keys, "index", "log10_mean", "mean", "std", "n", "runs"]]
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per representation, one curve per loss."""
+    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    for panel in panels:
+        for look, part in style.losses_of(panel.points):
+            panel.axes.plot(part["index"], part["log10_mean"], color=look.colour, linestyle=look.dash)
+        panel.axes.set_xlim(1, max(2, panel.points["index"].max()))
+        style.whole_ticks(panel.axes)
+    style.label(panels, r"$\log_{10}$ singular value", "index, from the largest")
+    style.legend(figure, style.loss_handles(points, markers=False))
+    return figure

@@ -1,0 +1,57 @@
+"""Linear accuracy against each loss's own hyperparameter.
+
+Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the temperature
+of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size any other
+hyperparameter of the loss is the one with the highest accuracy on the validation split of the training set. The line
+is the mean over the batch sizes that have an accuracy, the light band their range.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import PER_BATCH_SIZE, chosen
+from matplotlib.figure import Figure
+
+from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
+
+METRICS = ("linear_top1", "validation_top1")
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and range over batch sizes, per data set, loss, hyperparameter and its value."""
+    means = seed_means(metric_rows(results, "linear_top1"))
+    parts = []
+    for hyperparameter in HYPERPARAMETERS:
+        own = results[results[hyperparameter].notna()]
+        curve = means.merge(chosen(own, [*PER_BATCH_SIZE, hyperparameter]), on=CONFIGURATION)
+        part = (
+            curve.rename(columns={hyperparameter: "hyperparameter_value"})
+            .groupby(["dataset", "loss", "hyperparameter_value"])
+            .agg(
+                mean=("mean", "mean"),
+                low=("mean", "min"),
+                high=("mean", "max"),
+                batch_sizes=("mean", "size"),
+                runs=("runs", join_runs),
+            )
+            .reset_index()
+        )
+        part.insert(2, "hyperparameter", hyperparameter)
+        parts.append(part)
+    return pd.concat([part for part in parts if not part.empty] or parts, ignore_index=True)
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per hyperparameter, one line and band per loss that has it."""
+    figure, panels = style.facets(
+        points, by="hyperparameter", names=style.HYPERPARAMETER_NAMES, share_y=True, name_rows=False
+    )
+    for panel in panels:
+        for look, part in style.losses_of(panel.points):
+            style.line_with_band(panel.axes, part["hyperparameter_value"], part, look)
+        panel.axes.set_xlabel(style.HYPERPARAMETER_NAMES[panel.row])
+        style.log_ticks(panel.axes, panel.points["hyperparameter_value"], base=10)
+    style.label(panels, "linear top-1 accuracy")
+    style.legend(figure, style.loss_handles(points))
+    return figure

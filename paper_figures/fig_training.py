@@ -1,0 +1,42 @@
+"""Training loss with its alignment and energy parts.
+
+Mean of the training loss over each epoch (solid) and its alignment (dashed) and energy (dotted) parts, whose sum it
+is, averaged over seeds. The losses have different scales, so each has its own panel and vertical axis. Each loss is
+shown at the hyperparameters and batch size with the highest accuracy on the validation split of the training set.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import best_of_each_loss
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.typing import LineStyleType
+
+METRICS = ("training_loss", "training_alignment", "training_energy", "validation_top1")
+PARTS: dict[str, tuple[str, LineStyleType]] = {
+    "training_loss": ("loss", "-"),
+    "training_alignment": ("alignment", "--"),
+    "training_energy": ("energy", ":"),
+}
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean of the loss and of its parts, per data set, loss and epoch."""
+    return best_of_each_loss(results, *PARTS).drop(columns="representation").rename(columns={"x": "epoch"})
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per loss, one curve for the loss and one for each part."""
+    figure, panels = style.facets(points, by="loss", names=style.LOSS_NAMES, aspect=0.6)
+    for panel in panels:
+        for metric, (_, dash) in PARTS.items():
+            curve = panel.points[panel.points["metric"] == metric]
+            look = style.LOSSES[panel.row]
+            marker = "" if len(curve) > 1 else look.marker
+            panel.axes.plot(curve["epoch"], curve["mean"], color=look.colour, linestyle=dash, marker=marker)
+        style.whole_ticks(panel.axes)
+    style.label(panels, "value", "epoch")
+    style.legend(figure, [Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in PARTS.values()])
+    return figure

@@ -1,0 +1,244 @@
+"""The look of every figure and table: one palette, one set of sizes, the names that readers see."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.typing import LineStyleType
+
+COLUMN_WIDTH = 3.25
+TEXT_WIDTH = 6.75
+MAX_COLUMNS = 4
+MAX_PANEL_HEIGHT = 2.1
+
+RC: dict[Any, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlepad": 4,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.8,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one loss appears everywhere."""
+
+    name: str
+    colour: str
+    marker: str
+    dash: LineStyleType
+
+
+# Paul Tol's colour-blind safe hues: cool for the InfoNCE family, warm for DHEL and KCL.
+LOSSES = {
+    "infonce": Look("InfoNCE", "#332288", "o", (0, (1, 1))),
+    "ntxent": Look("NT-Xent", "#0077bb", "s", (0, (4, 1.5))),
+    "dcl": Look("DCL", "#33bbee", "^", (0, (5, 1.5, 1, 1.5))),
+    "dhel": Look("DHEL", "#cc3311", "D", "-"),
+    "kcl_gaussian": Look("KCL (gaussian)", "#ee7733", "v", "-"),
+    "kcl_log": Look("KCL (log)", "#aa3377", "P", (0, (4, 1.5))),
+    "kcl_imq": Look("KCL (IMQ)", "#bb9900", "X", (0, (5, 1.5, 1, 1.5))),
+}
+DATASET_NAMES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+    "imagenet100": "ImageNet-100",
+    "digits": "Digits",
+}
+REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
+HYPERPARAMETER_NAMES = {
+    "temperature": r"temperature $\tau$",
+    "t": "kernel scale $t$",
+    "c": "kernel scale $c$",
+    "gamma": r"energy weight $\gamma$",
+}
+LOSS_NAMES = {loss: look.name for loss, look in LOSSES.items()}
+
+
+def in_order(values: Iterable[str], names: dict[str, str]) -> list[str]:
+    """Distinct values in the order of `names`, then alphabetically."""
+    known = list(names)
+    return sorted(set(values), key=lambda value: (known.index(value) if value in names else len(known), value))
+
+
+def for_print(table: pd.DataFrame, names: dict[str, dict[str, str]]) -> pd.DataFrame:
+    """Sort rows by columns whose identifiers have names, in the order of the names, and show the names instead.
+
+    Args:
+        table: the rows; those that agree in all the columns keep their order.
+        names: for each column, most significant first, the names of its identifiers.
+    """
+    ranks = {
+        column: {value: rank for rank, value in enumerate(in_order(table[column], order))}
+        for column, order in names.items()
+    }
+    table = table.sort_values(list(names), key=lambda column: column.map(ranks[str(column.name)]), kind="stable")
+    shown = {column: table[column].map(lambda value, n=order: n.get(value, value)) for column, order in names.items()}
+    return table.assign(**shown).reset_index(drop=True)
+
+
+def mean_and_spread(mean: float, std: float, n: float, digits: int = 3) -> str:
+    """``0.873 ± 0.004 (n=3)``, without a spread for one seed, and empty for a missing value."""
+    if pd.isna(mean):
+        return ""
+    spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
+    return f"{mean:.{digits}f}{spread} (n={int(n)})"
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One panel: its axes and points, the value of the row variable, its name for the axis, its place in the grid."""
+
+    axes: Axes
+    points: pd.DataFrame
+    row: str
+    row_name: str
+    place: tuple[int, int]
+
+
+def facets(
+    points: pd.DataFrame,
+    by: str | None = None,
+    names: dict[str, str] | None = None,
+    aspect: float = 0.75,
+    share_y: bool = False,
+    name_rows: bool = True,
+) -> tuple[Figure, list[Facet]]:
+    """A grid of panels: a column for each data set, a row for each value of `by`.
+
+    With one data set the panels of `by` stand side by side, at most `MAX_COLUMNS` in a line. A combination
+    without points has no panel.
+
+    Args:
+        points: the points of the whole figure.
+        by: the column that tells the rows apart.
+        names: the values of `by`, in order, with the names that readers see.
+        aspect: height of a panel over its width.
+        share_y: give all panels of a data set the same vertical range.
+        name_rows: write the name of a row into the titles (one data set) or the vertical labels.
+    """
+    names = names or {}
+    datasets = in_order(points["dataset"], DATASET_NAMES)
+    rows = in_order(points[by], names) if by else [""]
+    several = len(datasets) > 1
+    lines = len(rows) if several else math.ceil(len(rows) / MAX_COLUMNS)
+    columns = len(datasets) if several else math.ceil(len(rows) / lines)
+    width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
+    height = 0.35 + lines * (min(aspect * width / columns, MAX_PANEL_HEIGHT) + 0.25)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels: list[Facet] = []
+    first: dict[str, Axes] = {}
+    for index, (row, dataset) in enumerate([(row, dataset) for row in rows for dataset in datasets]):
+        part = points[(points["dataset"] == dataset) & ((points[by] == row) if by else True)]
+        if part.empty:
+            continue
+        axes = figure.add_subplot(lines, columns, index + 1, sharey=first.get(dataset) if share_y else None)
+        name = names.get(row, row) if name_rows else ""
+        title = DATASET_NAMES.get(dataset, dataset)
+        if not several:
+            axes.set_title(f"{title}, {name}" if name else title)
+        elif dataset not in first:
+            axes.set_title(title)
+        first.setdefault(dataset, axes)
+        panels.append(Facet(axes, part, row, name if several else "", divmod(index, columns)))
+    return figure, panels
+
+
+def label(panels: list[Facet], y: str, x: str | None = None) -> None:
+    """Name the axes: the vertical one once per line of panels, the horizontal one (unless None) below each column."""
+    for panel in panels:
+        line, column = panel.place
+        if column == min(other.place[1] for other in panels if other.place[0] == line):
+            panel.axes.set_ylabel("\n".join(filter(None, [panel.row_name, y])))
+        if x is not None and line == max(other.place[0] for other in panels if other.place[1] == column):
+            panel.axes.set_xlabel(x)
+
+
+def legend(figure: Figure, handles: list[Artist]) -> None:
+    """Put the legend above the panels, where it covers no data."""
+    fits = 3 if figure.get_figwidth() <= COLUMN_WIDTH else 8
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fits))
+
+
+def loss_handles(points: pd.DataFrame, markers: bool = True, lines: bool = True) -> list[Artist]:
+    """Legend entries of the losses in `points`, in the fixed order."""
+    return [
+        Line2D(
+            [],
+            [],
+            label=look.name,
+            color=look.colour,
+            linestyle=(("-" if markers else look.dash) if lines else ""),
+            marker=look.marker if markers else "",
+        )
+        for look, _ in losses_of(points)
+    ]
+
+
+def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
+    """The points of each loss, in the fixed order."""
+    return [(LOSSES[loss], points[points["loss"] == loss]) for loss in in_order(points["loss"], LOSS_NAMES)]
+
+
+def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) -> None:
+    """Draw `mean` as a line with markers over a light band from `low` to `high`."""
+    axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.1, linewidth=0)
+    axes.plot(x, curve["mean"], color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+
+
+def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
+    """Logarithmic horizontal axis with a tick at each value that was run, and some room at both ends."""
+    ticks = sorted(set(values))
+    axes.set_xscale("log", base=base)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{tick:g}".removeprefix("0") for tick in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    room = (ticks[-1] / ticks[0]) ** 0.06 if len(ticks) > 1 else 1.5
+    axes.set_xlim(ticks[0] / room, ticks[-1] * room)
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Horizontal ticks at whole numbers only."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+
+
+def draw_against_batch_size(figure: Figure, panels: list[Facet], y: str) -> Figure:
+    """Fill panels with one line and band per loss against the batch size; a missing batch size is a gap."""
+    for panel in panels:
+        sizes = sorted(set(panel.points["batch_size"]))
+        for look, part in losses_of(panel.points):
+            curve = part.set_index("batch_size").reindex(sizes).reset_index()
+            line_with_band(panel.axes, curve["batch_size"], curve, look)
+        log_ticks(panel.axes, sizes, base=2)
+    label(panels, y, "batch size")
+    legend(figure, loss_handles(pd.concat([panel.points for panel in panels])))
+    return figure

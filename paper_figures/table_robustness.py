@@ -1,0 +1,33 @@
+"""Robustness to hyperparameters and batch size.
+
+Mean, standard deviation, best, worst and range of the linear top-1 test accuracy (in [0, 1]), after averaging over
+seeds: over the hyperparameter settings at a fixed batch size (then averaged over batch sizes), over batch sizes at
+fixed hyperparameters (then averaged over settings), and over both. Nothing is selected, so these are test accuracies
+of the whole grid. A diverged run has no accuracy and is left out; compare the number of settings between losses.
+"""
+
+import pandas as pd
+import style
+
+from dhel_kcl.robustness import robustness
+
+METRICS = ("linear_top1",)
+AXES = {"hyperparameters": "hyperparameters", "batch_size": "batch size", "both": "both"}
+STATISTICS = {"mean": "Mean", "std": "Std", "best": "Best", "worst": "Worst", "range": "Range"}
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """The statistics per data set, loss and axis."""
+    return robustness(results, "linear_top1")
+
+
+def layout(points: pd.DataFrame) -> pd.DataFrame:
+    """A row per data set, axis and loss; a column per statistic."""
+    table = style.for_print(points, {"dataset": style.DATASET_NAMES, "axis": AXES, "loss": style.LOSS_NAMES})
+    for statistic in STATISTICS:
+        table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]
+    table["settings"] = table["settings"].astype(str)
+    table = table[["dataset", "axis", "loss", "settings", *STATISTICS]]
+    return table.rename(
+        columns={"dataset": "Data set", "axis": "Over", "loss": "Loss", "settings": "Settings", **STATISTICS}
+    )

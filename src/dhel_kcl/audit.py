@@ -1,0 +1,206 @@
+"""The provenance audit: is every number what its recorded origin gives?
+
+The manifests of an experiment form a graph from figures and tables, through the tidy results and
+each run's measurements, features and checkpoint, to the betons and the configuration. The audit
+hashes every file of that graph again, checks that each job used what the job before it wrote,
+reads every measurement again, and derives every point and cell again.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from rich.tree import Tree
+
+from dhel_kcl import stages
+from dhel_kcl.artifacts import sha256_file, write_json
+from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+from dhel_kcl.paper import load_results, points_equal, read_points, rederive
+from dhel_kcl.provenance import Artifact, Manifest, load_manifest
+from dhel_kcl.results import collect
+
+
+@dataclass
+class Outcome:
+    """What an audit looked at, and every problem it found."""
+
+    files: int = 0
+    manifests: int = 0
+    measurements: int = 0
+    points: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line of what was checked, and a line for each note."""
+        counts = (
+            f"audit passed: {self.points} points and cells, {self.measurements} measurements, "
+            f"{self.manifests} manifests, {self.files} files re-hashed"
+        )
+        return "\n".join([counts, *(f"note: {note}" for note in self.notes)])
+
+    def write(self, path: Path) -> None:
+        """Write the counts as JSON."""
+        write_json(path, {name: value for name, value in vars(self).items() if name != "problems"})
+
+
+def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
+    """Audit one experiment.
+
+    Args:
+        config: its configuration.
+        layout: its folder.
+        scripts: the folder of the figure and table scripts.
+    """
+    outcome = Outcome()
+    manifests = _load_manifests(config, layout, outcome)
+    _check_files(config, layout, manifests, outcome)
+    _check_settings(config, layout, manifests, outcome)
+    if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
+        _check_measurements(config, layout, outcome)
+        _check_points(layout, scripts, outcome)
+    return outcome
+
+
+def _load_manifests(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> dict[Path, Manifest]:
+    manifests = {}
+    for path in stages.expected_manifests(config, layout):
+        try:
+            manifests[path] = load_manifest(path)
+        except InputError as error:
+            outcome.problems.append(str(error))
+    outcome.manifests = len(manifests)
+    return manifests
+
+
+def _locate(manifest: Path, artifact: Artifact) -> Path:
+    return (manifest.parent / artifact.path).resolve()
+
+
+def _producers(manifests: dict[Path, Manifest]) -> dict[Path, tuple[Path, Artifact]]:
+    return {
+        _locate(path, artifact): (path, artifact)
+        for path, manifest in manifests.items()
+        for artifact in manifest.outputs.values()
+    }
+
+
+def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome) -> None:
+    sha256 = functools.cache(sha256_file)
+    producers = _producers(manifests)
+    discarded = set() if config.compute.keep_features else {layout.features(run).resolve() for run in config.runs}
+
+    def check(file: Path, recorded: Artifact, manifest: Path) -> None:
+        if not file.exists():
+            if file not in discarded:
+                outcome.problems.append(f"{_shown(file)}: missing, but recorded in {_shown(manifest)}")
+        elif sha256(file) != recorded.sha256:
+            outcome.problems.append(f"{_shown(file)}: changed since {_shown(manifest)} recorded it")
+
+    for file, (producer, artifact) in producers.items():
+        check(file, artifact, producer)
+    for path, manifest in manifests.items():
+        for artifact in manifest.inputs.values():
+            file = _locate(path, artifact)
+            if file not in producers:
+                check(file, artifact, path)
+            elif producers[file][1].sha256 != artifact.sha256:
+                outcome.problems.append(
+                    f"{_shown(file)}: {manifest.stage} of {manifest.subject} used another version than the one "
+                    f"that {_shown(producers[file][0])} records; run the workflow again"
+                )
+    outcome.files = sha256.cache_info().currsize
+
+
+def _check_settings(
+    config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome
+) -> None:
+    outdated: dict[str, None] = {}
+    for path, (stage, subject) in stages.expected_manifests(config, layout).items():
+        if path not in manifests:
+            continue
+        manifest = manifests[path]
+        if (manifest.stage, manifest.subject) != (stage, subject):
+            outcome.problems.append(f"{_shown(path)}: describes {manifest.stage} of {manifest.subject}, not {stage}")
+        if stage != "render" and manifest.settings != stages.settings(config, stage, subject):
+            outcome.problems.append(f"{_shown(path)}: made under other settings than {layout.config} has now")
+        if stage != "render" and manifest.source_digest != stages.code_digest(stage):
+            outdated[stage] = None
+    outcome.notes.extend(f"the code of stage {stage} has changed since its results were made" for stage in outdated)
+
+
+def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> None:
+    written, measured = load_results(layout.results), collect(config, layout)
+    outcome.measurements = len(measured)
+    if len(written) != len(measured) or list(written) != list(measured):
+        outcome.problems.append(f"{layout.results}: does not list the measurements of the runs; collect again")
+        return
+    same = (written == measured) | (written.isna() & measured.isna())
+    wrong = measured[~same.all(axis=1)]
+    for run, metric, source in wrong[["run", "metric", "source"]].drop_duplicates().itertuples(index=False):
+        outcome.problems.append(f"{layout.results}: {metric} of {run} is not what {source} says")
+
+
+def _check_points(layout: Layout, scripts: Path, outcome: Outcome) -> None:
+    results = load_results(layout.results)
+    known = set(results["run"])
+    for target in stages.TARGETS:
+        written_to = next(path for path in layout.products(target) if path.suffix == ".csv")
+        points = read_points(written_to)
+        outcome.points += len(points)
+        named = {run for runs in points["runs"].dropna() for run in str(runs).split(";") if run}
+        outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known))
+        if not points_equal(points, rederive(scripts / f"{target}.py", layout.results)):
+            outcome.problems.append(f"{written_to}: {layout.results.name} gives other values; render {target} again")
+
+
+def trace(config: ExperimentConfig, layout: Layout, path: Path) -> Tree:
+    """The chain of jobs that a file came from, down to its betons and configuration.
+
+    Raises:
+        InputError: no job of the experiment wrote the file.
+    """
+    manifests = {file: load_manifest(file) for file in stages.expected_manifests(config, layout) if file.exists()}
+    producers = _producers(manifests)
+    if path.resolve() not in producers:
+        raise InputError(f"{path}: no job of {layout.root} wrote this file; name a file below that folder")
+
+    def grow(branch: Tree, file: Path) -> None:
+        manifest_path, artifact = producers[file]
+        manifest = manifests[manifest_path]
+        seeds = "".join(f", {name} seed {seed}" for name, seed in manifest.seeds.items() if name == "run")
+        label = f"{_shown(file)}  sha256 {artifact.sha256[:12]}  ({manifest.stage} of {manifest.subject}{seeds})"
+        node = branch.add(label, highlight=False)
+        for used in _needed(file, manifest_path, manifest):
+            if used in producers:
+                grow(node, used)
+            else:
+                node.add(f"{_shown(used)}  (not made by the workflow)", highlight=False)
+
+    def _needed(file: Path, manifest_path: Path, manifest: Manifest) -> list[Path]:
+        inputs = [_locate(manifest_path, artifact) for artifact in manifest.inputs.values()]
+        if manifest.stage != "collect" or wanted is None:
+            return inputs
+        return [used for used in inputs if used.parent.name in wanted]
+
+    wanted = _runs_behind(path)
+    root = Tree(str(path), highlight=False)
+    grow(root, path.resolve())
+    return root
+
+
+def _runs_behind(path: Path) -> set[str] | None:
+    points = path.with_suffix(".csv")
+    if path.stem not in stages.TARGETS or not points.exists():
+        return None
+    return {run for runs in pd.read_csv(points)["runs"].dropna() for run in str(runs).split(";")}
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

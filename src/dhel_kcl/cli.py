@@ -1,0 +1,353 @@
+"""The command line: one command for each stage, the same one that the workflow runs.
+
+Heavy modules are imported inside the commands, so that `--help` and errors come at once.
+"""
+
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhel_kcl import stages
+from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import record
+from dhel_kcl.seeding import derive_seed
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Reproduce DHEL and kernel contrastive learning (Koromilas et al., ICML 2024), stage by stage.
+
+Every command works on one experiment's folder, such as `results/quickstart`, which `configure` creates.
+The workflow (`snakemake --cores all`) runs these same commands in the right order.""",
+)
+
+Experiment = Annotated[Path, typer.Argument(help="The experiment's folder, such as results/quickstart.")]
+RunId = Annotated[str, typer.Argument(help="A run of the experiment; `dhel-kcl runs` lists them.")]
+SCRIPTS = Path("paper_figures")
+CAPTIONS = Path("workflow/report")
+
+
+def _open(experiment: Path) -> tuple[Layout, ExperimentConfig]:
+    layout = Layout(experiment)
+    if not layout.config.exists():
+        raise InputError(f"{layout.config}: missing; create it with `dhel-kcl configure config/quickstart.yaml`")
+    return layout, load_config(layout.config)
+
+
+@app.command()
+def configure(
+    source: Annotated[str, typer.Argument(help="A configuration file, or - to read YAML or JSON from standard input.")],
+    output: Annotated[Path | None, typer.Option(help="Experiment's folder; default results/NAME.")] = None,
+) -> None:
+    """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
+    text_config = parse_yaml(sys.stdin.read(), "configuration") if source == "-" else load_config(Path(source))
+    layout = Layout(output or Path("results") / text_config.name)
+    with record(
+        layout.manifest("configure"),
+        stage="configure",
+        subject=text_config.name,
+        settings=stages.settings(text_config, "configure"),
+        source=stages.code_digest("configure"),
+        inputs={} if source == "-" else {"source": Path(source)},
+        outputs={"config": layout.config},
+    ):
+        write_resolved_config(text_config, layout.config)
+    typer.echo(f"{layout.config}: {len(text_config.runs)} runs")
+
+
+@app.command()
+def runs(experiment: Experiment) -> None:
+    """List the experiment's runs, one a line."""
+    _, config = _open(experiment)
+    for run in config.runs:
+        typer.echo(run)
+
+
+@app.command()
+def data(
+    experiment: Experiment,
+    dataset: Annotated[str, typer.Argument(help="A data set of the experiment.")],
+    split: Annotated[str, typer.Argument(help="train, test, or (STL-10) pretrain.")],
+) -> None:
+    """Write one split of a data set as an FFCV beton with a checksum sidecar, downloading it first if need be."""
+    layout, config = _open(experiment)
+    chosen = config.dataset(dataset)
+    if split not in chosen.data.splits:
+        raise InputError(f"split {split!r}: data set {dataset} has {', '.join(chosen.data.splits)}")
+    from dhel_kcl.data.beton import write_beton
+    from dhel_kcl.data.sources import open_source
+
+    beton = layout.beton(dataset, split)
+    with record(
+        layout.manifest("data", f"{dataset}-{split}"),
+        stage="data",
+        subject=f"{dataset}/{split}",
+        settings=stages.settings(config, "data", dataset),
+        source=stages.code_digest("data"),
+        inputs={"class_list": chosen.data.class_list} if chosen.data.class_list else {},
+        outputs={"beton": beton, "sidecar": beton.with_name(f"{beton.name}.json")},
+    ):
+        info = write_beton(
+            open_source(chosen.data, split),
+            beton,
+            storage=chosen.data.storage,
+            jpeg_quality=chosen.data.jpeg_quality,
+            max_resolution=chosen.data.max_resolution,
+            on_corrupt=chosen.data.on_corrupt,
+            num_workers=config.compute.loader_workers,
+        )
+    typer.echo(f"{beton}: {info.num_images} images, {len(info.classes)} classes")
+
+
+@app.command()
+def pretrain(experiment: Experiment, run: RunId) -> None:
+    """Pretrain one run; interrupted, the same command continues from the last checkpoint."""
+    layout, config = _open(experiment)
+    from dhel_kcl.pretrain import pretrain as train
+
+    chosen = config.run(run)
+    beton = layout.beton(chosen.dataset.name, chosen.dataset.data.pretrain_split)
+    seeds = {purpose: derive_seed(chosen.seed, purpose) for purpose in ("initialisation", "order", "augmentation")}
+    with _record_run(
+        layout,
+        config,
+        "pretrain",
+        run,
+        inputs=[beton],
+        outputs=[layout.encoder(run), layout.training_log(run), layout.throughput(run)],
+        seeds=seeds | {"run": chosen.seed},
+    ):
+        train(chosen, config.compute, beton, stages.settings(config, "pretrain", run), layout.run(run))
+
+
+@app.command()
+def features(experiment: Experiment, run: RunId) -> None:
+    """Compute the frozen encoder's features of one run for the train and test images."""
+    layout, config = _open(experiment)
+    from dhel_kcl.features import extract_features
+
+    chosen = config.run(run)
+    betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
+    with _record_run(
+        layout,
+        config,
+        "features",
+        run,
+        inputs=[layout.encoder(run), *betons.values()],
+        outputs=[layout.features(run)],
+        seeds={"run": chosen.seed},
+    ):
+        extract_features(chosen, config.compute, layout.encoder(run), betons, layout.features(run))
+
+
+@app.command()
+def evaluate(experiment: Experiment, run: RunId) -> None:
+    """Linear evaluation and k-nearest-neighbour accuracy of one run's frozen features."""
+    layout, config = _open(experiment)
+    from dhel_kcl.linear_probe import evaluate as probe
+
+    seed = config.run(run).seed
+    with _record_run(
+        layout,
+        config,
+        "evaluate",
+        run,
+        inputs=[layout.features(run)],
+        outputs=[layout.evaluation(run)],
+        seeds={"run": seed},
+    ):
+        probe(layout.features(run), config.evaluation, seed, config.compute.threads, layout.evaluation(run))
+
+
+@app.command()
+def analyse(experiment: Experiment, run: RunId) -> None:
+    """Alignment, uniformity, rank and spectrum of one run's features."""
+    layout, config = _open(experiment)
+    from dhel_kcl.representation import analyse as measure
+
+    with _record_run(
+        layout,
+        config,
+        "analyse",
+        run,
+        inputs=[layout.features(run)],
+        outputs=[layout.representation(run)],
+    ):
+        measure(layout.features(run), config.analysis, config.compute.threads, layout.representation(run))
+
+
+def _record_run(
+    layout: Layout,
+    config: ExperimentConfig,
+    stage: str,
+    run: str,
+    *,
+    inputs: Iterable[Path],
+    outputs: Iterable[Path],
+    seeds: dict[str, int] | None = None,
+) -> AbstractContextManager[None]:
+    return record(
+        layout.run_manifest(stage, run),
+        stage=stage,
+        subject=run,
+        settings=stages.settings(config, stage, run),
+        source=stages.code_digest(stage),
+        inputs={path.name: path for path in inputs},
+        outputs={path.name: path for path in outputs},
+        seeds=seeds,
+    )
+
+
+@app.command()
+def collect(experiment: Experiment) -> None:
+    """Gather every run's measurements into one tidy table, results.parquet and results.csv."""
+    layout, config = _open(experiment)
+    from dhel_kcl.results import collect as gather
+    from dhel_kcl.results import write_results
+
+    sources = [path for run in config.runs for path in layout.measurements(run)]
+    with record(
+        layout.manifest("collect"),
+        stage="collect",
+        subject=config.name,
+        settings=stages.settings(config, "collect"),
+        source=stages.code_digest("collect"),
+        inputs={str(path.relative_to(layout.root)): path for path in sources},
+        outputs={"parquet": layout.results, "csv": layout.results.with_suffix(".csv")},
+    ):
+        table = gather(config, layout)
+        write_results(table, layout.results)
+    typer.echo(f"{layout.results}: {len(table)} rows from {table['run'].nunique()} runs")
+
+
+@app.command()
+def render(
+    experiment: Experiment,
+    target: Annotated[str, typer.Argument(help=f"One of {', '.join(stages.TARGETS)}.")],
+) -> None:
+    """Draw one figure (PNG, PDF and its numbers as CSV) or write one table (Markdown and CSV)."""
+    if target not in stages.TARGETS:
+        raise InputError(f"target {target!r} is unknown; choose one of {', '.join(stages.TARGETS)}")
+    layout, _ = _open(experiment)
+    from dhel_kcl.paper import render as draw
+
+    script = SCRIPTS / f"{target}.py"
+    products = layout.products(target)
+    with record(
+        layout.manifest("render", target),
+        stage="render",
+        subject=target,
+        settings={},
+        source=stages.script_digest(script),
+        inputs={"results": layout.results} | ({"data": stages.DATA_OF[target]} if target in stages.DATA_OF else {}),
+        outputs={path.name: path for path in products},
+    ):
+        draw(script, layout.results, products[0].parent)
+    typer.echo("\n".join(str(path) for path in products))
+
+
+@app.command()
+def report(experiment: Experiment) -> None:
+    """Write one self-contained HTML page with every figure, table and setting."""
+    layout, config = _open(experiment)
+    from dhel_kcl.report import write_report
+
+    products = [path for target in stages.TARGETS for path in layout.products(target)]
+    captions = [CAPTIONS / f"{target}.rst" for target in stages.TARGETS]
+    pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
+    with record(
+        layout.manifest("report"),
+        stage="report",
+        subject=config.name,
+        settings=stages.settings(config, "report"),
+        source=stages.code_digest("report"),
+        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining]},
+        outputs={"report": layout.report},
+    ):
+        write_report(
+            layout.config,
+            layout.results,
+            layout.figures,
+            layout.tables,
+            CAPTIONS,
+            layout.report,
+            manifest=pretraining,
+        )
+    typer.echo(str(layout.report))
+
+
+@app.command()
+def audit(experiment: Experiment) -> None:
+    """Trace every number of every figure and table back to its checkpoint, beton and configuration, re-hashing all."""
+    layout, config = _open(experiment)
+    from dhel_kcl.audit import audit as check
+
+    outcome = check(config, layout, SCRIPTS)
+    if outcome.problems:
+        for problem in outcome.problems:
+            typer.echo(f"audit: {problem}", err=True)
+        raise InputError(f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above")
+    outcome.write(layout.audit)
+    typer.echo(outcome.summary())
+
+
+@app.command()
+def show(experiment: Experiment) -> None:
+    """Print the headline accuracies and where every figure, table and report lies."""
+    layout, _ = _open(experiment)
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    headline = layout.tables / "table_linear_accuracy.md"
+    if not headline.exists():
+        raise InputError(f"{headline}: missing; run snakemake for {experiment} first")
+    console = Console()
+    console.print(Markdown(headline.read_text()))
+    figures = " ".join(target for target in stages.FIGURES)
+    tables = " ".join(target for target in stages.TABLES)
+    console.print(
+        f"\n[bold]figures[/]  {layout.figures}/  {figures} (.png .pdf .csv)"
+        f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
+        f"\n[bold]results[/]  {layout.results}"
+        f"\n[bold]report[/]   {layout.report}"
+        f"\n[bold]audit[/]    {layout.audit}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def trace(
+    experiment: Experiment,
+    path: Annotated[Path, typer.Argument(help="Any file of the experiment, such as a figure.")],
+) -> None:
+    """Show the chain of jobs, inputs and seeds that a file came from."""
+    layout, config = _open(experiment)
+    from rich.console import Console
+
+    from dhel_kcl.audit import trace as follow
+
+    Console().print(follow(config, layout, path))
+
+
+def main() -> None:
+    """Run the command line; a problem that the user can fix ends as lines on standard error and status 1."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        app()
+    except InputError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'file'}: {error.strerror}; check the disk and permissions", err=True)
+        sys.exit(1)

@@ -1,0 +1,372 @@
+"""The experiment as data: what a YAML file may say, and the runs that it stands for.
+
+A configuration is a grid: data sets x losses (each with its own hyperparameter grid) x batch sizes
+x seeds. Every combination is one run, named by `Run.id`. Nothing is rescaled or filled in behind
+the file's back: what a run uses is what the resolved configuration shows.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.errors import InputError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+OneOrMore = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CropConfig(_Strict):
+    """Random resized crop: the crop's share of the image area, its aspect ratio, the resampling filter."""
+
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        if not (self.scale[0] <= self.scale[1] <= 1 and self.ratio[0] <= self.ratio[1]):
+            raise ValueError("scale and ratio are [low, high] with low <= high, and scale is at most 1")
+        return self
+
+
+class JitterConfig(_Strict):
+    """Colour jitter: strengths as in torchvision's ColorJitter, four operations in random order."""
+
+    probability: Probability = 0.8
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
+    saturation: NonNegativeFloat = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class BlurConfig(_Strict):
+    """Gaussian blur with a standard deviation (pixels) drawn uniformly from `sigma`."""
+
+    probability: Probability = 0.5
+    sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+
+
+class AugmentationConfig(_Strict):
+    """Random view of an image; an operation left out, or with probability 0, is not applied."""
+
+    crop: CropConfig | None = None
+    flip_probability: Probability = 0.0
+    jitter: JitterConfig | None = None
+    grayscale_probability: Probability = 0.0
+    blur: BlurConfig | None = None
+
+
+class DataConfig(_Strict):
+    """Where a data set's images come from and how its beton stores them."""
+
+    kind: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagefolder"]
+    root: Path | None = None
+    class_list: Path | None = None
+    train_images: PositiveInt | None = None
+    storage: Literal["raw", "jpg"] = "raw"
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    max_resolution: PositiveInt | None = None
+    on_corrupt: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind != "digits" and self.root is None:
+            raise ValueError(f"root: kind {self.kind} needs the folder that holds (or receives) the images")
+        if (self.kind == "imagenet100") != (self.class_list is not None):
+            raise ValueError("class_list: needed for kind imagenet100, and only there")
+        return self
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the betons: STL-10 pretrains on its unlabelled images too, so it has a third one."""
+        return ("pretrain", "train", "test") if self.kind == "stl10" else ("train", "test")
+
+    @property
+    def pretrain_split(self) -> str:
+        """The split that pretraining reads."""
+        return self.splits[0]
+
+
+class EncoderConfig(_Strict):
+    """Backbone and projector. `width` multiplies every channel count of the backbone."""
+
+    backbone: Literal["resnet18", "resnet50"] = "resnet18"
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    width: PositiveFloat = 1.0
+    embedding_dim: PositiveInt = 128
+
+
+class OptimizerConfig(_Strict):
+    """Optimiser; `learning_rate` is one number, or one number for each batch size of the grid."""
+
+    name: Literal["sgd", "lars"] = "sgd"
+    learning_rate: PositiveFloat | dict[PositiveInt, PositiveFloat]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-6
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+
+
+class DatasetConfig(_Strict):
+    """One data set with the protocol it is trained by."""
+
+    name: Name
+    data: DataConfig
+    image_size: PositiveInt
+    augmentation: str | AugmentationConfig
+    encoder: EncoderConfig
+    optimizer: OptimizerConfig
+    epochs: PositiveInt
+
+
+class TemperatureLoss(_Strict):
+    """A loss of the InfoNCE family or DHEL, and its temperatures."""
+
+    name: Literal["infonce", "ntxent", "dcl", "dhel"]
+    temperature: OneOrMore
+
+
+class GaussianKCL(_Strict):
+    """KCL with kernel exp(-t r^2)."""
+
+    name: Literal["kcl"]
+    kernel: Literal["gaussian"]
+    t: OneOrMore
+    gamma: OneOrMore
+
+
+class LogKCL(_Strict):
+    """KCL with kernel -log(1 + t r^2)."""
+
+    name: Literal["kcl"]
+    kernel: Literal["log"]
+    t: OneOrMore
+    gamma: OneOrMore
+
+
+class IMQKCL(_Strict):
+    """KCL with kernel c / sqrt(c^2 + r^2)."""
+
+    name: Literal["kcl"]
+    kernel: Literal["imq"]
+    c: OneOrMore
+    gamma: OneOrMore
+
+
+KCLLoss = Annotated[GaussianKCL | LogKCL | IMQKCL, Field(discriminator="kernel")]
+LossGrid = Annotated[TemperatureLoss | KCLLoss, Field(discriminator="name")]
+
+
+class EvaluationConfig(_Strict):
+    """Linear evaluation on cached features: the grid of inverse regularisation strengths, and k-NN.
+
+    `validation_fraction` of the training set chooses the strength; the classifier is then refitted on all of it.
+    """
+
+    regularisation_c: OneOrMore = [0.01, 0.1, 1.0, 10.0, 100.0]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_iterations: PositiveInt = 200
+    neighbours: PositiveInt = 20
+
+
+class AnalysisConfig(_Strict):
+    """Representation analysis: the number of bins of the histogram of pairwise similarities."""
+
+    similarity_bins: PositiveInt = 100
+
+
+class ComputeConfig(_Strict):
+    """What a job runs on. `threads` is part of the result: sums over other thread counts round differently."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+    loader_workers: PositiveInt = 1
+    gpus_per_run: Annotated[int, Field(ge=0)] = 0
+    memory_mb: PositiveInt = 4000
+    runtime_minutes: PositiveInt = 60
+    keep_features: bool = True
+    checkpoint_every_epochs: PositiveInt = 1
+
+
+class Run(_Strict):
+    """One pretraining run, fully resolved."""
+
+    dataset: DatasetConfig
+    augmentation: AugmentationConfig
+    loss: dict[str, float | str]
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def loss_label(self) -> str:
+        """The loss with its kernel: ``dhel``, ``kcl_gaussian``."""
+        return "_".join(str(self.loss[key]) for key in ("name", "kernel") if key in self.loss)
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The loss's numeric hyperparameters."""
+        return {key: value for key, value in self.loss.items() if not isinstance(value, str)}
+
+    @cached_property
+    def id(self) -> str:
+        """File-system name: ``cifar10-dhel-temperature0.3-bs256-seed0``."""
+        values = [f"{key}{value:g}" for key, value in self.hyperparameters.items()]
+        return "-".join([self.dataset.name, self.loss_label, *values, f"bs{self.batch_size}", f"seed{self.seed}"])
+
+
+class ExperimentConfig(_Strict):
+    """A whole experiment; see `config/README.md` for each key."""
+
+    name: Name
+    datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
+    augmentations: dict[Name, AugmentationConfig] = {}
+    losses: Annotated[list[LossGrid], Field(min_length=1)]
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _the_grid_is_possible(self) -> Self:
+        _refuse_repeats("datasets", [dataset.name for dataset in self.datasets])
+        _refuse_repeats("batch_sizes", self.batch_sizes)
+        _refuse_repeats("seeds", self.seeds)
+        for dataset in self.datasets:
+            if isinstance(dataset.augmentation, str) and dataset.augmentation not in self.augmentations:
+                raise ValueError(
+                    f"datasets.{dataset.name}.augmentation: unknown {dataset.augmentation!r}; "
+                    f"augmentations defines {', '.join(sorted(self.augmentations)) or 'none'}"
+                )
+            rate = dataset.optimizer.learning_rate
+            if isinstance(rate, dict) and (missing := [size for size in self.batch_sizes if size not in rate]):
+                raise ValueError(f"datasets.{dataset.name}.optimizer.learning_rate: no value for batch sizes {missing}")
+            limit = dataset.data.train_images
+            if limit is not None and max(self.batch_sizes) > limit:
+                raise ValueError(
+                    f"batch_sizes: {max(self.batch_sizes)} is larger than the {limit} training images of {dataset.name}"
+                )
+        _refuse_repeats("losses", [run.id for run in self._enumerate()])
+        return self
+
+    def _enumerate(self) -> Iterator[Run]:
+        for dataset, grid, batch_size, seed in itertools.product(
+            self.datasets, self.losses, self.batch_sizes, self.seeds
+        ):
+            axes = {key: value for key, value in grid.model_dump().items() if isinstance(value, list)}
+            fixed = {key: value for key, value in grid.model_dump().items() if isinstance(value, str)}
+            chosen = dataset.augmentation
+            augmentation = self.augmentations[chosen] if isinstance(chosen, str) else chosen
+            rate = dataset.optimizer.learning_rate
+            for values in itertools.product(*axes.values()):
+                yield Run.model_construct(
+                    dataset=dataset,
+                    augmentation=augmentation,
+                    loss={**fixed, **dict(zip(axes, values, strict=True))},
+                    batch_size=batch_size,
+                    learning_rate=rate[batch_size] if isinstance(rate, dict) else rate,
+                    seed=seed,
+                )
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """Every run of the grid by its id, in a fixed order."""
+        return {run.id: run for run in self._enumerate()}
+
+    def run(self, run_id: str) -> Run:
+        """Look up one run.
+
+        Raises:
+            InputError: the grid has no such run.
+        """
+        try:
+            return self.runs[run_id]
+        except KeyError as error:
+            example = next(iter(self.runs))
+            raise InputError(f"run {run_id!r} is not in experiment {self.name!r}; one of its runs is {example}") from error
+
+    def dataset(self, name: str) -> DatasetConfig:
+        """Look up one data set.
+
+        Raises:
+            InputError: the experiment has no such data set.
+        """
+        for dataset in self.datasets:
+            if dataset.name == name:
+                return dataset
+        known = ", ".join(dataset.name for dataset in self.datasets)
+        raise InputError(f"data set {name!r} is not in experiment {self.name!r}; it has {known}")
+
+
+def _refuse_repeats(key: str, values: list[Any]) -> None:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1}) if len(values) < 100 else []
+    if len(set(values)) != len(values):
+        raise ValueError(f"{key}: repeated values {', '.join(repeated)}".rstrip(" ,"))
+
+
+def parse_config(values: Any, origin: str) -> ExperimentConfig:
+    """Validate a mapping read from `origin`.
+
+    Raises:
+        InputError: one line for each unknown, missing or impossible value.
+    """
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(dict(problem))}" for problem in error.errors()]
+        raise InputError("\n".join(lines)) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    if problem["type"] == "extra_forbidden":
+        message = "unknown key; see config/README.md for the keys"
+    shown = problem["input"]
+    given = f" (given: {shown!r})" if isinstance(shown, str | int | float) else ""
+    return f"{place}: {message}{given}" if place else message
+
+
+def load_config(path: Path) -> ExperimentConfig:
+    """Read and validate a YAML configuration.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or says something unknown or impossible.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> ExperimentConfig:
+    """Validate a configuration given as YAML (or JSON) text read from `origin`.
+
+    Raises:
+        InputError: it is not YAML, or says something unknown or impossible.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin}: not valid YAML ({' '.join(str(error).split())})") from error
+    return parse_config(values, origin)
+
+
+def write_resolved_config(config: ExperimentConfig, path: Path) -> None:
+    """Write the configuration with every default filled in, as YAML that `load_config` reads back unchanged."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

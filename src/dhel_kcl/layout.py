@@ -1,0 +1,99 @@
+"""Where every file of an experiment lives; the command line and the workflow both ask here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below one experiment's folder, such as ``results/quickstart``."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    def beton(self, dataset: str, split: str) -> Path:
+        """One split of a data set in FFCV's format; its sidecar is beside it."""
+        return self.root / "data" / dataset / f"{split}.beton"
+
+    def run(self, run: str) -> Path:
+        """The folder of one run."""
+        return self.root / "runs" / run
+
+    def encoder(self, run: str) -> Path:
+        """Final weights of backbone and projector."""
+        return self.run(run) / "encoder.safetensors"
+
+    def training_log(self, run: str) -> Path:
+        """Loss, its two terms and the learning rate for each epoch."""
+        return self.run(run) / "training_log.csv"
+
+    def throughput(self, run: str) -> Path:
+        """Images per second for each epoch; apart from the log because it is never the same twice."""
+        return self.run(run) / "throughput.csv"
+
+    def features(self, run: str) -> Path:
+        """Cached outputs of the frozen encoder."""
+        return self.run(run) / "features.safetensors"
+
+    def evaluation(self, run: str) -> Path:
+        """Linear-probe and k-NN accuracies."""
+        return self.run(run) / "evaluation.json"
+
+    def representation(self, run: str) -> Path:
+        """Metrics of the representation."""
+        return self.run(run) / "representation.json"
+
+    def measurements(self, run: str) -> list[Path]:
+        """The files that hold everything measured on one run."""
+        return [self.evaluation(run), self.representation(run), self.training_log(run), self.throughput(run)]
+
+    @property
+    def results(self) -> Path:
+        """The tidy table that every figure reads."""
+        return self.root / "results.parquet"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.root / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables."""
+        return self.root / "tables"
+
+    def products(self, target: str) -> list[Path]:
+        """Files of a figure or table target; the CSV holds the numbers that it shows."""
+        if target.startswith("fig_"):
+            return [self.figures / f"{target}{suffix}" for suffix in (".png", ".pdf", ".csv")]
+        return [self.tables / f"{target}{suffix}" for suffix in (".md", ".csv")]
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained page."""
+        return self.root / "report.html"
+
+    @property
+    def audit(self) -> Path:
+        """Outcome of the last provenance audit that passed."""
+        return self.root / "audit.json"
+
+    def manifest(self, stage: str, name: str = "") -> Path:
+        """Manifest of a job that belongs to the whole experiment, to one beton, or to one figure."""
+        return self.root / "manifests" / f"{'-'.join(filter(None, (stage, name)))}.json"
+
+    def run_manifest(self, stage: str, run: str) -> Path:
+        """Manifest of a job that belongs to one run."""
+        return self.run(run) / f"{stage}.manifest.json"
+
+    def log(self, *parts: str) -> Path:
+        """What a job printed."""
+        return self.root / "logs" / f"{'/'.join(parts)}.log"
+
+    def benchmark(self, *parts: str) -> Path:
+        """Time and memory of a job, as Snakemake measures them."""
+        return self.root / "benchmarks" / f"{'/'.join(parts)}.tsv"

@@ -1,0 +1,29 @@
+"""Decoupled contrastive learning: NT-Xent without the positive among the negatives."""
+
+import torch
+from torch import Tensor
+
+from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
+
+
+class DCL(TemperatureLoss):
+    """DCL: NT-Xent whose logsumexp leaves out the positive, so that 2M - 2 negatives remain per anchor.
+
+    With z = (u; v), 2M anchors a and p(a) the other view of a:
+    mean_a [ -z_a.z_p(a)/t + logsumexp_{b != a, p(a)} (z_a.z_b/t) ].
+
+    Source: Yeh et al. 2022, arXiv 2110.06848, without its optional weights.
+
+    Args:
+        temperature: t > 0; accurate from 0.001 up in float32.
+
+    Raises:
+        ValueError: if `temperature` is not a positive finite number.
+    """
+
+    def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
+        """Return the terms for (M, d) views with unit rows."""
+        z = torch.cat((u, v))
+        same_image = torch.eye(len(u), dtype=torch.bool, device=u.device).repeat(2, 2)
+        logits = (z @ z.T / self.temperature).masked_fill(same_image, -torch.inf)
+        return Terms(self.alignment(u, v), logits.logsumexp(dim=1).mean())

@@ -1,0 +1,43 @@
+"""DHEL: decoupled hyperspherical energy loss."""
+
+from torch import Tensor
+
+from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms, without_self
+from dhel_kcl.losses.parameters import switch
+
+
+class DHEL(TemperatureLoss):
+    """DHEL: alignment between views, repulsion only within a view.
+
+    mean_i [ -u_i.v_i/t + logsumexp_{j != i} (u_i.u_j/t) + logsumexp_{j != i} (v_i.v_j/t) ].
+
+    No similarity across views enters the energy: that is the decoupling. The public code takes exponentials, sums and
+    multiplies before the logarithm; the value is the same wherever that neither overflows nor underflows.
+
+    Source: Koromilas et al. 2024, arXiv 2405.18045.
+
+    Args:
+        temperature: t > 0; accurate from 0.001 up in float32. The public default is 0.3.
+        both_views: keep the repulsion within both views; False drops that of `z2`.
+
+    Raises:
+        ValueError: if `temperature` is not a positive finite number or `both_views` is not a bool.
+    """
+
+    def __init__(self, temperature: float, both_views: bool = True) -> None:
+        super().__init__(temperature)
+        self.both_views = switch("both_views", both_views)
+
+    def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
+        """Return the terms for (M, d) views with unit rows."""
+        energy = self._repulsion(u)
+        if self.both_views:
+            energy = energy + self._repulsion(v)
+        return Terms(self.alignment(u, v), energy)
+
+    def _repulsion(self, u: Tensor) -> Tensor:
+        return without_self(u @ u.T / self.temperature).logsumexp(dim=1).mean()
+
+    def extra_repr(self) -> str:
+        """Show the parameters in `repr`."""
+        return f"{super().extra_repr()}, both_views={self.both_views}"

@@ -1,0 +1,38 @@
+"""InfoNCE: tell the positive from the other images of the other view."""
+
+from torch import Tensor
+
+from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
+from dhel_kcl.losses.parameters import switch
+
+
+class InfoNCE(TemperatureLoss):
+    """InfoNCE with cross-view negatives.
+
+    One way: mean_i [ -u_i.v_i/t + logsumexp_j (u_i.v_j/t) ], positive included in the sum.
+
+    Source: van den Oord et al. 2018, arXiv 1807.03748, eq. 4.
+
+    Args:
+        temperature: t > 0; accurate from 0.001 up in float32.
+        symmetric: average both directions, with the anchors in either view; False anchors in `z1` only.
+
+    Raises:
+        ValueError: if `temperature` is not a positive finite number or `symmetric` is not a bool.
+    """
+
+    def __init__(self, temperature: float, symmetric: bool = True) -> None:
+        super().__init__(temperature)
+        self.symmetric = switch("symmetric", symmetric)
+
+    def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
+        """Return the terms for (M, d) views with unit rows."""
+        logits = u @ v.T / self.temperature
+        energy = logits.logsumexp(dim=1).mean()
+        if self.symmetric:
+            energy = (energy + logits.logsumexp(dim=0).mean()) / 2
+        return Terms(self.alignment(u, v), energy)
+
+    def extra_repr(self) -> str:
+        """Show the parameters in `repr`."""
+        return f"{super().extra_repr()}, symmetric={self.symmetric}"

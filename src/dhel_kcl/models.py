@@ -1,0 +1,110 @@
+"""Backbone and projector.
+
+The backbone is torchvision's ResNet with two options that it lacks: the CIFAR stem and a width
+factor. The projector is that of the public SimCLR code which the paper names:
+Linear - BatchNorm - ReLU - Linear - BatchNorm without bias.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.config import EncoderConfig
+from dhel_kcl.errors import InputError
+from dhel_kcl.seeding import derive_seed
+
+_ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet50": (Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class _Backbone(ResNet):  # type: ignore[misc]
+    """torchvision's ResNet without its classifier, every channel count multiplied by `width`."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        block, layers = _ARCHITECTURES[config.backbone]
+        self._width = config.width
+        super().__init__(block, layers)
+        channels = round(64 * config.width)
+        if config.stem == "cifar":
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
+            self.maxpool = nn.Identity()
+        else:
+            self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.output_dim = round(512 * config.width) * block.expansion
+        self.fc = nn.Identity()
+
+    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
+        if planes == 64:
+            self.inplanes = round(64 * self._width)
+        return super()._make_layer(block, round(planes * self._width), blocks, stride, dilate)
+
+
+class Encoder(nn.Module):
+    """Backbone followed by projector.
+
+    Calling it on images ``(B, 3, S, S)``, float in [0, 1], gives ``h`` ``(B, output_dim)``, the
+    backbone's features, and ``z`` ``(B, embedding_dim)``, the projections before normalisation.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.backbone = _Backbone(config)
+        dim = self.backbone.output_dim
+        last = nn.BatchNorm1d(config.embedding_dim)
+        last.bias.requires_grad_(False)
+        self.projector = nn.Sequential(
+            nn.Linear(dim, dim),
+            nn.BatchNorm1d(dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(dim, config.embedding_dim, bias=False),
+            last,
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(h, z)``."""
+        h = self.backbone(images)
+        return h, self.projector(h)
+
+
+def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
+    """Build an encoder whose initial weights depend on `seed` alone, on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialisation"))
+        return Encoder(config).to(memory_format=torch.channels_last)
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write the weights, atomically, with the same bytes for the same weights."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary)
+
+
+def load_encoder(config: EncoderConfig, path: Path) -> Encoder:
+    """Read weights written by `save_encoder`.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds another architecture.
+    """
+    encoder = build_encoder(config, seed=0)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no trained encoder; run its pretraining first") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); delete it and pretrain again") from error
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: holds another architecture than the configuration asks for; pretrain again"
+        ) from error
+    return encoder

@@ -1,0 +1,180 @@
+"""Figures and tables: each is a script that turns the tidy results into points, and points into ink.
+
+A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows
+shown; the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a
+figure) or `layout(points)` (a printed table). The first line of its docstring is the title, the rest is the caption.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.errors import InputError
+
+RESULT_COLUMNS = [
+    *["run", "dataset", "backbone", "width", "epochs", "train_images"],
+    *["loss", "temperature", "t", "c", "gamma", "learning_rate", "batch_size", "seed"],
+    *["metric", "representation", "x", "value", "source", "source_sha256"],
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure (`draw`) or table (`layout`), loaded from its script."""
+
+    name: str
+    title: str
+    caption: str
+    metrics: tuple[str, ...]
+    points: Callable[[pd.DataFrame], pd.DataFrame]
+    draw: Callable[[pd.DataFrame], Figure] | None
+    layout: Callable[[pd.DataFrame], pd.DataFrame] | None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that `render` writes."""
+        return (".csv", ".png", ".pdf") if self.draw else (".csv", ".md")
+
+
+def load_target(script: Path) -> Target:
+    """Import a figure or table script; modules beside it can be imported by it, as when Python runs a script.
+
+    Raises:
+        InputError: there is no such script, or it lacks a part of the contract.
+    """
+    if not script.is_file():
+        raise InputError(f"{script}: no such figure or table script; paper_figures/ lists them")
+    module = _import(script)
+    missing = [name for name in ("METRICS", "points", "__doc__") if not getattr(module, name, None)]
+    draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
+    if (draw is None) == (layout is None):
+        missing.append("draw or layout (one of them)")
+    if missing:
+        raise InputError(f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper.py for the contract")
+    title, _, caption = str(module.__doc__).strip().partition("\n")
+    return Target(
+        name=script.stem,
+        title=title.rstrip("."),
+        caption=" ".join(caption.split()),
+        metrics=tuple(module.METRICS),
+        points=module.points,
+        draw=draw,
+        layout=layout,
+    )
+
+
+def _import(script: Path) -> ModuleType:
+    folder = str(script.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{script}: not a Python file; give the .py of a figure or table")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_results(path: Path, metrics: tuple[str, ...] | None = None) -> pd.DataFrame:
+    """Read the tidy results, or only the rows of some metrics.
+
+    Raises:
+        InputError: the file is missing, is not Parquet, or lacks a column.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run the rule that collects the results")
+    try:
+        filters = None if metrics is None else [("metric", "in", list(metrics))]
+        results = pd.read_parquet(path, columns=RESULT_COLUMNS, filters=filters)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable results table ({reason}); delete it and collect again") from error
+    return results
+
+
+def rederive(script: Path, results: Path) -> pd.DataFrame:
+    """Compute a script's points from the tidy results.
+
+    Raises:
+        InputError: the results lack a metric that the script reads, or leave it nothing to show.
+    """
+    return _points(load_target(script), results)
+
+
+def _points(target: Target, results: Path) -> pd.DataFrame:
+    rows = load_results(results, target.metrics)
+    absent = [metric for metric in target.metrics if metric not in set(rows["metric"])]
+    if absent:
+        raise InputError(
+            f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage and collect again"
+        )
+    points = target.points(rows)
+    if points.empty:
+        raise InputError(
+            f"{results}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
+            "check that training did not diverge"
+        )
+    return points
+
+
+def write_points(points: pd.DataFrame, path: Path) -> None:
+    """Write points as CSV; floats keep every digit, so that `read_points` gives the same numbers back."""
+    with atomic_path(path) as temporary:
+        points.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_points(path: Path) -> pd.DataFrame:
+    """Read the CSV of a figure or table.
+
+    Raises:
+        InputError: the file is missing or is not such a CSV.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable CSV; run snakemake --cores 1 --force {path.stem}") from error
+
+
+def points_equal(left: pd.DataFrame, right: pd.DataFrame) -> bool:
+    """Whether two tables of points are the same to the last digit, in the form in which they are written."""
+    return left.to_csv(index=False) == right.to_csv(index=False)
+
+
+def render(script: Path, results: Path, output_dir: Path) -> list[Path]:
+    """Write a figure (CSV, PNG, PDF) or a table (CSV, Markdown); equal results give equal bytes.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the script or the results cannot be used; nothing is written then.
+    """
+    target = load_target(script)
+    points = _points(target, results)
+    paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
+    write_points(points, paths[0])
+    written = read_points(paths[0])
+    if target.draw:
+        _save(target.draw(written), paths[1:])
+    if target.layout:
+        table = target.layout(written).to_markdown(index=False, disable_numparse=True)
+        with atomic_path(paths[1]) as temporary:
+            temporary.write_text(f"# {target.title}\n\n{table}\n\n{target.caption}\n")
+    return paths
+
+
+def _save(figure: Figure, paths: list[Path]) -> None:
+    unstamped = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+    for path in paths:
+        with mpl.rc_context({"pdf.fonttype": 42}), atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, metadata=unstamped[path.suffix])

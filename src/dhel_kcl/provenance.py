@@ -1,0 +1,187 @@
+"""What produced a file: one manifest for each job, and the digests that tell when a job is out of date."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import grimp
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dhel_kcl.artifacts import read_json, sha256_file, write_json
+from dhel_kcl.errors import InputError
+
+
+class Artifact(BaseModel):
+    """A file as a job saw it; `path` is relative to the manifest's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """Everything needed to trace, judge and repeat one job."""
+
+    model_config = ConfigDict(extra="forbid")
+    stage: str
+    subject: str
+    command: list[str]
+    settings: Any
+    seeds: dict[str, int]
+    inputs: dict[str, Artifact]
+    outputs: dict[str, Artifact]
+    source_digest: str
+    git_commit: str | None
+    git_dirty: bool | None
+    packages: dict[str, str]
+    hardware: dict[str, str | int]
+    started: str
+    seconds: float
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    try:
+        return Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: not a manifest; delete it and run its rule again") from error
+
+
+@contextmanager
+def record(
+    manifest: Path,
+    *,
+    stage: str,
+    subject: str,
+    settings: Any,
+    source: str,
+    inputs: Mapping[str, Path],
+    outputs: Mapping[str, Path],
+    seeds: Mapping[str, int] | None = None,
+) -> Iterator[None]:
+    """Run a job inside this block; if it succeeds, its manifest is written last.
+
+    Inputs are hashed before the job runs, so that a file changed meanwhile does not pass for the one used.
+
+    Args:
+        manifest: where the manifest goes.
+        stage: the stage's name.
+        subject: the run, beton or figure that the job is about.
+        settings: the part of the resolved configuration that the outputs depend on.
+        source: digest of the stage's source code, from `source_digest`.
+        inputs: files read, by name.
+        outputs: files written, by name.
+        seeds: seeds of the named random streams.
+
+    Raises:
+        InputError: an input is missing.
+    """
+    for path in inputs.values():
+        if not path.exists():
+            raise InputError(f"{path}: missing; run the rule that writes it")
+    used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
+    started, clock = datetime.now(UTC), time.monotonic()
+    yield
+    commit, dirty = _git_state()
+    written = Manifest(
+        stage=stage,
+        subject=subject,
+        command=["dhel-kcl", *sys.argv[1:]],
+        settings=settings,
+        seeds=dict(seeds or {}),
+        inputs=used,
+        outputs={name: _describe(path, manifest.parent) for name, path in outputs.items()},
+        source_digest=source,
+        git_commit=commit,
+        git_dirty=dirty,
+        packages=_package_versions(),
+        hardware=_hardware(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - clock, 3),
+    )
+    write_json(manifest, written.model_dump())
+
+
+def _describe(path: Path, folder: Path) -> Artifact:
+    relative = os.path.relpath(path.resolve(), folder.resolve())
+    return Artifact(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+@functools.cache
+def _import_graph() -> grimp.ImportGraph:
+    return grimp.build_graph("dhel_kcl", cache_dir=None)
+
+
+@functools.cache
+def source_digest(module: str) -> str:
+    """Digest of a module's source together with every module of this package that it imports.
+
+    A plotting edit changes the digest of the plotting stage and of nothing else, so it never retrains.
+    """
+    package = Path(__file__).parent
+    digest = sha256()
+    for name in sorted({module, *_import_graph().find_upstream_modules(module)}):
+        relative = Path(*name.split(".")[1:])
+        file = package / relative / "__init__.py"
+        digest.update((file if file.exists() else (package / relative).with_suffix(".py")).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _git_state() -> tuple[str | None, bool | None]:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _package_versions() -> dict[str, str]:
+    names = {requirement.partition(";")[0] for requirement in metadata.requires("dhel-kcl") or []}
+    versions = {"python": platform.python_version()}
+    for name in sorted(name.strip().split("=")[0].split("<")[0].split(">")[0] for name in names):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _hardware() -> dict[str, str | int]:
+    facts: dict[str, str | int] = {
+        "system": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 1,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return facts
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

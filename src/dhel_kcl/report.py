@@ -1,0 +1,86 @@
+"""The report: one HTML file with every table and figure, the configuration, and how to audit them."""
+
+import base64
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
+from dhel_kcl.config import load_config
+from dhel_kcl.errors import InputError
+from dhel_kcl.paper import Target, load_results, load_target, read_points
+
+
+def write_report(
+    config_path: Path,
+    results: Path,
+    figures_dir: Path,
+    tables_dir: Path,
+    captions_dir: Path,
+    output: Path,
+    scripts_dir: Path = Path("paper_figures"),
+    manifest: Path | None = None,
+) -> None:
+    """Write a self-contained HTML report; equal inputs give equal bytes.
+
+    Args:
+        config_path: the experiment's YAML, shown as it is.
+        results: the tidy results (Parquet).
+        figures_dir: the folder with the CSV, PNG and PDF of each figure.
+        tables_dir: the folder with the CSV and Markdown of each table.
+        captions_dir: the folder with one ``.rst`` caption for each figure and table.
+        output: the HTML file to write; images are inside it, links to the other files are relative to it.
+        scripts_dir: the figure and table scripts; the report shows the products of all of them.
+        manifest: a JSON manifest whose `hardware` mapping is shown.
+
+    Raises:
+        InputError: an input, a product of a script or a caption is missing or unreadable.
+    """
+    config = load_config(config_path)
+    table = load_results(results, ("linear_top1", "training_loss"))
+    targets = [load_target(script) for script in sorted(scripts_dir.glob("*_*.py"))]
+    if not targets:
+        raise InputError(f"{scripts_dir}: no figure or table scripts; give the repository's paper_figures folder")
+    page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(
+        (files("dhel_kcl") / "report.html.j2").read_text(encoding="utf-8")
+    )
+    text = page.render(
+        config=config,
+        config_text=config_path.read_text(),
+        runs=table["run"].nunique(),
+        evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
+        hardware=read_json(manifest).get("hardware") if manifest else None,
+        tables=[_section(target, tables_dir, captions_dir, output) for target in targets if target.layout],
+        figures=[_section(target, figures_dir, captions_dir, output) for target in targets if target.draw],
+        results_folder=results.parent,
+        hashes=[{"name": path.name, "sha256": sha256_file(path)} for path in (results, config_path)],
+    )
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _section(target: Target, folder: Path, captions_dir: Path, output: Path) -> dict[str, Any]:
+    paths = {suffix: folder / f"{target.name}{suffix}" for suffix in target.suffixes}
+    caption = captions_dir / f"{target.name}.rst"
+    for path in (*paths.values(), caption):
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run snakemake --cores 1 {target.name}")
+    section = {
+        "name": target.name,
+        "title": target.title,
+        "caption": " ".join(caption.read_text(encoding="utf-8").split()),
+        "links": [
+            {"name": suffix.lstrip(".").upper(), "href": Path(os.path.relpath(path, output.parent)).as_posix()}
+            for suffix, path in paths.items()
+        ],
+    }
+    if target.layout:
+        shown = target.layout(read_points(paths[".csv"]))
+        section["html"] = Markup(shown.to_html(index=False, border=0, justify="left", na_rep=""))
+    else:
+        section["png"] = base64.b64encode(paths[".png"].read_bytes()).decode()
+    return section

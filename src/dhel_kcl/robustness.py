@@ -1,0 +1,84 @@
+"""How much a loss's accuracy depends on its hyperparameters and on the batch size.
+
+Works on the tidy results. A hyperparameter setting is the tuple (temperature, t, c, gamma), NaN where
+the loss has no such hyperparameter. Seeds are averaged before anything is compared.
+"""
+
+import pandas as pd
+
+HYPERPARAMETERS = ["temperature", "t", "c", "gamma"]
+CONFIGURATION = ["dataset", "loss", *HYPERPARAMETERS, "batch_size"]
+
+_HELD_FIXED = {"hyperparameters": ["batch_size"], "batch_size": HYPERPARAMETERS, "both": []}
+
+
+def metric_rows(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of `metrics` that have a finite value, in an order that does not depend on that of `results`."""
+    finite = results["value"].notna() & (results["value"].abs() != float("inf"))
+    rows = results[results["metric"].isin(metrics) & finite]
+    return rows.sort_values(["metric", "representation", "run", "x"], ignore_index=True)
+
+
+def join_runs(runs: pd.Series) -> str:
+    """Sorted, distinct run ids of a column whose cells hold one or several ids joined by ``;``."""
+    return ";".join(sorted({run for cell in runs for run in str(cell).split(";")}))
+
+
+def seed_means(rows: pd.DataFrame, extra_keys: list[str] | None = None) -> pd.DataFrame:
+    """Average over seeds.
+
+    Args:
+        rows: tidy rows of one metric and representation, unless `extra_keys` tells them apart.
+        extra_keys: columns that, beside data set, loss, hyperparameters and batch size, name a value.
+
+    Returns:
+        One row per key, sorted: the keys, `mean`, `std` (ddof 1, NaN for one seed), `n` seeds, `runs`.
+    """
+    groups = rows.groupby([*CONFIGURATION, *(extra_keys or [])], dropna=False)
+    return groups.agg(
+        mean=("value", "mean"), std=("value", "std"), n=("value", "count"), runs=("run", join_runs)
+    ).reset_index()
+
+
+def robustness(results: pd.DataFrame, metric: str = "linear_top1") -> pd.DataFrame:
+    """Spread of a metric over hyperparameters, over batch sizes, and over both.
+
+    Along the axis `hyperparameters` the statistics are taken over settings within each batch size and then
+    averaged over batch sizes; along `batch_size`, over batch sizes within each setting and then averaged over
+    settings; along `both`, over all combinations. A run without the metric (it diverged) is left out, which
+    `settings` shows.
+
+    Args:
+        results: the tidy results.
+        metric: a scalar metric that is larger for a better run and has one representation.
+
+    Returns:
+        One row per data set, loss and axis: `settings` (distinct ones along the axis), `groups` (how many sets
+        of statistics were averaged), `mean`, `std` (ddof 1, NaN where no group has two settings), `best`,
+        `worst`, `range` and `runs`.
+
+    Raises:
+        ValueError: the metric has several representations, so that averaging would mix them.
+    """
+    rows = metric_rows(results, metric)
+    if len(rows["representation"].unique()) > 1:
+        raise ValueError(f"{metric} has several representations; keep the rows of one of them")
+    means = seed_means(rows).drop(columns=["std", "n"])
+    return pd.concat([_along(axis, means) for axis in _HELD_FIXED]).sort_values(
+        ["dataset", "loss"], kind="stable", ignore_index=True
+    )
+
+
+def _along(axis: str, means: pd.DataFrame) -> pd.DataFrame:
+    keys = ["dataset", "loss"]
+    within = means.groupby([*keys, *_HELD_FIXED[axis]], dropna=False)["mean"]
+    groups = within.agg(mean="mean", std="std", best="max", worst="min").reset_index()
+    groups["range"] = groups["best"] - groups["worst"]
+    statistics = groups.groupby(keys)[["mean", "std", "best", "worst", "range"]].mean()
+    varied = [key for key in [*HYPERPARAMETERS, "batch_size"] if key not in _HELD_FIXED[axis]]
+    statistics.insert(0, "settings", means.drop_duplicates([*keys, *varied]).groupby(keys).size())
+    statistics.insert(1, "groups", groups.groupby(keys).size())
+    statistics["runs"] = means.groupby(keys)["runs"].agg(join_runs)
+    statistics = statistics.reset_index()
+    statistics.insert(2, "axis", axis)
+    return statistics

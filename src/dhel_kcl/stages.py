@@ -1,0 +1,112 @@
+"""The stages of an experiment: what each depends on, and hence when its results are out of date."""
+
+from pathlib import Path
+from typing import Any
+
+from dhel_kcl.artifacts import sha256_file, sha256_json
+from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import source_digest
+
+MODULES = {
+    "configure": "dhel_kcl.config",
+    "data": "dhel_kcl.data.beton",
+    "pretrain": "dhel_kcl.pretrain",
+    "features": "dhel_kcl.features",
+    "evaluate": "dhel_kcl.linear_probe",
+    "analyse": "dhel_kcl.representation",
+    "collect": "dhel_kcl.results",
+    "render": "dhel_kcl.paper",
+    "report": "dhel_kcl.report",
+    "audit": "dhel_kcl.audit",
+}
+"""The module that a stage runs."""
+
+RUN_STAGES = ("pretrain", "features", "evaluate", "analyse")
+"""Stages with one job for each run, in order."""
+
+FIGURES = (
+    "fig_batch_size",
+    "fig_temperature",
+    "fig_effective_rank",
+    "fig_spectrum",
+    "fig_similarity",
+    "fig_alignment_uniformity",
+    "fig_training",
+)
+TABLES = ("table_linear_accuracy", "table_robustness", "table_representation", "table_published")
+TARGETS = (*FIGURES, *TABLES)
+"""Every figure and table; each is a script of that name in `paper_figures/`."""
+
+DATA_OF = {"table_published": Path("config/published_results.csv")}
+"""Files that a target reads besides the results."""
+
+_SOURCES_OF = {"data": "dhel_kcl.data.sources"}
+
+
+def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
+    """The part of the configuration that a job's outputs depend on, as JSON values.
+
+    Args:
+        config: the experiment.
+        stage: a key of `MODULES`.
+        subject: the run for a stage of `RUN_STAGES`, ``dataset/split`` for ``data``, else ignored.
+
+    Raises:
+        InputError: the experiment has no such run or data set.
+    """
+    if stage == "data":
+        dataset = config.dataset(subject.partition("/")[0])
+        return dataset.model_dump(mode="json", include={"data", "image_size"})
+    if stage in RUN_STAGES:
+        run = config.run(subject)
+        values = run.model_dump(mode="json")
+        values["dataset"].pop("augmentation")
+        values["dataset"]["optimizer"].pop("learning_rate")
+        compute = {"threads": config.compute.threads, "device": config.compute.device}
+        match stage:
+            case "pretrain":
+                return {**values, **compute}
+            case "features":
+                return {**compute, "augmentation": values["augmentation"], "image_size": run.dataset.image_size}
+            case "evaluate":
+                return {**config.evaluation.model_dump(mode="json"), **compute, "seed": run.seed}
+            case "analyse":
+                return {**config.analysis.model_dump(mode="json"), **compute}
+    if stage == "collect":
+        return list(config.runs)
+    return config.model_dump(mode="json") if stage in ("configure", "report") else {}
+
+
+def code_digest(stage: str) -> str:
+    """Digest of the source code that a stage runs."""
+    modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage])}
+    return sha256_json(sorted(source_digest(module) for module in modules))[:16]
+
+
+def script_digest(script: Path) -> str:
+    """Digest of a figure or table script, what the scripts share, and the modules behind them."""
+    shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in TARGETS)
+    modules = [code_digest("render"), source_digest("dhel_kcl.robustness")]
+    return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
+
+
+def job_digest(config: ExperimentConfig, stage: str, subject: str = "") -> str:
+    """Digest of everything but the input files that a job's outputs depend on: settings and source code."""
+    return sha256_json([settings(config, stage, subject), code_digest(stage)])[:16]
+
+
+def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, tuple[str, str]]:
+    """Every manifest that a complete experiment has, with its stage and subject."""
+    expected = {layout.manifest("configure"): ("configure", config.name)}
+    for dataset in config.datasets:
+        for split in dataset.data.splits:
+            expected[layout.manifest("data", f"{dataset.name}-{split}")] = ("data", f"{dataset.name}/{split}")
+    for run in config.runs:
+        for stage in RUN_STAGES:
+            expected[layout.run_manifest(stage, run)] = (stage, run)
+    expected[layout.manifest("collect")] = ("collect", config.name)
+    for target in TARGETS:
+        expected[layout.manifest("render", target)] = ("render", target)
+    expected[layout.manifest("report")] = ("report", config.name)
+    return expected

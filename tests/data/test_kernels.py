@@ -1,0 +1,227 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from dhel_kcl.data import kernels
+from dhel_kcl.seeding import derive_seed
+
+DRAWS = 4000
+SIGNIFICANCE = 1e-3
+PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def keys(epoch: int = 0, view: int = 0, first_image: int = 0) -> list[np.uint64]:
+    epoch_key = np.uint64(derive_seed(0, "augmentation", epoch))
+    images = range(first_image, first_image + DRAWS)
+    return [np.uint64(kernels.view_key(epoch_key, np.uint64(image), np.uint64(view))) for image in images]
+
+
+KEYS = keys()
+
+
+def difference(ours: np.ndarray, theirs: object) -> np.ndarray:
+    return np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
+
+
+def assert_within_one_level(ours: np.ndarray, theirs: object, overshoots: bool) -> None:
+    """Where a bicubic pass overshoots black or white, what is cut off depends on which pass comes first."""
+    levels = difference(ours, theirs)
+    assert (levels > 1).mean() <= (0.01 if overshoots else 0)
+    assert levels.max() <= (8 if overshoots else 1)
+
+
+def as_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def from_tensor(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+class TestRandomNumbers:
+    def test_splitmix64_gives_the_published_sequence(self) -> None:
+        # First outputs for seed 1234567, from the reference implementation's test vectors.
+        expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+        assert [int(kernels.splitmix64(np.uint64(1234567), np.uint64(n))) for n in range(3)] == expected
+
+    @pytest.mark.parametrize("operation", [kernels.CROP, kernels.FLIP, kernels.BLUR_SIGMA])
+    def test_draws_are_uniform(self, operation: int) -> None:
+        draws = [kernels.uniform(key, operation, 0) for key in KEYS]
+        assert stats.kstest(draws, "uniform").pvalue > SIGNIFICANCE
+
+    def test_streams_of_operations_views_images_and_epochs_are_uncorrelated(self) -> None:
+        streams = [
+            [kernels.uniform(key, operation, 0) for key in of_keys]
+            for of_keys, operation in [
+                (KEYS, kernels.FLIP),
+                (KEYS, kernels.HUE),
+                (keys(view=1), kernels.FLIP),
+                (keys(epoch=1), kernels.FLIP),
+                (keys(first_image=1), kernels.FLIP),
+            ]
+        ]
+        correlations = np.corrcoef(streams)[np.triu_indices(len(streams), 1)]
+        assert np.abs(correlations).max() < 4 / math.sqrt(DRAWS)
+
+
+class TestCrop:
+    @pytest.mark.parametrize("resampling", ["bilinear", "bicubic"])
+    @pytest.mark.parametrize("size", [8, 32, 80])
+    def test_resized_crops_equal_pil_s_two_passes(
+        self, photographs: list[np.ndarray], resampling: str, size: int
+    ) -> None:
+        for image, key in itertools.product(photographs, KEYS[:5]):
+            top, left, height, width = kernels.crop_box(key, *image.shape[:2], 0.08, 1.0, 3 / 4, 4 / 3)
+            box = image[top : top + height, left : left + width]
+            ours = np.empty((size, size, 3), np.uint8)
+            kernels.resize_window(box, size, size, 0, 0, kernels.FILTERS[resampling], ours)
+            theirs = Image.fromarray(np.ascontiguousarray(box))
+            # Recent versions of PIL choose the order of the passes by the shape; the classic one is rows first.
+            for target in ((size, height), (size, size)):
+                theirs = theirs.resize(target, PIL_FILTERS[resampling])
+            assert difference(ours, theirs).max() == 0
+
+    @pytest.mark.parametrize("resampling", ["bilinear", "bicubic"])
+    def test_resized_images_match_torchvision_on_pil_images_and_tensors(
+        self, photographs: list[np.ndarray], resampling: str
+    ) -> None:
+        for image in photographs:
+            ours = np.empty((32, 32, 3), np.uint8)
+            kernels.resize_window(image, 32, 32, 0, 0, kernels.FILTERS[resampling], ours)
+            mode = InterpolationMode(resampling)
+            for theirs in (
+                np.asarray(F.resize(Image.fromarray(image), [32, 32], mode)),
+                from_tensor(F.resize(as_tensor(image), [32, 32], mode, antialias=True)),
+            ):
+                assert_within_one_level(ours, theirs, overshoots=resampling == "bicubic")
+
+    @pytest.mark.parametrize(("height", "width"), [(32, 32), (300, 400), (40, 200)])
+    def test_boxes_are_distributed_as_torchvision_s(self, height: int, width: int) -> None:
+        ours = np.array([kernels.crop_box(key, height, width, 0.08, 1.0, 3 / 4, 4 / 3) for key in KEYS])
+        torch.manual_seed(0)
+        image = torch.empty(3, height, width)
+        theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(DRAWS)])
+        for of_box in (
+            lambda box: box[:, 0],
+            lambda box: box[:, 1],
+            lambda box: box[:, 2] * box[:, 3] / (height * width),
+            lambda box: box[:, 3] / box[:, 2],
+        ):
+            assert stats.ks_2samp(of_box(ours), of_box(theirs)).pvalue > SIGNIFICANCE
+
+    def test_area_and_ratio_of_boxes_that_always_fit_have_the_stated_laws(self) -> None:
+        side = 10_000
+        boxes = np.array([kernels.crop_box(key, side, side, 0.1, 0.4, 0.5, 2.0) for key in KEYS])
+        area = boxes[:, 2] * boxes[:, 3] / side**2
+        log_ratio = np.log2(boxes[:, 3] / boxes[:, 2])
+        assert stats.kstest(area, stats.uniform(0.1, 0.3).cdf).pvalue > SIGNIFICANCE
+        assert stats.kstest(log_ratio, stats.uniform(-1, 2).cdf).pvalue > SIGNIFICANCE
+
+    @pytest.mark.parametrize(("height", "width"), [(1000, 10), (10, 1000)])
+    def test_an_image_that_no_box_fits_gets_the_central_one(self, height: int, width: int) -> None:
+        top, left, box_height, box_width = kernels.crop_box(KEYS[0], height, width, 0.9, 1.0, 3 / 4, 4 / 3)
+        assert sorted((box_height, box_width)) == [10, 13]
+        assert (top, left) == ((height - box_height) // 2, (width - box_width) // 2)
+
+
+class TestEvaluationView:
+    @pytest.mark.parametrize("size", [24, 40])
+    def test_matches_torchvision_s_resize_and_centre_crop(self, photographs: list[np.ndarray], size: int) -> None:
+        for image in photographs:
+            shorter_side = size + 5
+            ours = np.empty((size, size, 3), np.uint8)
+            kernels.evaluation_view(image, shorter_side, ours)
+            resized = F.resize(Image.fromarray(image), shorter_side, InterpolationMode.BICUBIC)
+            assert_within_one_level(ours, F.center_crop(resized, [size, size]), overshoots=True)
+
+    def test_leaves_an_image_of_the_right_size_alone(self, photographs: list[np.ndarray]) -> None:
+        ours = np.empty((32, 32, 3), np.uint8)
+        kernels.evaluation_view(photographs[0], 37, ours)
+        np.testing.assert_array_equal(ours, photographs[0])
+
+
+class TestColour:
+    @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+    @pytest.mark.parametrize("factor", [0.0, 0.2, 0.61, 1.0, 1.4, 1.8])
+    def test_enhancements_match_pil_and_tensors(self, photographs: list[np.ndarray], name: str, factor: float) -> None:
+        theirs = getattr(F, f"adjust_{name}")
+        for image in photographs:
+            ours = image.copy()
+            getattr(kernels, f"adjust_{name}")(ours, factor)
+            assert difference(ours, theirs(Image.fromarray(image), factor)).max() <= 1
+            assert difference(ours, from_tensor(theirs(as_tensor(image), factor))).max() <= 1
+
+    @pytest.mark.parametrize("shift", [-0.5, -0.2, -0.1, -0.003, 0.0, 0.004, 0.05, 0.1, 0.3, 0.5])
+    def test_hue_equals_pil(self, photographs: list[np.ndarray], shift: float) -> None:
+        for image in photographs:
+            ours = image.copy()
+            kernels.adjust_hue(ours, shift)
+            theirs = F.adjust_hue(Image.fromarray(image), shift) if int(shift * 255) else image
+            assert difference(ours, theirs).max() == 0
+
+    @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.05, 0.1, 0.3])
+    def test_hue_is_close_to_tensors(self, photographs: list[np.ndarray], shift: float) -> None:
+        # The tensor version does not round HSV to 8 bits; PIL itself is this far from it on a saturated photograph.
+        theirs = [from_tensor(F.adjust_hue(as_tensor(image), shift)).reshape(-1) for image in photographs]
+        ours = [image.copy() for image in photographs]
+        for image in ours:
+            kernels.adjust_hue(image, shift)
+        mean = difference(np.concatenate([image.reshape(-1) for image in ours]), np.concatenate(theirs)).mean()
+        assert mean <= 1
+
+    def test_grayscale_equals_pil(self, photographs: list[np.ndarray]) -> None:
+        for image in photographs:
+            ours = image.copy()
+            kernels.to_grayscale(ours)
+            assert difference(ours, F.to_grayscale(Image.fromarray(image), 3)).max() == 0
+
+    def test_every_order_of_the_four_is_equally_likely(self) -> None:
+        orders = [tuple(kernels.jitter_order(key)) for key in KEYS]
+        _, counts = np.unique(orders, axis=0, return_counts=True)
+        assert len(counts) == math.factorial(4)
+        assert stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+    @pytest.mark.parametrize(
+        ("operation", "strength", "low", "high"),
+        [
+            (kernels.BRIGHTNESS, 0.4, 0.6, 1.4),
+            (kernels.CONTRAST, 0.8, 0.2, 1.8),
+            (kernels.SATURATION, 1.5, 0.0, 2.5),
+            (kernels.HUE, 0.1, -0.1, 0.1),
+        ],
+    )
+    def test_factors_are_uniform_as_in_torchvision(
+        self, operation: int, strength: float, low: float, high: float
+    ) -> None:
+        factors = [kernels.jitter_factor(key, operation, strength) for key in KEYS]
+        assert stats.kstest(factors, stats.uniform(low, high - low).cdf).pvalue > SIGNIFICANCE
+
+
+class TestBlurAndFlip:
+    @pytest.mark.parametrize(("size", "expected"), [(8, 3), (32, 3), (64, 7), (96, 9), (224, 23)])
+    def test_kernel_is_a_tenth_of_the_image_and_odd(self, size: int, expected: int) -> None:
+        assert kernels.blur_kernel_size(size) == expected
+
+    @pytest.mark.parametrize("kernel_size", [3, 9, 23])
+    @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+    def test_matches_torchvision(self, photographs: list[np.ndarray], kernel_size: int, sigma: float) -> None:
+        for image in photographs:
+            ours = image.copy()
+            kernels.gaussian_blur(ours, kernel_size, sigma)
+            theirs = F.gaussian_blur(as_tensor(image), [kernel_size, kernel_size], [sigma, sigma])
+            assert difference(ours, from_tensor(theirs)).max() <= 1
+
+    def test_flip_mirrors_and_undoes_itself(self, photographs: list[np.ndarray]) -> None:
+        for image in photographs:
+            ours = image.copy()
+            kernels.flip(ours)
+            np.testing.assert_array_equal(ours, image[:, ::-1])
+            kernels.flip(ours)
+            np.testing.assert_array_equal(ours, image)

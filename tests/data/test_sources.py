@@ -1,0 +1,181 @@
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+from dhel_kcl.config import DataConfig
+from dhel_kcl.data.sources import open_source, read_image, stratified_indices
+from dhel_kcl.errors import InputError
+
+
+def folder_config(root: Path, **options: object) -> DataConfig:
+    return DataConfig.model_validate({"kind": "imagefolder", "root": root} | options)
+
+
+class TestDigits:
+    def test_split_is_stratified_complete_and_disjoint(self) -> None:
+        train, test = (open_source(DataConfig(kind="digits"), split) for split in ("train", "test"))
+        assert (len(train), len(test)) == (1437, 360)
+        assert sorted(map(int, train.names + test.names)) == list(range(1797))
+        shares = [np.bincount(source.labels) / len(source) for source in (train, test)]
+        np.testing.assert_allclose(*shares, atol=0.005)
+
+    def test_images_are_grey_rgb_over_the_whole_range(self) -> None:
+        source = open_source(DataConfig(kind="digits"), "train")
+        image, label = source[0]
+        assert image.shape == (8, 8, 3)
+        assert image.dtype == np.uint8
+        assert (image == image[..., :1]).all()
+        assert max(source[i][0].max() for i in range(50)) == 255
+        assert label == source.labels[0]
+        assert "load_digits" in source.origin
+
+    def test_an_unknown_split_is_refused(self) -> None:
+        with pytest.raises(InputError, match="pretrain"):
+            open_source(DataConfig(kind="digits"), "pretrain")
+
+
+class TestSubset:
+    def test_keeps_class_shares_and_is_the_same_every_time(self) -> None:
+        data = DataConfig(kind="digits", train_images=200)
+        source = open_source(data, "train")
+        assert len(source) == 200
+        assert np.bincount(source.labels).min() >= 19
+        assert open_source(data, "train").names == source.names
+        assert len(open_source(data, "test")) == 360
+
+    def test_rounds_by_largest_remainder(self) -> None:
+        labels = np.repeat([0, 1, 2], [50, 30, 20])
+        chosen = stratified_indices(labels, 33, seed=0)
+        assert np.bincount(labels[chosen]).tolist() == [16, 10, 7]
+        assert (np.diff(chosen) > 0).all()
+
+    def test_more_than_there_are_is_refused(self) -> None:
+        with pytest.raises(InputError, match=r"1438.*1437"):
+            open_source(DataConfig(kind="digits", train_images=1438), "train")
+
+
+class TestImageFolder:
+    def test_labels_follow_sorted_class_names(self, photo_folder: Path, photographs: list[np.ndarray]) -> None:
+        source = open_source(folder_config(photo_folder), "train")
+        assert source.classes == ["china", "flower"]
+        assert source.labels.tolist() == [0] * 4 + [1] * 4
+        assert [source[i][0].shape for i in range(8)] == [image.shape for image in photographs]
+        assert source.names[0].endswith("china/0.jpg")
+
+    @pytest.mark.parametrize("missing", ["", "train", "test"])
+    def test_a_missing_folder_is_named(self, tmp_path: Path, photo_folder: Path, missing: str) -> None:
+        (photo_folder / missing).rename(tmp_path / "elsewhere")
+        with pytest.raises(InputError, match=rf"photos/{missing or 'train'}: no such folder"):
+            open_source(folder_config(photo_folder), "train")
+
+    def test_a_class_without_images_is_named(self, photo_folder: Path) -> None:
+        for image in (photo_folder / "train" / "china").iterdir():
+            image.unlink()
+        (photo_folder / "train" / "china" / "notes.txt").write_text("none")
+        with pytest.raises(InputError, match=r"train/china: no images"):
+            open_source(folder_config(photo_folder), "train")
+
+    def test_a_folder_without_classes_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "train").mkdir()
+        with pytest.raises(InputError, match=r"train: no class folders"):
+            open_source(folder_config(tmp_path), "train")
+
+    def test_a_class_of_one_split_only_is_named(self, photo_folder: Path) -> None:
+        (photo_folder / "test" / "extra").mkdir()
+        with pytest.raises(InputError, match=r"extra are in only one of train and test"):
+            open_source(folder_config(photo_folder), "train")
+
+
+class TestImageNet100:
+    def data(self, root: Path, class_list: Path) -> DataConfig:
+        return DataConfig(kind="imagenet100", root=root, class_list=class_list)
+
+    def test_is_restricted_to_the_listed_classes_in_their_order(self, photo_folder: Path, tmp_path: Path) -> None:
+        (photo_folder / "test").rename(photo_folder / "val")
+        (tmp_path / "classes.txt").write_text("flower\n")
+        for split in ("train", "test"):
+            source = open_source(self.data(photo_folder, tmp_path / "classes.txt"), split)
+            assert source.classes == ["flower"]
+            assert len(source) == 4
+        assert source.origin.endswith("val")
+
+    def test_missing_classes_are_named(self, photo_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "classes.txt").write_text("flower\nn01\nn02\n")
+        with pytest.raises(InputError, match=r"n01, n02"):
+            open_source(self.data(photo_folder, tmp_path / "classes.txt"), "train")
+
+    @pytest.mark.parametrize("content", [None, "", "a\na\n"])
+    def test_a_class_list_that_is_missing_empty_or_repeats_is_refused(
+        self, photo_folder: Path, tmp_path: Path, content: str | None
+    ) -> None:
+        if content is not None:
+            (tmp_path / "classes.txt").write_text(content)
+        with pytest.raises(InputError, match=r"classes\.txt"):
+            open_source(self.data(photo_folder, tmp_path / "classes.txt"), "train")
+
+
+class TestDecoding:
+    @pytest.fixture
+    def image(self, photographs: list[np.ndarray]) -> Image.Image:
+        return Image.fromarray(photographs[1])
+
+    def test_grey_and_palette(self, image: Image.Image, tmp_path: Path) -> None:
+        for mode in ("L", "P", "1"):
+            image.convert(mode).save(tmp_path / "image.png")
+            np.testing.assert_array_equal(read_image(tmp_path / "image.png"), image.convert(mode).convert("RGB"))
+
+    def test_transparency_is_dropped(self, image: Image.Image, tmp_path: Path) -> None:
+        image.putalpha(100)
+        image.save(tmp_path / "image.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "image.png"), image.convert("RGB"))
+
+    def test_cmyk_jpeg(self, image: Image.Image, tmp_path: Path) -> None:
+        image.convert("CMYK").save(tmp_path / "image.jpg", quality=100)
+        assert np.abs(read_image(tmp_path / "image.jpg").astype(int) - np.asarray(image)).mean() < 3
+
+    def test_16_bit_grey_keeps_its_high_byte(self, tmp_path: Path) -> None:
+        values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+        Image.fromarray(values).save(tmp_path / "image.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "image.png")[..., 0], values >> 8)
+
+    def test_exif_orientation_is_applied(self, image: Image.Image, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "image.png", exif=exif)
+        np.testing.assert_array_equal(read_image(tmp_path / "image.png"), image.rotate(-90, expand=True))
+
+    def test_floating_point_is_refused(self, tmp_path: Path) -> None:
+        Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "image.tif")
+        with pytest.raises(ValueError, match="floating-point"):
+            read_image(tmp_path / "image.tif")
+
+
+class TestDownloads:
+    @pytest.mark.parametrize(
+        ("kind", "archive"),
+        [
+            ("cifar10", "cifar-10-python.tar.gz"),
+            ("cifar100", "cifar-100-python.tar.gz"),
+            ("stl10", "stl10_binary.tar.gz"),
+        ],
+    )
+    def test_without_a_network_the_message_says_what_to_put_where(
+        self, kind: str, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unreachable(*_: object, **__: object) -> None:
+            raise urllib.error.URLError("name resolution failed")
+
+        for module in (datasets.cifar, datasets.stl10):
+            monkeypatch.setattr(module, "download_and_extract_archive", unreachable)
+        data = DataConfig.model_validate({"kind": kind, "root": tmp_path / "new"})
+        with pytest.raises(InputError) as caught:
+            open_source(data, "train")
+        message = str(caught.value)
+        assert "\n" not in message
+        assert kind in message
+        assert str(tmp_path / "new" / archive) in message
+        assert "http" in message

@@ -1,0 +1,175 @@
+"""Synthetic tidy results: what the pipeline collects, without the pipeline."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dhel_kcl.paper import RESULT_COLUMNS
+
+SCRIPTS = Path(__file__).parent.parent.parent / "paper_figures"
+TEMPERATURE_LOSSES = ("infonce", "ntxent", "dcl", "dhel")
+KERNEL_SCALES = {"kcl_gaussian": "t", "kcl_log": "t", "kcl_imq": "c"}
+
+
+class ResultsBuilder:
+    """Collects tidy rows run by run."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def run(
+        self,
+        dataset: str = "cifar10",
+        loss: str = "dhel",
+        batch_size: int = 256,
+        seed: int = 0,
+        epochs: int = 200,
+        width: float = 1.0,
+        train_images: int = 50_000,
+        **hyperparameters: float,
+    ) -> Callable[..., None]:
+        """Declare a run; the function returned adds a value to it."""
+        values = "-".join(f"{key}{value:g}" for key, value in hyperparameters.items())
+        nan = dict.fromkeys(("temperature", "t", "c", "gamma"), math.nan)
+        run = {
+            "run": f"{dataset}-{loss}-{values}-bs{batch_size}-seed{seed}",
+            "dataset": dataset,
+            "backbone": "resnet18",
+            "width": width,
+            "epochs": epochs,
+            "train_images": train_images,
+            "loss": loss,
+            **nan,
+            **hyperparameters,
+            "learning_rate": 1.0,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+
+        def add(metric: str, value: float, representation: str = "", x: float = math.nan) -> None:
+            source = {"source": f"results/{run['run']}/{metric}.json", "source_sha256": "0" * 64}
+            self.rows.append(
+                {**run, "metric": metric, "representation": representation, "x": x, "value": value, **source}
+            )
+
+        return add
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)[RESULT_COLUMNS]
+
+
+def whole_experiment(
+    datasets: tuple[str, ...] = ("cifar10", "cifar100"),
+    losses: tuple[str, ...] = (*TEMPERATURE_LOSSES, *KERNEL_SCALES),
+    batch_sizes: tuple[int, ...] = (32, 256),
+    temperatures: tuple[float, ...] = (0.1, 0.5),
+    scales: tuple[float, ...] = (1.0, 2.0),
+    gammas: tuple[float, ...] = (4.0, 16.0),
+    seeds: tuple[int, ...] = (0, 1),
+    epochs: int = 5,
+    dimensions: tuple[int, int] = (24, 16),
+    diverged: Callable[..., bool] = lambda **_: False,
+) -> pd.DataFrame:
+    """Every metric of a grid of runs; runs for which `diverged` holds have training curves only."""
+    builder = ResultsBuilder()
+    for dataset, loss, batch_size, seed in itertools.product(datasets, losses, batch_sizes, seeds):
+        if loss in KERNEL_SCALES:
+            grid = [{KERNEL_SCALES[loss]: scale, "gamma": gamma} for scale in scales for gamma in gammas]
+        else:
+            grid = [{"temperature": temperature} for temperature in temperatures]
+        for hyperparameters in grid:
+            add = builder.run(dataset, loss, batch_size, seed, epochs, **hyperparameters)
+            random = np.random.default_rng(len(builder.rows))
+            failed = diverged(dataset=dataset, loss=loss, batch_size=batch_size, seed=seed, **hyperparameters)
+            _train(add, random, loss, epochs, 1 if failed else epochs)
+            if not failed:
+                _evaluate(add, random, loss, batch_size, hyperparameters, dataset)
+                for representation, dimension in zip("hz", dimensions, strict=True):
+                    _analyse(add, random, representation, dimension, loss, batch_size)
+    return builder.table()
+
+
+def _train(add: Callable[..., None], random: np.random.Generator, loss: str, epochs: int, reached: int) -> None:
+    scale = 20.0 if loss == "kcl_log" else 2.0
+    for epoch in range(1, reached + 1):
+        progress = 1 - math.exp(-3 * epoch / epochs)
+        alignment = -scale * progress + 0.02 * random.normal()
+        energy = scale * (1.5 - 0.4 * progress)
+        add("training_alignment", alignment, x=epoch)
+        add("training_energy", energy, x=epoch)
+        add("training_loss", alignment + energy, x=epoch)
+        add("learning_rate", 1 - epoch / epochs, x=epoch)
+        add("images_per_second", 900.0, x=epoch)
+
+
+def _evaluate(
+    add: Callable[..., None],
+    random: np.random.Generator,
+    loss: str,
+    batch_size: int,
+    hyperparameters: dict[str, float],
+    dataset: str,
+) -> None:
+    robust = loss == "dhel" or loss.startswith("kcl")
+    distance = sum(
+        abs(math.log(value / (0.3 if key == "temperature" else 4))) for key, value in hyperparameters.items()
+    )
+    accuracy = {"cifar10": 0.86, "cifar100": 0.57, "imagenet100": 0.7}.get(dataset, 0.78)
+    accuracy -= (0.008 if robust else 0.02) * (distance + abs(math.log2(batch_size / 256))) + 0.004 * random.normal()
+    add("validation_top1", accuracy + 0.004 * random.normal())
+    add("linear_top1", accuracy, "h")
+    add("linear_top5", 0.5 + accuracy / 2, "h")
+    add("knn_top1", accuracy - 0.03, "h")
+
+
+def _analyse(
+    add: Callable[..., None],
+    random: np.random.Generator,
+    representation: str,
+    dimension: int,
+    loss: str,
+    batch_size: int,
+) -> None:
+    strength = 0.6 + 0.08 * len(loss) / 4 + 0.02 * random.normal()
+    add("alignment", 0.3 * strength + 0.02 * random.normal(), representation)
+    add("uniformity", -3.5 * strength + 0.1 * random.normal(), representation)
+    add("wasserstein_uniformity", 0.05 / strength, representation)
+    add("rank", dimension - 1, representation)
+    add("effective_rank", dimension * 0.7 * strength * (1 - 4 / batch_size), representation)
+    add("embedding_dim", dimension, representation)
+    for index in range(1, dimension + 1):
+        add("singular_value", 0.2 * math.exp(-8 * (index / dimension) ** 2 / strength) / index, representation, index)
+    centres = np.linspace(-1, 1, 41)[:-1] + 0.025
+    centre, width = (0.25, 0.25) if representation == "h" else (0.0, 1.2 * strength / math.sqrt(dimension))
+    for x in centres:
+        density = math.exp(-(((x - centre) / width) ** 2) / 2) / width / math.sqrt(2 * math.pi)
+        add("similarity_density", density, representation, float(x))
+
+
+@pytest.fixture
+def builder() -> ResultsBuilder:
+    return ResultsBuilder()
+
+
+@pytest.fixture(scope="session")
+def experiment() -> pd.DataFrame:
+    """Two data sets, seven losses, two batch sizes, two seeds; DHEL at temperature 0.1 and batch 32 diverged."""
+    return whole_experiment(
+        diverged=lambda **run: run["loss"] == "dhel" and run["temperature"] == 0.1 and run["batch_size"] == 32
+    )
+
+
+@pytest.fixture(scope="session")
+def make_experiment() -> Callable[..., pd.DataFrame]:
+    return whole_experiment
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    return SCRIPTS

@@ -1,0 +1,181 @@
+"""What holds for every figure and table."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from dhel_kcl.errors import InputError
+from dhel_kcl.paper import load_target, points_equal, read_points, rederive, render
+from dhel_kcl.report import write_report
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = [
+    *["fig_alignment_uniformity", "fig_batch_size", "fig_effective_rank", "fig_similarity"],
+    *["fig_spectrum", "fig_temperature", "fig_training"],
+    *["table_linear_accuracy", "table_published", "table_representation", "table_robustness"],
+]
+FIGURES = [name for name in NAMES if name.startswith("fig_")]
+
+
+@pytest.fixture(scope="module")
+def results(experiment: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "results.parquet"
+    experiment.to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rendered(results: Path, scripts: Path) -> Path:
+    for name in NAMES:
+        render(scripts / f"{name}.py", results, results.parent)
+    return results.parent
+
+
+def test_these_are_all_the_scripts(scripts: Path) -> None:
+    assert sorted(path.stem for path in scripts.glob("*_*.py")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_caption_of_the_report_is_the_docstring(scripts: Path, name: str) -> None:
+    caption = (ROOT / "workflow" / "report" / f"{name}.rst").read_text()
+    assert " ".join(caption.split()) == load_target(scripts / f"{name}.py").caption
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rendering_again_gives_the_same_bytes(
+    rendered: Path, results: Path, scripts: Path, name: str, tmp_path: Path
+) -> None:
+    for path in render(scripts / f"{name}.py", results, tmp_path):
+        assert path.read_bytes() == (rendered / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_written_points_are_those_of_the_results(rendered: Path, results: Path, scripts: Path, name: str) -> None:
+    written = read_points(rendered / f"{name}.csv")
+    assert points_equal(written, rederive(scripts / f"{name}.py", results))
+    assert written.columns[-1] == "runs"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_results_does_not_matter(experiment: pd.DataFrame, scripts: Path, name: str) -> None:
+    target = load_target(scripts / f"{name}.py")
+    shuffled = experiment.sample(frac=1, random_state=0)
+    assert points_equal(target.points(experiment), target.points(shuffled))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_declared_metrics_are_read(experiment: pd.DataFrame, scripts: Path, name: str) -> None:
+    target = load_target(scripts / f"{name}.py")
+    declared = experiment[experiment["metric"].isin(target.metrics)]
+    assert points_equal(target.points(experiment), target.points(declared))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_are_runs_of_the_results(rendered: Path, experiment: pd.DataFrame, name: str) -> None:
+    listed = read_points(rendered / f"{name}.csv")["runs"].dropna()
+    assert {run for cell in listed for run in cell.split(";")} <= set(experiment["run"])
+    assert all(cell == ";".join(sorted(set(cell.split(";")))) for cell in listed)
+
+
+@pytest.mark.parametrize(
+    ("name", "panels", "lines"),
+    [
+        ("fig_batch_size", 2, 7),
+        ("fig_effective_rank", 4, 7),
+        ("fig_spectrum", 4, 7),
+        ("fig_similarity", 4, 8),
+        ("fig_training", 14, 3),
+        ("fig_temperature", 8, None),
+        ("fig_alignment_uniformity", 4, 0),
+    ],
+)
+def test_a_panel_per_data_set_and_a_line_per_loss(
+    rendered: Path, scripts: Path, name: str, panels: int, lines: int | None
+) -> None:
+    draw = load_target(scripts / f"{name}.py").draw
+    assert draw
+    figure = draw(read_points(rendered / f"{name}.csv"))
+    assert len(figure.axes) == panels
+    assert len(figure.legends) == 1
+    if lines is not None:
+        assert {len(axes.lines) for axes in figure.axes} == {lines}
+    titles = {axes.get_title().split(",")[0] for axes in figure.axes} - {""}
+    assert {"CIFAR-10", "CIFAR-100"} <= titles
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("shape", ["one run", "one data set", "everything"])
+def test_nothing_is_covered_or_cut(
+    make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, shape: str
+) -> None:
+    experiment = {
+        "one run": lambda: make_experiment(
+            ("digits",), ("dhel",), (256,), temperatures=(0.3,), seeds=(0,), epochs=1, dimensions=(8, 8)
+        ),
+        "one data set": lambda: make_experiment(("cifar10",), seeds=(0,), dimensions=(12, 8)),
+        "everything": lambda: make_experiment(
+            ("cifar10", "cifar100", "stl10", "imagenet100"),
+            batch_sizes=(32, 64, 128, 256, 512),
+            seeds=(0,),
+            epochs=2,
+            dimensions=(12, 8),
+        ),
+    }[shape]()
+    target = load_target(scripts / f"{name}.py")
+    assert target.draw
+    figure = target.draw(target.points(experiment))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    page = figure.bbox.padded(1)
+    legend = figure.legends[0].get_window_extent(renderer)
+    boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
+    assert page.containsx(legend.x0)
+    assert page.containsx(legend.x1)
+    for box in boxes:
+        assert page.containsx(box.x0)
+        assert page.containsx(box.x1)
+        assert page.containsy(box.y0)
+        assert box.y1 <= legend.y0 + 1
+    assert not any(one.padded(-1).overlaps(two) for one in boxes for two in boxes if one is not two)
+
+
+def test_a_missing_batch_size_is_a_gap_in_the_line(make_experiment: Callable[..., pd.DataFrame], scripts: Path) -> None:
+    results = make_experiment(
+        ("cifar10",),
+        ("ntxent", "dhel"),
+        (32, 64, 128),
+        diverged=lambda **r: r["loss"] == "dhel" and r["batch_size"] == 64,
+    )
+    target = load_target(scripts / "fig_batch_size.py")
+    points = target.points(results)
+    assert points.query("loss == 'dhel'")["batch_size"].tolist() == [32, 128]
+    assert target.draw
+    dhel = target.draw(points).axes[0].lines[1]
+    assert pd.isna(dhel.get_ydata()).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
+    make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.parquet"
+    make_experiment(("cifar10",), ("dhel",), diverged=lambda **_: True).to_parquet(results)
+    with pytest.raises(InputError, match=rf"no rows of .*, which {name} needs"):
+        render(scripts / f"{name}.py", results, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_shows_every_target(rendered: Path, results: Path, scripts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    captions = ROOT / "workflow" / "report"
+    write_report(
+        ROOT / "config" / "quickstart.yaml", results, rendered, rendered, captions, output, scripts_dir=scripts
+    )
+    html = output.read_text()
+    assert re.findall(r'<section id="([^"]*)"', html) == [*NAMES[7:], *NAMES[:7]]
+    assert html.count("data:image/png;base64,") == 7

@@ -1,0 +1,61 @@
+"""Files are written whole or not at all."""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, sha256_json, write_json
+from dhel_kcl.errors import InputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_new_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+def test_a_full_disk_is_said_in_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(InputError, match=r"file.txt: no space left on the disk; free some"), atomic_path(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert target.read_text() == "old"
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot be written"), atomic_path(tmp_path / "file" / "x.txt"):
+        pass
+
+
+def test_json_round_trip_refuses_nan_and_names_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"value": 0.1 + 0.2})
+    assert read_json(path) == {"value": 0.1 + 0.2}
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"value": float("nan")})
+    path.write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_json(path)
+    with pytest.raises(InputError, match="missing"):
+        read_json(tmp_path / "b.json")
+
+
+def test_hashes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1}) != sha256_json({"a": 1, "b": 3})

@@ -1,0 +1,123 @@
+"""The audit passes on what the workflow made and fails, saying where, on anything else."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import run as run_program
+
+from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import load_manifest
+
+LAYOUT = Layout(Path("results/tiny"))
+RUN = "digits-dhel-temperature0.3-bs128-seed0"
+
+
+def audit(folder: Path) -> tuple[int, str]:
+    outcome = run_program("dhel-kcl", "audit", "results/tiny", cwd=folder)
+    return outcome.returncode, outcome.stdout + outcome.stderr
+
+
+def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished: Path) -> None:
+    status, said = audit(copy_of_finished)
+    assert status == 0, said
+    assert "audit passed" in said
+    counts = read_json(copy_of_finished / LAYOUT.audit)
+    assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
+    assert counts["manifests"] == 3 + 4 * 4 + 1 + 11 + 1
+
+
+def _append_byte(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+
+def _replace_text(old: str, new: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        (LAYOUT.encoder(RUN), Path.unlink, "encoder.safetensors: missing, but recorded in"),
+        (LAYOUT.encoder(RUN), _append_byte, "encoder.safetensors: changed since"),
+        (LAYOUT.features(RUN), _append_byte, "features.safetensors: changed since"),
+        (LAYOUT.evaluation(RUN), _append_byte, "evaluation.json: changed since"),
+        (LAYOUT.beton("digits", "train"), _append_byte, "train.beton: changed since"),
+        (LAYOUT.results, _append_byte, "results.parquet: changed since"),
+        (LAYOUT.figures / "fig_spectrum.png", _append_byte, "fig_spectrum.png: changed since"),
+        (LAYOUT.tables / "table_robustness.csv", _append_byte, "table_robustness.csv: changed since"),
+        (LAYOUT.report, Path.unlink, "report.html: missing"),
+        (LAYOUT.run_manifest("pretrain", RUN), Path.unlink, "pretrain.manifest.json: missing"),
+        (LAYOUT.config, _replace_text("epochs: 2", "epochs: 3"), "made under other settings"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else getattr(value, "__name__", None),
+)
+def test_anything_changed_or_missing_is_listed(
+    copy_of_finished: Path, file: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(copy_of_finished / file)
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert any(line.startswith("audit: ") and said in line for line in output.splitlines()), output
+
+
+def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(copy_of_finished: Path) -> None:
+    other = "digits-dhel-temperature0.3-bs256-seed0"
+    for path in (LAYOUT.encoder, LAYOUT.training_log, LAYOUT.throughput):
+        shutil.copy(copy_of_finished / path(other), copy_of_finished / path(RUN))
+    manifest = copy_of_finished / LAYOUT.run_manifest("pretrain", RUN)
+    recorded = load_manifest(manifest)
+    recorded.outputs = load_manifest(copy_of_finished / LAYOUT.run_manifest("pretrain", other)).outputs
+    write_json(manifest, recorded.model_dump())
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert f"features of {RUN} used another version" in output
+
+
+def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of_finished: Path) -> None:
+    from dhel_kcl.artifacts import sha256_file
+
+    results = copy_of_finished / LAYOUT.results
+    table = pd.read_parquet(results)
+    table.loc[(table["run"] == RUN) & (table["metric"] == "linear_top1"), "value"] = 0.999
+    table.to_parquet(results, index=False)
+    for path in (copy_of_finished / LAYOUT.root / "manifests").glob("*.json"):
+        manifest = load_manifest(path)
+        for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
+            if artifact.path.endswith("results.parquet"):
+                artifact.sha256 = sha256_file(results)
+        write_json(path, manifest.model_dump())
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation.json says" in output
+    assert "table_linear_accuracy.csv: results.parquet gives other values" in output
+
+
+def test_a_figure_can_be_traced_to_its_checkpoint_beton_and_configuration(finished: Path) -> None:
+    outcome = run_program(
+        "dhel-kcl", "trace", "results/tiny", "results/tiny/figures/fig_batch_size.png", cwd=finished
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    for part in ("fig_batch_size.png", "results.parquet", "evaluation.json", "features", "encoder", "train.beton"):
+        assert part in outcome.stdout
+    assert run_program("dhel-kcl", "trace", "results/tiny", "README.md", cwd=finished).returncode == 1
+
+
+def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:
+    manifest = load_manifest(finished / LAYOUT.run_manifest("pretrain", RUN))
+    assert manifest.command == ["dhel-kcl", "pretrain", "results/tiny", RUN]
+    assert manifest.settings["loss"] == {"name": "dhel", "temperature": 0.3}
+    assert manifest.settings["batch_size"] == 128
+    assert set(manifest.seeds) == {"run", "initialisation", "order", "augmentation"}
+    assert {"python", "torch", "ffcv", "numpy", "snakemake"} <= set(manifest.packages)
+    assert {"cpu", "cores", "memory_gib", "system"} <= set(manifest.hardware)
+    assert manifest.seconds > 0

@@ -1,0 +1,116 @@
+"""What a configuration may say, and what it stands for."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY
+
+from dhel_kcl.config import ExperimentConfig, load_config, parse_config, write_resolved_config
+from dhel_kcl.errors import InputError
+
+CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    return copy.deepcopy(yaml.safe_load(TINY.read_text()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    write_resolved_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_the_paper_grid_is_four_data_sets_by_five_batch_sizes_by_every_hyperparameter_by_three_seeds() -> None:
+    config = load_config(REPOSITORY / "config" / "config.yaml")
+    assert [dataset.name for dataset in config.datasets] == ["cifar10", "cifar100", "stl10", "imagenet100"]
+    assert config.batch_sizes == [32, 64, 128, 256, 512]
+    assert {dataset.epochs for dataset in config.datasets} == {200}
+    settings = 4 * 6 + 3 * 2 * 2
+    assert len(config.runs) == 4 * 5 * settings * 3
+    public_defaults = "cifar10-kcl_gaussian-t2-gamma16-bs256-seed0"
+    assert config.run(public_defaults).loss == {"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0}
+
+
+def test_the_configured_losses_can_be_built() -> None:
+    from dhel_kcl.losses import build_loss
+
+    for path in CONFIGS:
+        for run in load_config(path).runs.values():
+            build_loss(run.loss)
+
+
+def test_a_run_uses_the_learning_rate_written_for_its_batch_size() -> None:
+    config = load_config(REPOSITORY / "config" / "config.yaml")
+    assert config.run("cifar10-dhel-temperature0.3-bs32-seed0").learning_rate == 0.125
+    assert config.run("imagenet100-dhel-temperature0.3-bs256-seed2").learning_rate == 1.4
+
+
+def _set(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    place: Any = values
+    for key in parents:
+        place = place[int(key) if key.isdigit() else key]
+    place[int(last) if last.isdigit() else last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("sedes", [0], "sedes: unknown key"),
+        ("losses.0.name", "simclr", "losses.0"),
+        ("losses.0.gamma", [1.0], "gamma: unknown key"),
+        ("losses.0.temperature", [-0.1], "greater than 0"),
+        ("losses.0.temperature", [float("nan")], "finite number"),
+        ("losses.0.temperature", [], "at least 1 item"),
+        ("losses.0.temperature", [0.3, 0.3], "losses: repeated"),
+        ("losses.1.kernel", "laplace", "losses.1"),
+        ("batch_sizes", [1], "greater than or equal to 2"),
+        ("batch_sizes", [128, 128], "batch_sizes: repeated values 128"),
+        ("datasets.0.augmentation", "simclr", "unknown 'simclr'; augmentations defines digits"),
+        ("datasets.0.optimizer.learning_rate", {128: 0.1}, "no value for batch sizes [256]"),
+        ("datasets.0.data", {"kind": "digits", "train_images": 100}, "256 is larger than the 100 training images"),
+        ("datasets.0.data", {"kind": "imagefolder"}, "root: kind imagefolder needs the folder"),
+        ("datasets.0.data", {"kind": "mnist"}, "datasets.0.data.kind"),
+        ("datasets.0.name", "../up", "should match pattern"),
+        ("augmentations.digits.crop.scale", [0.9, 0.1], "low <= high"),
+        ("seeds", [-1], "greater than or equal to 0"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_it(
+    values: dict[str, Any], path: str, value: Any, said: str
+) -> None:
+    _set(values, path, value)
+    with pytest.raises(InputError) as refused:
+        parse_config(values, "bad.yaml")
+    lines = str(refused.value).splitlines()
+    assert all(line.startswith("bad.yaml: ") for line in lines)
+    assert any(said in line for line in lines), lines
+
+
+def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
+    values["sedes"] = 1
+    values["batch_sizes"] = [0]
+    with pytest.raises(InputError) as refused:
+        parse_config(values, "bad.yaml")
+    assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("a: [", "not valid YAML"), ("7", "dictionary")])
+def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match="config.yaml") as refused:
+        load_config(path)
+    assert said in str(refused.value)
+
+
+def test_an_unknown_run_is_refused_with_an_example(tiny_config: ExperimentConfig) -> None:
+    with pytest.raises(InputError, match="one of its runs is digits-dhel-temperature0.3-bs128-seed0"):
+        tiny_config.run("digits-dhel")

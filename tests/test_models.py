@@ -1,0 +1,84 @@
+"""The encoder is torchvision's ResNet with a CIFAR stem, a width and the protocol's projector."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from dhel_kcl.config import EncoderConfig
+from dhel_kcl.errors import InputError
+from dhel_kcl.models import build_encoder, load_encoder, save_encoder
+
+SMALL = EncoderConfig(width=0.0625, embedding_dim=16)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_full_width_with_the_imagenet_stem_is_torchvisions_network(backbone: str) -> None:
+    config = EncoderConfig.model_validate({"backbone": backbone, "stem": "imagenet"})
+    ours = build_encoder(config, seed=0).backbone.state_dict()
+    theirs = torchvision.models.get_model(backbone).state_dict()
+    assert {name: value.shape for name, value in ours.items()} == {
+        name: value.shape for name, value in theirs.items() if not name.startswith("fc.")
+    }
+
+
+def test_the_cifar_stem_keeps_the_resolution() -> None:
+    backbone = build_encoder(EncoderConfig(), seed=0).backbone
+    assert (backbone.conv1.kernel_size, backbone.conv1.stride) == ((3, 3), (1, 1))
+    assert isinstance(backbone.maxpool, nn.Identity)
+
+
+@pytest.mark.parametrize(("width", "dim"), [(1.0, 512), (0.25, 128), (0.0625, 32)])
+def test_width_scales_every_channel(width: float, dim: int) -> None:
+    encoder = build_encoder(EncoderConfig(width=width, embedding_dim=16), seed=0)
+    h, z = encoder(torch.rand(2, 3, 8, 8))
+    assert h.shape == (2, dim)
+    assert z.shape == (2, 16)
+
+
+def test_the_projector_ends_in_a_normalisation_whose_bias_is_not_trained() -> None:
+    projector = build_encoder(SMALL, seed=0).projector
+    assert [type(layer).__name__ for layer in projector] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert not projector[4].bias.requires_grad
+    assert projector[3].bias is None
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = build_encoder(SMALL, seed=3).state_dict()
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = build_encoder(SMALL, seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), state), "building a model must not disturb the global generator"
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = build_encoder(SMALL, seed=4).state_dict()
+    assert not torch.equal(first["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
+def test_convolutions_start_at_the_scale_of_he_initialisation() -> None:
+    for module in build_encoder(EncoderConfig(), seed=0).modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+def test_weights_round_trip_with_equal_bytes(tmp_path: Path) -> None:
+    encoder = build_encoder(SMALL, seed=0)
+    save_encoder(encoder, tmp_path / "a.safetensors")
+    loaded = load_encoder(SMALL, tmp_path / "a.safetensors")
+    save_encoder(loaded, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_missing_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    with pytest.raises(InputError, match="run its pretraining first"):
+        load_encoder(SMALL, path)
+    save_encoder(build_encoder(SMALL, seed=0), path)
+    with pytest.raises(InputError, match="another architecture"):
+        load_encoder(EncoderConfig(width=0.125, embedding_dim=16), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        load_encoder(SMALL, path)

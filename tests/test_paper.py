@@ -1,0 +1,182 @@
+"""The contract of figure and table scripts, with tiny scripts of its own."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dhel_kcl.errors import InputError
+from dhel_kcl.paper import (
+    RESULT_COLUMNS,
+    load_results,
+    load_target,
+    points_equal,
+    read_points,
+    rederive,
+    render,
+    write_points,
+)
+
+FIGURE = '''"""A figure.
+
+What it
+shows.
+"""
+from helper_of_the_tiny_scripts import mean
+from matplotlib.figure import Figure
+
+METRICS = ("accuracy",)
+
+def points(results):
+    return mean(results)
+
+def draw(points):
+    figure = Figure()
+    figure.add_subplot().plot(points["value"])
+    return figure
+'''
+TABLE = FIGURE.replace("def draw", "def layout").replace(
+    'figure = Figure()\n    figure.add_subplot().plot(points["value"])\n    return figure',
+    'return points.assign(value=[f"{value:.2f}" for value in points["value"]])',
+)
+HELPER = """
+def mean(results):
+    rows = results[results["value"] > 0]
+    return rows.groupby("loss").agg(value=("value", "mean"), runs=("run", ";".join)).reset_index()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "fig_tiny.py").write_text(FIGURE)
+    (tmp_path / "table_tiny.py").write_text(TABLE)
+    (tmp_path / "helper_of_the_tiny_scripts.py").write_text(HELPER)
+    return tmp_path
+
+
+def write_results(path: Path, value: float = 0.1, metric: str = "accuracy") -> Path:
+    row = {**dict.fromkeys(RESULT_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": metric, "value": value}
+    pd.DataFrame([row, {**row, "run": "b", "value": 2 * value}]).to_parquet(path)
+    return path
+
+
+def test_a_figure_is_written_as_csv_png_and_pdf(folder: Path) -> None:
+    paths = render(folder / "fig_tiny.py", write_results(folder / "results.parquet"), folder / "out" / "figures")
+    assert [path.name for path in paths] == ["fig_tiny.csv", "fig_tiny.png", "fig_tiny.pdf"]
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    assert paths[2].read_bytes().startswith(b"%PDF")
+    assert b"CreationDate" not in paths[2].read_bytes()
+    assert b"Software" not in paths[1].read_bytes()
+
+
+def test_a_table_is_written_as_csv_and_markdown(folder: Path) -> None:
+    _, markdown = render(folder / "table_tiny.py", write_results(folder / "results.parquet"), folder)
+    text = markdown.read_text()
+    assert text.startswith("# A figure\n\n|")
+    assert "| dhel   | 0.15    | a;b    |" in text
+    assert text.endswith("\n\nWhat it shows.\n")
+
+
+def test_rendering_twice_gives_the_same_bytes(folder: Path) -> None:
+    results = write_results(folder / "results.parquet")
+    first = [path.read_bytes() for path in render(folder / "fig_tiny.py", results, folder / "1")]
+    second = [path.read_bytes() for path in render(folder / "fig_tiny.py", results, folder / "2")]
+    assert first == second
+
+
+def test_written_points_equal_rederived_ones_until_the_results_change(folder: Path) -> None:
+    script, results = folder / "fig_tiny.py", write_results(folder / "results.parquet", value=0.1 + 0.2)
+    written = read_points(render(script, results, folder)[0])
+    assert points_equal(written, rederive(script, results))
+    write_results(results, value=0.3)
+    assert not points_equal(written, rederive(script, results))
+
+
+def test_points_survive_the_csv_to_the_last_digit(tmp_path: Path) -> None:
+    points = pd.DataFrame(
+        {
+            "loss": ["dhel", "None", "a,b"],
+            "count": [1, 2, 3],
+            "value": [0.1 + 0.2, 1e-300 / 3, float("nan")],
+            "size": [256.0, float("nan"), 32.0],
+            "chosen": [True, False, True],
+            "empty": [None, None, None],
+        }
+    )
+    write_points(points, tmp_path / "points.csv")
+    back = read_points(tmp_path / "points.csv")
+    assert points_equal(points, back)
+    assert back["value"].iloc[0] == 0.1 + 0.2
+    assert not points_equal(points, back.assign(value=back["value"] * (1 + 1e-15)))
+
+
+def test_no_float_changes_on_its_way_through_the_csv(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_normal(20_000) * 10.0 ** random.integers(-300, 300, 20_000)
+    write_points(pd.DataFrame({"value": values}), tmp_path / "points.csv")
+    np.testing.assert_array_equal(read_points(tmp_path / "points.csv")["value"], values)
+
+
+def test_title_and_caption_come_from_the_docstring(folder: Path) -> None:
+    target = load_target(folder / "fig_tiny.py")
+    assert (target.name, target.title, target.caption) == ("fig_tiny", "A figure", "What it shows.")
+
+
+def test_load_results_can_keep_some_metrics(tmp_path: Path) -> None:
+    path = write_results(tmp_path / "results.parquet")
+    assert len(load_results(path)) == 2
+    assert load_results(path, ("other",)).empty
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: None, "results.parquet: missing; run the rule"),
+        (lambda path: path.write_text("not parquet"), "not a readable results table"),
+        (lambda path: pd.DataFrame({"run": []}).to_parquet(path), "not a readable results table"),
+        (lambda path: write_results(path, metric="other"), "no rows of accuracy, which fig_tiny needs"),
+        (lambda path: write_results(path, value=-1.0), "nothing to show in fig_tiny"),
+    ],
+)
+def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, message: str) -> None:
+    results = folder / "results.parquet"
+    prepare(results)
+    with pytest.raises(InputError, match=message) as caught:
+        render(folder / "fig_tiny.py", results, folder / "out")
+    assert "\n" not in str(caught.value)
+    assert str(results) in str(caught.value)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("def points", "def other"), "does not define points"),
+        (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
+        (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
+    ],
+)
+def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:
+    script = folder / "fig_tiny.py"
+    script.write_text(change(FIGURE))
+    with pytest.raises(InputError, match=message):
+        load_target(script)
+
+
+def test_a_missing_script_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"fig_none\.py: no such figure or table script"):
+        load_target(tmp_path / "fig_none.py")
+
+
+def test_missing_points_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="snakemake --cores 1 fig_tiny"):
+        read_points(tmp_path / "fig_tiny.csv")
+
+
+def test_a_drawing_that_fails_leaves_no_half_written_image(folder: Path) -> None:
+    (folder / "fig_tiny.py").write_text(FIGURE.replace("figure = Figure()", "raise RuntimeError('broken')"))
+    with pytest.raises(RuntimeError, match="broken"):
+        render(folder / "fig_tiny.py", write_results(folder / "results.parquet"), folder / "out")
+    assert os.listdir(folder / "out") == ["fig_tiny.csv"]  # noqa: PTH208

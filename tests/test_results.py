@@ -1,0 +1,58 @@
+"""The tidy table says what the runs' files say, and whose they are."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.layout import Layout
+
+RUN = "digits-kcl_gaussian-t2-gamma16-bs128-seed0"
+
+
+@pytest.fixture
+def results(layout: Layout) -> pd.DataFrame:
+    return pd.read_parquet(layout.results)
+
+
+def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: ExperimentConfig) -> None:
+    assert set(results["run"]) == set(tiny_config.runs)
+    metrics = {
+        *("linear_top1", "linear_top5", "validation_top1", "regularisation_c", "knn_top1"),
+        *("alignment", "uniformity", "wasserstein_uniformity", "rank", "effective_rank", "embedding_dim"),
+        *("singular_value", "similarity_density"),
+        *("training_loss", "training_alignment", "training_energy", "learning_rate", "images_per_second"),
+    }
+    for _, rows in results.groupby("run"):
+        assert set(rows["metric"]) == metrics
+    assert not results["value"].isna().any()
+    keys = ["run", "metric", "representation", "x"]
+    assert not results.duplicated(keys).any()
+
+
+def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: Layout) -> None:
+    rows = results[results["run"] == RUN]
+    assert rows[["dataset", "loss", "t", "gamma", "batch_size", "seed", "width", "epochs"]].iloc[0].to_list() == [
+        *("digits", "kcl_gaussian", 2.0, 16.0, 128, 0, 0.0625, 2)
+    ]
+    assert rows["temperature"].isna().all()
+    evaluation = json.loads(layout.evaluation(RUN).read_text())
+    top1 = rows[rows["metric"] == "linear_top1"].iloc[0]
+    assert top1["value"] == evaluation["linear_top1"]
+    assert top1["source_sha256"] == sha256_file(layout.root / top1["source"])
+    assert (rows.loc[rows["metric"] == "similarity_density", "x"].between(-1, 1)).all()
+
+
+def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> None:
+    curves = {"singular_value", "similarity_density", "images_per_second", "learning_rate"}
+    is_curve = results["metric"].isin(curves) | results["metric"].str.startswith("training_")
+    assert results.loc[is_curve, "x"].notna().all()
+    assert results.loc[~is_curve, "x"].isna().all()
+
+
+def test_the_csv_holds_the_same_table(results: pd.DataFrame, layout: Layout) -> None:
+    csv = pd.read_csv(layout.results.with_suffix(".csv"), keep_default_na=False,
+                      na_values={name: "" for name in ("temperature", "t", "c", "gamma", "x")})
+    pd.testing.assert_frame_equal(csv, results, check_dtype=False, check_exact=True)

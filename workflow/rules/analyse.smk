@@ -1,0 +1,23 @@
+rule analyse:
+    """Alignment, uniformity, rank and spectrum of the features."""
+    input:
+        config=ancient(layout.config),
+        features=layout.features("{run}"),
+    output:
+        representation=layout.representation("{run}"),
+        manifest=layout.run_manifest("analyse", "{run}"),
+    log:
+        layout.log("analyse", "{run}"),
+    benchmark:
+        layout.benchmark("analyse", "{run}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(experiment, "analyse", wildcards.run),
+    shell:
+        "dhel-kcl analyse {params.experiment} {wildcards.run} > {log} 2>&1"

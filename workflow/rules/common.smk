@@ -1,0 +1,31 @@
+"""The experiment that the rules share; every path and digest comes from the package."""
+
+from dhel_kcl import stages
+from dhel_kcl.config import parse_config
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+
+try:
+    experiment = parse_config(dict(config), "configuration")
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+layout = Layout(Path("results") / experiment.name)
+
+
+def dataset_of(run):
+    return experiment.run(run).dataset
+
+
+def pretrain_beton(run):
+    dataset = dataset_of(run)
+    return layout.beton(dataset.name, dataset.data.pretrain_split)
+
+
+def in_report(path, target):
+    category = "Figures" if target in stages.FIGURES else "Tables"
+    return report(path, caption=f"../report/{target}.rst", category=category)
+
+
+def report_products(target):
+    return [in_report(path, target) for path in layout.products(target)]

@@ -1,0 +1,25 @@
+rule data:
+    """Write one split of a data set as an FFCV beton with a checksum sidecar."""
+    input:
+        config=ancient(layout.config),
+    output:
+        beton=layout.beton("{dataset}", "{split}"),
+        sidecar=f"{layout.beton('{dataset}', '{split}')}.json",
+        manifest=layout.manifest("data", "{dataset}-{split}"),
+    log:
+        layout.log("data", "{dataset}-{split}"),
+    benchmark:
+        layout.benchmark("data", "{dataset}-{split}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(
+            experiment, "data", f"{wildcards.dataset}/{wildcards.split}"
+        ),
+    shell:
+        "dhel-kcl data {params.experiment} {wildcards.dataset} {wildcards.split} > {log} 2>&1"

@@ -1,0 +1,25 @@
+rule evaluate:
+    """Linear evaluation and k-nearest-neighbour accuracy of frozen features."""
+    input:
+        config=ancient(layout.config),
+        features=layout.features("{run}"),
+    output:
+        evaluation=layout.evaluation("{run}"),
+        manifest=layout.run_manifest("evaluate", "{run}"),
+    log:
+        layout.log("evaluate", "{run}"),
+    benchmark:
+        layout.benchmark("evaluate", "{run}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(
+            experiment, "evaluate", wildcards.run
+        ),
+    shell:
+        "dhel-kcl evaluate {params.experiment} {wildcards.run} > {log} 2>&1"

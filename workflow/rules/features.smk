@@ -1,0 +1,32 @@
+rule features:
+    """Compute the features of the frozen encoder."""
+    input:
+        config=ancient(layout.config),
+        encoder=layout.encoder("{run}"),
+        train=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "train"),
+        test=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "test"),
+    output:
+        features=(
+            layout.features("{run}")
+            if experiment.compute.keep_features
+            else temp(layout.features("{run}"))
+        ),
+        manifest=layout.run_manifest("features", "{run}"),
+    log:
+        layout.log("features", "{run}"),
+    benchmark:
+        layout.benchmark("features", "{run}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+        gpu=experiment.compute.gpus_per_run,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(
+            experiment, "features", wildcards.run
+        ),
+    shell:
+        "dhel-kcl features {params.experiment} {wildcards.run} > {log} 2>&1"

@@ -1,0 +1,111 @@
+rule collect:
+    """Gather every measurement into the one tidy table that the figures read."""
+    input:
+        config=ancient(layout.config),
+        betons=[
+            layout.beton(dataset.name, dataset.data.pretrain_split)
+            for dataset in experiment.datasets
+        ],
+        measurements=[
+            file for run in experiment.runs for file in layout.measurements(run)
+        ],
+    output:
+        parquet=layout.results,
+        csv=layout.results.with_suffix(".csv"),
+        manifest=layout.manifest("collect"),
+    log:
+        layout.log("collect"),
+    benchmark:
+        layout.benchmark("collect")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "collect"),
+    shell:
+        "dhel-kcl collect {params.experiment} > {log} 2>&1"
+
+
+for target in stages.TARGETS:
+
+    rule:
+        name:
+            target
+        input:
+            config=ancient(layout.config),
+            results=layout.results,
+            data=stages.DATA_OF.get(target, []),
+        output:
+            products=report_products(target),
+            manifest=layout.manifest("render", target),
+        log:
+            layout.log("render", target),
+        benchmark:
+            layout.benchmark("render", target)
+        conda:
+            "../../envs/environment.yaml"
+        params:
+            experiment=layout.root,
+            target=target,
+            digest=stages.script_digest(Path("paper_figures") / f"{target}.py"),
+        shell:
+            "dhel-kcl render {params.experiment} {params.target} > {log} 2>&1"
+
+
+rule figures:
+    """Every figure."""
+    input:
+        [layout.products(target) for target in stages.FIGURES],
+
+
+rule tables:
+    """Every table."""
+    input:
+        [layout.products(target) for target in stages.TABLES],
+
+
+rule report:
+    """One self-contained page with every figure, table and setting."""
+    input:
+        config=ancient(layout.config),
+        results=layout.results,
+        products=[layout.products(target) for target in stages.TARGETS],
+        captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
+        pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
+    output:
+        report=layout.report,
+        manifest=layout.manifest("report"),
+    log:
+        layout.log("report"),
+    benchmark:
+        layout.benchmark("report")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "report"),
+    shell:
+        "dhel-kcl report {params.experiment} > {log} 2>&1"
+
+
+rule audit:
+    """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
+    input:
+        report=layout.report,
+        manifests=list(stages.expected_manifests(experiment, layout)),
+    output:
+        audit=layout.audit,
+    log:
+        layout.log("audit"),
+    benchmark:
+        layout.benchmark("audit")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "audit"),
+    shell:
+        "dhel-kcl audit {params.experiment} > {log} 2>&1"

@@ -1,0 +1,28 @@
+rule pretrain:
+    """Pretrain one run; a restarted job continues from its last checkpoint."""
+    input:
+        config=ancient(layout.config),
+        beton=lambda wildcards: pretrain_beton(wildcards.run),
+    output:
+        encoder=layout.encoder("{run}"),
+        training_log=layout.training_log("{run}"),
+        throughput=layout.throughput("{run}"),
+        manifest=layout.run_manifest("pretrain", "{run}"),
+    log:
+        layout.log("pretrain", "{run}"),
+    benchmark:
+        layout.benchmark("pretrain", "{run}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+        gpu=experiment.compute.gpus_per_run,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(
+            experiment, "pretrain", wildcards.run
+        ),
+    shell:
+        "dhel-kcl pretrain {params.experiment} {wildcards.run} > {log} 2>&1"
