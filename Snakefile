@@ -9,7 +9,6 @@ if "name" not in config:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/configure.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/features.smk"
@@ -19,12 +18,8 @@ include: "workflow/rules/paper.smk"
 
 
 wildcard_constraints:
-    run=(
-        "|".join(map(re.escape, experiment.runs))
-        if len(experiment.runs) < 100
-        else r"[a-z0-9_.+-]+"
-    ),
-    dataset="|".join(dataset.name for dataset in experiment.datasets),
+    run="[^/]+",
+    dataset="[^/-]+",
     split="pretrain|train|test",
 
 
@@ -32,7 +27,13 @@ localrules:
     all,
     figures,
     tables,
-    configure,
+
+
+# Not a rule: a job that depended on it would no longer be checked for changed parameters.
+onstart:
+    shell(
+        "printf '%s' {resolved_config:q} | dhel-kcl configure - --output {layout.root}"
+    )
 
 
 rule all:

@@ -41,7 +41,9 @@ def make_workspace(folder: Path) -> Path:
 def run(*command: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a program of the environment that runs the tests."""
     program = str(Path(sys.executable).parent / command[0])
-    return subprocess.run([program, *command[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        [program, *command[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def snakemake(*arguments: str, cwd: Path, config: Path = TINY) -> subprocess.CompletedProcess[str]:

@@ -14,9 +14,8 @@ from dhel_kcl.errors import InputError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), atomic_path(target) as temporary:
+        temporary.write_text("half" + (tmp_path / "missing").read_text())
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 

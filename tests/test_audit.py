@@ -103,9 +103,7 @@ def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of
 
 
 def test_a_figure_can_be_traced_to_its_checkpoint_beton_and_configuration(finished: Path) -> None:
-    outcome = run_program(
-        "dhel-kcl", "trace", "results/tiny", "results/tiny/figures/fig_batch_size.png", cwd=finished
-    )
+    outcome = run_program("dhel-kcl", "trace", "results/tiny", "results/tiny/figures/fig_batch_size.png", cwd=finished)
     assert outcome.returncode == 0, outcome.stderr
     for part in ("fig_batch_size.png", "results.parquet", "evaluation.json", "features", "encoder", "train.beton"):
         assert part in outcome.stdout

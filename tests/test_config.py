@@ -106,11 +106,11 @@ def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(InputError, match="config.yaml") as refused:
+    with pytest.raises(InputError, match=r"config\.yaml") as refused:
         load_config(path)
     assert said in str(refused.value)
 
 
 def test_an_unknown_run_is_refused_with_an_example(tiny_config: ExperimentConfig) -> None:
-    with pytest.raises(InputError, match="one of its runs is digits-dhel-temperature0.3-bs128-seed0"):
+    with pytest.raises(InputError, match=r"one of its runs is digits-dhel-temperature0\.3-bs128-seed0"):
         tiny_config.run("digits-dhel")

@@ -43,9 +43,7 @@ def test_they_are_what_the_encoder_gives_in_evaluation_mode(layout: Layout, tiny
     assert torch.equal(features["test_label"][:10], labels)
 
 
-def test_extracting_again_gives_the_same_bytes(
-    layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path
-) -> None:
+def test_extracting_again_gives_the_same_bytes(layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path) -> None:
     betons = {split: layout.beton("digits", split) for split in ("train", "test")}
     compute = ComputeConfig(device="cpu", threads=1, loader_workers=2)
     extract_features(tiny_config.run(RUN), compute, layout.encoder(RUN), betons, tmp_path / "again.safetensors")

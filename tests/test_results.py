@@ -53,6 +53,9 @@ def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> 
 
 
 def test_the_csv_holds_the_same_table(results: pd.DataFrame, layout: Layout) -> None:
-    csv = pd.read_csv(layout.results.with_suffix(".csv"), keep_default_na=False,
-                      na_values={name: "" for name in ("temperature", "t", "c", "gamma", "x")})
+    csv = pd.read_csv(
+        layout.results.with_suffix(".csv"),
+        keep_default_na=False,
+        na_values=dict.fromkeys(("temperature", "t", "c", "gamma", "x"), ""),
+    )
     pd.testing.assert_frame_equal(csv, results, check_dtype=False, check_exact=True)

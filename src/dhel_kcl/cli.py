@@ -49,19 +49,21 @@ def configure(
     output: Annotated[Path | None, typer.Option(help="Experiment's folder; default results/NAME.")] = None,
 ) -> None:
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
-    text_config = parse_yaml(sys.stdin.read(), "configuration") if source == "-" else load_config(Path(source))
-    layout = Layout(output or Path("results") / text_config.name)
+    config = parse_yaml(sys.stdin.read(), "configuration") if source == "-" else load_config(Path(source))
+    layout = Layout(output or Path("results") / config.name)
+    if layout.config.exists() and layout.manifest("configure").exists() and load_config(layout.config) == config:
+        return
     with record(
         layout.manifest("configure"),
         stage="configure",
-        subject=text_config.name,
-        settings=stages.settings(text_config, "configure"),
+        subject=config.name,
+        settings=stages.settings(config, "configure"),
         source=stages.code_digest("configure"),
         inputs={} if source == "-" else {"source": Path(source)},
         outputs={"config": layout.config},
     ):
-        write_resolved_config(text_config, layout.config)
-    typer.echo(f"{layout.config}: {len(text_config.runs)} runs")
+        write_resolved_config(config, layout.config)
+    typer.echo(f"{layout.config}: {len(config.runs)} runs")
 
 
 @app.command()

@@ -296,7 +296,9 @@ class ExperimentConfig(_Strict):
             return self.runs[run_id]
         except KeyError as error:
             example = next(iter(self.runs))
-            raise InputError(f"run {run_id!r} is not in experiment {self.name!r}; one of its runs is {example}") from error
+            raise InputError(
+                f"run {run_id!r} is not in experiment {self.name!r}; one of its runs is {example}"
+            ) from error
 
     def dataset(self, name: str) -> DatasetConfig:
         """Look up one data set.

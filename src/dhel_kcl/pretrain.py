@@ -104,13 +104,14 @@ def pretrain(run: Run, compute: ComputeConfig, beton: Path, settings: Any, folde
             loader.set_epoch(epoch)
             rows: list[dict[str, float]] = []
             for view1, view2, _, _ in loader:
-                rate = schedule.get_last_lr()[0]
-                row = train_step(encoder, contrastive_loss, optimizer, view1, view2)
-                if not math.isfinite(row["loss"]):
+                rate = float(schedule.get_last_lr()[0])
+                try:
+                    row = train_step(encoder, contrastive_loss, optimizer, view1, view2)
+                except ValueError as error:
                     raise InputError(
-                        f"{run.id}: diverged in epoch {epoch + 1} at step {len(rows) + 1} of {len(loader)} "
-                        f"({row}); lower optimizer.learning_rate or raise the temperature"
-                    )
+                        f"{run.id}: diverged in epoch {epoch + 1} at step {len(rows) + 1} of {len(loader)} ({error}); "
+                        "lower optimizer.learning_rate"
+                    ) from error
                 schedule.step()
                 rows.append(row)
                 progress.update(task, advance=1, loss=row["loss"])
@@ -133,16 +134,26 @@ def pretrain(run: Run, compute: ComputeConfig, beton: Path, settings: Any, folde
 def train_step(
     encoder: Encoder, contrastive_loss: PairLoss, optimizer: Optimizer, view1: Tensor, view2: Tensor
 ) -> dict[str, float]:
-    """One optimiser step on a batch of positive pairs; returns the loss and its two terms."""
+    """One optimiser step on a batch of positive pairs.
+
+    Returns:
+        The loss and its two terms, ``alignment`` and ``energy``, before the step.
+
+    Raises:
+        ValueError: the loss is not finite, or the projections are not.
+    """
     encoder.train()
     _, z = encoder(torch.cat([view1, view2]))
     z1, z2 = z.chunk(2)
     terms = contrastive_loss.terms(z1, z2)
     loss = terms.alignment + terms.energy
+    row = {"loss": loss.item(), "alignment": terms.alignment.item(), "energy": terms.energy.item()}
+    if not math.isfinite(row["loss"]):
+        raise ValueError(f"the loss is not finite: {row}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    return {"loss": loss.item(), "alignment": terms.alignment.item(), "energy": terms.energy.item()}
+    return row
 
 
 class Checkpoint:

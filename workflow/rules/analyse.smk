@@ -1,7 +1,6 @@
 rule analyse:
     """Alignment, uniformity, rank and spectrum of the features."""
     input:
-        config=ancient(layout.config),
         features=layout.features("{run}"),
     output:
         representation=layout.representation("{run}"),

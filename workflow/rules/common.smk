@@ -11,6 +11,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 layout = Layout(Path("results") / experiment.name)
+resolved_config = experiment.model_dump_json()
 
 
 def dataset_of(run):

@@ -1,7 +1,5 @@
 rule data:
     """Write one split of a data set as an FFCV beton with a checksum sidecar."""
-    input:
-        config=ancient(layout.config),
     output:
         beton=layout.beton("{dataset}", "{split}"),
         sidecar=f"{layout.beton('{dataset}', '{split}')}.json",

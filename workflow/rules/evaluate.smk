@@ -1,7 +1,6 @@
 rule evaluate:
     """Linear evaluation and k-nearest-neighbour accuracy of frozen features."""
     input:
-        config=ancient(layout.config),
         features=layout.features("{run}"),
     output:
         evaluation=layout.evaluation("{run}"),

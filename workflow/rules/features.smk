@@ -1,7 +1,6 @@
 rule features:
     """Compute the features of the frozen encoder."""
     input:
-        config=ancient(layout.config),
         encoder=layout.encoder("{run}"),
         train=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "train"),
         test=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "test"),

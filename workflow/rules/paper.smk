@@ -1,7 +1,6 @@
 rule collect:
     """Gather every measurement into the one tidy table that the figures read."""
     input:
-        config=ancient(layout.config),
         betons=[
             layout.beton(dataset.name, dataset.data.pretrain_split)
             for dataset in experiment.datasets
@@ -33,7 +32,6 @@ for target in stages.TARGETS:
         name:
             target
         input:
-            config=ancient(layout.config),
             results=layout.results,
             data=stages.DATA_OF.get(target, []),
         output:
@@ -68,7 +66,6 @@ rule tables:
 rule report:
     """One self-contained page with every figure, table and setting."""
     input:
-        config=ancient(layout.config),
         results=layout.results,
         products=[layout.products(target) for target in stages.TARGETS],
         captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
@@ -94,7 +91,6 @@ rule audit:
     """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
     input:
         report=layout.report,
-        manifests=list(stages.expected_manifests(experiment, layout)),
     output:
         audit=layout.audit,
     log:

@@ -1,7 +1,6 @@
 rule pretrain:
     """Pretrain one run; a restarted job continues from its last checkpoint."""
     input:
-        config=ancient(layout.config),
         beton=lambda wildcards: pretrain_beton(wildcards.run),
     output:
         encoder=layout.encoder("{run}"),

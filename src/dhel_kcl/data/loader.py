@@ -210,7 +210,7 @@ class _ViewLoader:
         if self.device.type != "cuda":
             return batch
         # On a stream of its own, the copy need not wait for the training step; FFCV reuses its buffer after it.
-        copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        copies = torch.cuda.Stream(self.device)
         with torch.cuda.stream(copies):
             views, label, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         copies.synchronize()

@@ -1,0 +1,83 @@
+"""The command line: it teaches, and its errors are one line with a remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, run
+
+from dhel_kcl.config import load_config
+
+
+def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) -> None:
+    outcome = run("dhel-kcl", "--help", cwd=tmp_path)
+    for stage in ("configure", "data", "pretrain", "features", "evaluate", "analyse", "collect", "render", "audit"):
+        assert stage in outcome.stdout
+    probe = "import sys, dhel_kcl.cli, dhel_kcl.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"
+    assert run("python", "-c", probe, cwd=tmp_path).returncode == 0
+
+
+def test_the_package_does_not_know_the_workflow(tmp_path: Path) -> None:
+    import grimp
+
+    graph = grimp.build_graph("dhel_kcl", include_external_packages=True, cache_dir=None)
+    assert "torch" in graph.modules
+    assert "snakemake" not in graph.modules
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    outcome = run("dhel-kcl", "configure", str(TINY), cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    return tmp_path
+
+
+def test_configure_resolves_every_default_and_lists_the_runs(experiment: Path) -> None:
+    resolved = experiment / "results" / "tiny" / "config.yaml"
+    assert load_config(resolved) == load_config(TINY)
+    assert yaml.safe_load(resolved.read_text())["compute"]["checkpoint_every_epochs"] == 1
+    listed = run("dhel-kcl", "runs", "results/tiny", cwd=experiment).stdout.split()
+    assert listed == list(load_config(TINY).runs)
+
+
+def test_configuring_again_changes_nothing(experiment: Path) -> None:
+    files = [path for path in experiment.rglob("*") if path.is_file()]
+    before = [path.stat().st_mtime_ns for path in files]
+    assert run("dhel-kcl", "configure", str(TINY), cwd=experiment).returncode == 0
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["runs", "results/nowhere"], "results/nowhere/config.yaml: missing; create it with `dhel-kcl configure"),
+        (["configure", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
+        (["data", "results/tiny", "mnist", "train"], "data set 'mnist' is not in experiment 'tiny'; it has digits"),
+        (["data", "results/tiny", "digits", "dev"], "split 'dev': data set digits has train, test"),
+        (["pretrain", "results/tiny", "digits-x"], "run 'digits-x' is not in experiment 'tiny'; one of its runs is"),
+        (
+            ["features", "results/tiny", "digits-dhel-temperature0.3-bs256-seed0"],
+            "encoder.safetensors: missing; run the rule that writes it",
+        ),
+        (["collect", "results/tiny"], "evaluation.json: missing; run the rule that writes it"),
+        (["render", "results/tiny", "fig_x"], "target 'fig_x' is unknown; choose one of fig_batch_size"),
+        (["show", "results/tiny"], "table_linear_accuracy.md: missing; run snakemake for results/tiny first"),
+        (["audit", "results/tiny"], "the audit found"),
+    ],
+    ids=lambda value: "-".join(value[:1]) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_answered_with_one_line_that_names_the_remedy(
+    experiment: Path, command: list[str], said: str
+) -> None:
+    outcome = run("dhel-kcl", *command, cwd=experiment)
+    assert outcome.returncode == 1
+    *_, last = outcome.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert said in last
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_failed_command_leaves_no_output_behind(experiment: Path) -> None:
+    before = sorted(experiment.rglob("*"))
+    run("dhel-kcl", "pretrain", "results/tiny", "digits-dhel-temperature0.3-bs256-seed0", cwd=experiment)
+    assert [path for path in sorted(experiment.rglob("*")) if path.is_file() and path not in before] == []
