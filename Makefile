@@ -1,5 +1,5 @@
 # A thin front for people in a hurry; the interface is snakemake, see README.md.
-environment := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
+environment := $(if $(filter dhel-kcl,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
 export PATH := $(environment)/bin:$(PATH)
 
 .PHONY: setup quickstart test lint lock
@@ -8,11 +8,11 @@ setup:
 	@envs/setup.sh
 
 quickstart: setup
-	@snakemake --cores all --configfile config/quickstart.yaml
+	@snakemake --cores all --logger rich --configfile config/quickstart.yaml
 	@dhel-kcl show results/quickstart
 
 test: setup
-	@pytest --numprocesses auto
+	@pytest --numprocesses auto --dist loadgroup
 
 lint: setup
 	ruff check && ruff format --check

@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 # Loaded only when no --configfile names an experiment: Snakemake would merge the two, grid by grid.
-if "name" not in config:
+if "datasets" not in config:
 
     configfile: "config/config.yaml"
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make the environment in the clone: FFCV's system libraries, a virtual environment, the locked packages.
-# Does nothing when nothing changed. Uses an active conda environment instead of a virtual one.
+# Does nothing when nothing changed. Uses the conda environment of environment.yaml instead when it is active.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-base}" != base ]]; then
+if [[ "${CONDA_DEFAULT_ENV:-}" == dhel-kcl ]]; then
     environment=$CONDA_PREFIX
 else
     environment=.venv
@@ -23,8 +23,9 @@ if [[ $environment == .venv ]]; then
         echo "error: $(python3 --version 2>&1); put Python 3.11 or newer first on the PATH as python3" >&2
         exit 1
     fi
-    if [[ $(readlink -f "$(command -v python3)") == /usr/bin/* ]]; then
-        packages="$packages python3-dev python3-venv"
+    system_python=$(readlink -f "$(command -v python3)")
+    if [[ $system_python == /usr/bin/* ]]; then
+        packages="$packages ${system_python##*/}-dev ${system_python##*/}-venv"
     fi
     has_headers='import ensurepip, pathlib, sysconfig; assert pathlib.Path(sysconfig.get_path("include"), "Python.h").exists()'
     if ! command -v g++ >/dev/null || ! pkg-config --exists opencv4 libturbojpeg || ! python3 -c "$has_headers" 2>/dev/null; then
@@ -40,9 +41,9 @@ if [[ $environment == .venv ]]; then
         # shellcheck disable=SC2086
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
     fi
-    if [[ ! -x $python ]]; then
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
         echo "[2/3] creating the virtual environment $environment"
-        python3 -m venv "$environment"
+        python3 -m venv --clear "$environment"
     fi
 fi
 

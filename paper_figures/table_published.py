@@ -28,7 +28,7 @@ OUR_LABEL = {
     "DHEL (MV-DHEL with 2 views)": "dhel",
 }
 COMPARABLE_PROTOCOLS = {"linear", "linear on cached features"}
-WHOLE_TRAINING_SET = {"cifar10": 50_000, "cifar100": 50_000}
+WHOLE_TRAINING_SET = {"cifar10": 50_000, "cifar100": 50_000, "imagenet100": 126_689}
 DIFFERENCES = {
     "dataset": "data set not in this experiment",
     "backbone": "backbones differ",

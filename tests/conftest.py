@@ -17,6 +17,13 @@ TINY = REPOSITORY / "tests" / "tiny.yaml"
 torch.set_num_threads(1)  # tests run in several processes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share the finished experiment run in one process, which makes it once."""
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("finished"))
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> ExperimentConfig:
     return load_config(TINY)

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,42 @@ def test_a_new_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(InputError, match=r"file.txt: no space left on the disk; free some"), atomic_path(target):
+    with pytest.raises(InputError, match=r"file\.txt: no space left \(No space.*\); free some"), atomic_path(target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert target.read_text() == "old"
+
+
+WRITE_MORE_THAN_ALLOWED = """
+import resource, sys
+from pathlib import Path
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from dhel_kcl.config import EncoderConfig, OptimizerConfig
+from dhel_kcl.feature_cache import save_features
+from dhel_kcl.models import build_encoder, save_encoder
+from dhel_kcl.pretrain import Checkpoint, build_optimizer
+
+encoder = build_encoder(EncoderConfig(), seed=0)
+optimizer = build_optimizer(encoder, OptimizerConfig(learning_rate=0.1), 0.1)
+checkpoint = Checkpoint(Path("checkpoint"), "key", encoder, optimizer, LambdaLR(optimizer, lambda _: 1.0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+write = {
+    "encoder": lambda: save_encoder(encoder, Path("encoder")),
+    "features": lambda: save_features({"test_h": torch.zeros(1000, 1000)}, Path("features")),
+    "checkpoint": checkpoint.save,
+}
+write[sys.argv[1]]()
+"""
+
+
+@pytest.mark.parametrize("what", ["encoder", "features", "checkpoint"])
+def test_large_files_say_so_too_when_the_system_refuses_to_write_more(what: str, tmp_path: Path) -> None:
+    (tmp_path / what).write_text("old")
+    command = [sys.executable, "-c", WRITE_MORE_THAN_ALLOWED, what]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"InputError: {what}: no space left (File too large); free some" in outcome.stderr
+    assert (tmp_path / what).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [what]
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -102,10 +102,29 @@ def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of
     assert "table_linear_accuracy.csv: results.parquet gives other values" in output
 
 
+def test_a_chain_with_a_missing_link_is_found(copy_of_finished: Path) -> None:
+    manifest = copy_of_finished / LAYOUT.run_manifest("features", RUN)
+    recorded = load_manifest(manifest)
+    recorded.inputs = {}
+    write_json(manifest, recorded.model_dump())
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert f"{RUN}/evaluation.json: its manifests do not lead back to" in output
+    assert not (copy_of_finished / LAYOUT.audit).exists(), "an old pass must not outlive a failure"
+
+
 def test_a_figure_can_be_traced_to_its_checkpoint_beton_and_configuration(finished: Path) -> None:
     outcome = run_program("dhel-kcl", "trace", "results/tiny", "results/tiny/figures/fig_batch_size.png", cwd=finished)
     assert outcome.returncode == 0, outcome.stderr
-    for part in ("fig_batch_size.png", "results.parquet", "evaluation.json", "features", "encoder", "train.beton"):
+    for part in (
+        "fig_batch_size.png",
+        "results.parquet",
+        "evaluation.json",
+        "features",
+        "encoder",
+        "train.beton",
+        "config.yaml",
+    ):
         assert part in outcome.stdout
     assert run_program("dhel-kcl", "trace", "results/tiny", "README.md", cwd=finished).returncode == 1
 

@@ -79,6 +79,9 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("datasets.0.data", {"kind": "mnist"}, "datasets.0.data.kind"),
         ("datasets.0.name", "../up", "should match pattern"),
         ("augmentations.digits.crop.scale", [0.9, 0.1], "low <= high"),
+        ("datasets.0.encoder.embedding_dim", 1, "greater than or equal to 2"),
+        ("datasets.0.encoder.width", 0.005, "leaves no channel"),
+        ("augmentations.digits.blur", {"sigma": [2.0, 0.1]}, "low <= high"),
         ("seeds", [-1], "greater than or equal to 0"),
     ],
 )

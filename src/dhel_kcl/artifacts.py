@@ -12,6 +12,8 @@ from typing import Any
 
 from dhel_kcl.errors import InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of the file's bytes."""
@@ -30,6 +32,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
 
+    Write Python bytes or text into it: libraries that open files themselves hide the reason of a failure.
+
     Raises:
         InputError: the disk is full or the target cannot be written.
     """
@@ -37,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions") from error
+        raise _explained(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -49,11 +53,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # temporary files are private; results are as readable as any other file
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{path}: no space left on the disk; free some and run the same command again") from error
+        if error.errno in _FULL:
+            raise _explained(path, error) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _explained(path: Path, error: OSError) -> InputError:
+    if error.errno in _FULL:
+        return InputError(f"{path}: no space left ({error.strerror}); free some and run the same command again")
+    return InputError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions")
 
 
 def write_json(path: Path, value: Any) -> None:

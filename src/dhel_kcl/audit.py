@@ -18,7 +18,7 @@ from dhel_kcl.artifacts import sha256_file, write_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.paper import load_results, points_equal, read_points, rederive
+from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
 from dhel_kcl.provenance import Artifact, Manifest, load_manifest
 from dhel_kcl.results import collect
 
@@ -58,7 +58,8 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
     outcome = Outcome()
     manifests = _load_manifests(config, layout, outcome)
     _check_files(config, layout, manifests, outcome)
-    _check_settings(config, layout, manifests, outcome)
+    _check_settings(config, layout, scripts, manifests, outcome)
+    _check_chains(config, layout, manifests, outcome)
     if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
         _check_measurements(config, layout, outcome)
         _check_points(layout, scripts, outcome)
@@ -116,7 +117,7 @@ def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path,
 
 
 def _check_settings(
-    config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome
+    config: ExperimentConfig, layout: Layout, scripts: Path, manifests: dict[Path, Manifest], outcome: Outcome
 ) -> None:
     outdated: dict[str, None] = {}
     for path, (stage, subject) in stages.expected_manifests(config, layout).items():
@@ -127,9 +128,39 @@ def _check_settings(
             outcome.problems.append(f"{_shown(path)}: describes {manifest.stage} of {manifest.subject}, not {stage}")
         if stage != "render" and manifest.settings != stages.settings(config, stage, subject):
             outcome.problems.append(f"{_shown(path)}: made under other settings than {layout.config} has now")
-        if stage != "render" and manifest.source_digest != stages.code_digest(stage):
-            outdated[stage] = None
-    outcome.notes.extend(f"the code of stage {stage} has changed since its results were made" for stage in outdated)
+        current = stages.script_digest(scripts / f"{subject}.py") if stage == "render" else stages.code_digest(stage)
+        if manifest.source_digest != current:
+            outdated[subject if stage == "render" else stage] = None
+    outcome.notes.extend(f"the code of {name} has changed since its results were made" for name in outdated)
+
+
+def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome) -> None:
+    """Walk back from each measurement and product; the walk must pass through what it was made from."""
+    producers = _producers(manifests)
+
+    @functools.cache
+    def origins(file: Path) -> frozenset[Path]:
+        if file not in producers:
+            return frozenset()
+        path, _ = producers[file]
+        direct = [_locate(path, artifact) for artifact in manifests[path].inputs.values()]
+        return frozenset(direct).union(*(origins(used) for used in direct))
+
+    def require(file: Path, *needed: Path) -> None:
+        for missing in {path.resolve() for path in needed} - origins(file.resolve()):
+            outcome.problems.append(f"{file}: its manifests do not lead back to {_shown(missing)}")
+
+    for run in config.runs.values():
+        data = run.dataset.data
+        betons = [layout.beton(run.dataset.name, split) for split in {"train", "test", data.pretrain_split}]
+        for measurement in (layout.evaluation(run.id), layout.representation(run.id)):
+            require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
+        require(layout.training_log(run.id), layout.beton(run.dataset.name, data.pretrain_split))
+    require(layout.results, *(file for run in config.runs for file in layout.measurements(run)))
+    for target in stages.TARGETS:
+        for product in layout.products(target):
+            require(product, layout.results)
+            require(layout.report, product)
 
 
 def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> None:
@@ -155,6 +186,11 @@ def _check_points(layout: Layout, scripts: Path, outcome: Outcome) -> None:
         outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known))
         if not points_equal(points, rederive(scripts / f"{target}.py", layout.results)):
             outcome.problems.append(f"{written_to}: {layout.results.name} gives other values; render {target} again")
+        printed = written_to.with_suffix(".md")
+        if printed in layout.products(target) and printed.read_text() != table_text(
+            load_target(scripts / f"{target}.py"), points
+        ):
+            outcome.problems.append(f"{printed}: does not print the values of {written_to.name}; render {target} again")
 
 
 def trace(config: ExperimentConfig, layout: Layout, path: Path) -> Tree:
@@ -189,6 +225,7 @@ def trace(config: ExperimentConfig, layout: Layout, path: Path) -> Tree:
     wanted = _runs_behind(path)
     root = Tree(str(path), highlight=False)
     grow(root, path.resolve())
+    root.add(f"{_shown(layout.config)}  (the settings that each job's manifest repeats)", highlight=False)
     return root
 
 

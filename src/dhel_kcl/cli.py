@@ -85,7 +85,7 @@ def data(
     chosen = config.dataset(dataset)
     if split not in chosen.data.splits:
         raise InputError(f"split {split!r}: data set {dataset} has {', '.join(chosen.data.splits)}")
-    from dhel_kcl.data.beton import write_beton
+    from dhel_kcl.data.beton import sidecar_path, write_beton
     from dhel_kcl.data.sources import open_source
 
     beton = layout.beton(dataset, split)
@@ -96,7 +96,7 @@ def data(
         settings=stages.settings(config, "data", dataset),
         source=stages.code_digest("data"),
         inputs={"class_list": chosen.data.class_list} if chosen.data.class_list else {},
-        outputs={"beton": beton, "sidecar": beton.with_name(f"{beton.name}.json")},
+        outputs={"beton": beton, "sidecar": sidecar_path(beton)},
     ):
         info = write_beton(
             open_source(chosen.data, split),
@@ -128,7 +128,7 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         outputs=[layout.encoder(run), layout.training_log(run), layout.throughput(run)],
         seeds=seeds | {"run": chosen.seed},
     ):
-        train(chosen, config.compute, beton, stages.settings(config, "pretrain", run), layout.run(run))
+        train(chosen, config.compute, beton, stages.job_digest(config, "pretrain", run), layout.run(run))
 
 
 @app.command()
@@ -217,6 +217,7 @@ def collect(experiment: Experiment) -> None:
     from dhel_kcl.results import write_results
 
     sources = [path for run in config.runs for path in layout.measurements(run)]
+    sources += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
     with record(
         layout.manifest("collect"),
         stage="collect",
@@ -266,13 +267,14 @@ def report(experiment: Experiment) -> None:
     products = [path for target in stages.TARGETS for path in layout.products(target)]
     captions = [CAPTIONS / f"{target}.rst" for target in stages.TARGETS]
     pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
+    template = Path(__file__).with_name("report.html.j2")
     with record(
         layout.manifest("report"),
         stage="report",
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining]},
+        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining, template]},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -293,6 +295,7 @@ def audit(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.audit import audit as check
 
+    layout.audit.unlink(missing_ok=True)
     outcome = check(config, layout, SCRIPTS)
     if outcome.problems:
         for problem in outcome.problems:
@@ -351,5 +354,7 @@ def main() -> None:
             typer.echo(f"error: {line}", err=True)
         sys.exit(1)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'file'}: {error.strerror}; check the disk and permissions", err=True)
+        typer.echo(
+            f"error: {error.filename or 'file'}: {error.strerror or error}; check the disk and permissions", err=True
+        )
         sys.exit(1)

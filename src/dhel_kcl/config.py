@@ -58,6 +58,12 @@ class BlurConfig(_Strict):
     probability: Probability = 0.5
     sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
 
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.sigma[0] > self.sigma[1]:
+            raise ValueError("sigma is [low, high] with low <= high")
+        return self
+
 
 class AugmentationConfig(_Strict):
     """Random view of an image; an operation left out, or with probability 0, is not applied."""
@@ -106,7 +112,13 @@ class EncoderConfig(_Strict):
     backbone: Literal["resnet18", "resnet50"] = "resnet18"
     stem: Literal["cifar", "imagenet"] = "cifar"
     width: PositiveFloat = 1.0
-    embedding_dim: PositiveInt = 128
+    embedding_dim: Annotated[int, Field(ge=2)] = 128
+
+    @model_validator(mode="after")
+    def _every_layer_has_channels(self) -> Self:
+        if round(64 * self.width) < 1:
+            raise ValueError(f"width: {self.width} leaves no channel of 64; use at least 0.01")
+        return self
 
 
 class OptimizerConfig(_Strict):

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from dhel_kcl.artifacts import atomic_path
@@ -13,7 +14,7 @@ from dhel_kcl.errors import InputError
 def save_features(features: dict[str, Tensor], path: Path) -> None:
     """Write named tensors, atomically, with the same bytes for the same values."""
     with atomic_path(path) as temporary:
-        save_file(features, temporary)
+        temporary.write_bytes(serialize(features))
 
 
 def load_features(path: Path) -> dict[str, Tensor]:

@@ -95,5 +95,8 @@ def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: 
     with threadpool_limits(threads):
         accuracies = linear_probe(train, train_labels, test, test_labels, config, seed)
         neighbours = min(config.neighbours, len(train))
-        accuracies["knn_top1"] = knn_accuracy(train, train_labels, test, test_labels, k=neighbours)
+        try:
+            accuracies["knn_top1"] = knn_accuracy(train, train_labels, test, test_labels, k=neighbours)
+        except ValueError as error:
+            raise InputError(f"{features_path}: k-NN needs features that point somewhere: {error}") from error
     write_json(output, accuracies)

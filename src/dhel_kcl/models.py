@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -87,7 +88,7 @@ def save_encoder(encoder: Encoder, path: Path) -> None:
     """Write the weights, atomically, with the same bytes for the same weights."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(serialize(weights))
 
 
 def load_encoder(config: EncoderConfig, path: Path) -> Encoder:

@@ -167,10 +167,17 @@ def render(script: Path, results: Path, output_dir: Path) -> list[Path]:
     if target.draw:
         _save(target.draw(written), paths[1:])
     if target.layout:
-        table = target.layout(written).to_markdown(index=False, disable_numparse=True)
         with atomic_path(paths[1]) as temporary:
-            temporary.write_text(f"# {target.title}\n\n{table}\n\n{target.caption}\n")
+            temporary.write_text(table_text(target, written))
     return paths
+
+
+def table_text(target: Target, points: pd.DataFrame) -> str:
+    """Markdown of a table, with its title and caption."""
+    if target.layout is None:
+        raise ValueError(f"{target.name} is a figure")
+    table = target.layout(points).to_markdown(index=False, disable_numparse=True)
+    return f"# {target.title}\n\n{table}\n\n{target.caption}\n"
 
 
 def _save(figure: Figure, paths: list[Path]) -> None:

@@ -5,11 +5,11 @@ and the loss pulls their projections together. A checkpoint after every few epoc
 resumable; it is removed when the final weights are written.
 """
 
+import io
 import math
 import pickle
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -64,14 +64,15 @@ def build_optimizer(encoder: nn.Module, config: OptimizerConfig, learning_rate: 
     return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum)
 
 
-def pretrain(run: Run, compute: ComputeConfig, beton: Path, settings: Any, folder: Path) -> None:
+def pretrain(run: Run, compute: ComputeConfig, beton: Path, identity: str, folder: Path) -> None:
     """Train one run and write ``encoder.safetensors``, ``training_log.csv`` and ``throughput.csv``.
 
     Args:
         run: what to train.
         compute: device, threads and how often to write a checkpoint.
         beton: the images.
-        settings: everything the weights depend on; a checkpoint made under other settings is not resumed.
+        identity: digest of the settings and the code that the weights depend on; a checkpoint made under another one
+            is not resumed.
         folder: the run's folder.
 
     Raises:
@@ -93,7 +94,7 @@ def pretrain(run: Run, compute: ComputeConfig, beton: Path, settings: Any, folde
     total_steps = run.dataset.epochs * len(loader)
     warmup_steps = round(run.dataset.optimizer.warmup_fraction * total_steps)
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup_steps))
-    key = sha256_json([settings, open_beton(beton).sha256])
+    key = sha256_json([identity, open_beton(beton).sha256])
     checkpoint = Checkpoint(folder / "checkpoint.pt", key, encoder, optimizer, schedule)
     checkpoint.resume()
 
@@ -122,6 +123,10 @@ def pretrain(run: Run, compute: ComputeConfig, beton: Path, settings: Any, folde
             rate_of_images = len(loader) * run.batch_size / seconds
             checkpoint.throughput.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": rate_of_images})
             checkpoint.epoch = epoch + 1
+            progress.console.print(
+                f"epoch {epoch + 1}/{run.dataset.epochs}: loss {means['loss']:.4f}, "
+                f"learning rate {rate:.4g}, {rate_of_images:.0f} images/s"
+            )
             if checkpoint.epoch % compute.checkpoint_every_epochs == 0:
                 checkpoint.save()
 
@@ -174,11 +179,12 @@ class Checkpoint:
     def save(self) -> None:
         """Write the state, replacing the previous checkpoint only when the new one is whole."""
         state = {name: part.state_dict() for name, part in self._parts.items()}
+        content = io.BytesIO()
+        torch.save(
+            {"key": self.key, "epoch": self.epoch, "log": self.log, "throughput": self.throughput, **state}, content
+        )
         with atomic_path(self.path) as temporary:
-            torch.save(
-                {"key": self.key, "epoch": self.epoch, "log": self.log, "throughput": self.throughput, **state},
-                temporary,
-            )
+            temporary.write_bytes(content.getbuffer())
 
     def resume(self) -> None:
         """Continue from the file if it is whole and was made under the same settings; else start afresh."""
@@ -190,7 +196,7 @@ class Checkpoint:
             _console.print(f"{self.path}: unreadable checkpoint ({type(error).__name__}); starting from epoch 0")
             return
         if state["key"] != self.key:
-            _console.print(f"{self.path}: made under other settings; starting from epoch 0")
+            _console.print(f"{self.path}: made under other settings or code; starting from epoch 0")
             return
         for name, part in self._parts.items():
             part.load_state_dict(state[name])

@@ -128,6 +128,10 @@ def _import_graph() -> grimp.ImportGraph:
     return grimp.build_graph("dhel_kcl", cache_dir=None)
 
 
+_NOT_COMPUTING = {"dhel_kcl", "dhel_kcl.config", "dhel_kcl.errors"}
+"""Modules whose code no result depends on: settings enter a job's digest by their values."""
+
+
 @functools.cache
 def source_digest(module: str) -> str:
     """Digest of a module's source together with every module of this package that it imports.
@@ -136,7 +140,7 @@ def source_digest(module: str) -> str:
     """
     package = Path(__file__).parent
     digest = sha256()
-    for name in sorted({module, *_import_graph().find_upstream_modules(module)}):
+    for name in sorted({module, *_import_graph().find_upstream_modules(module)} - _NOT_COMPUTING):
         relative = Path(*name.split(".")[1:])
         file = package / relative / "__init__.py"
         digest.update((file if file.exists() else (package / relative).with_suffix(".py")).read_bytes())

@@ -9,6 +9,7 @@ from torch.nn import functional
 from dhel_kcl import metrics
 from dhel_kcl.artifacts import write_json
 from dhel_kcl.config import AnalysisConfig
+from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import load_features
 
 
@@ -19,19 +20,20 @@ def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: P
     the rest on the unaugmented images.
 
     Raises:
-        InputError: the features are missing or damaged.
+        InputError: the features are missing, damaged or collapsed to zero.
     """
     torch.set_num_threads(threads)
     features = load_features(features_path)
-    write_json(
-        output,
-        {
+    try:
+        description = {
             name: _describe(
                 features[f"test_{name}"], features[f"test_view1_{name}"], features[f"test_view2_{name}"], config
             )
             for name in ("h", "z")
-        },
-    )
+        }
+    except ValueError as error:
+        raise InputError(f"{features_path}: the representation cannot be measured: {error}") from error
+    write_json(output, description)
 
 
 def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:

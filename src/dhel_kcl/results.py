@@ -40,13 +40,14 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
         dataset.name: open_beton(layout.beton(dataset.name, dataset.data.pretrain_split)).num_images
         for dataset in config.datasets
     }
-    rows: list[dict[str, Any]] = []
+    parts = []
     for run in config.runs.values():
         keys = _run_keys(run, train_images[run.dataset.name])
         for source in layout.measurements(run.id):
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
-            rows.extend({**keys, **measurement, **origin} for measurement in read_measurements(source))
-    return pd.DataFrame(rows)
+            measurements = pd.DataFrame(read_measurements(source))
+            parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def write_results(table: pd.DataFrame, parquet: Path) -> None:

@@ -57,7 +57,7 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
     """
     if stage == "data":
         dataset = config.dataset(subject.partition("/")[0])
-        return dataset.model_dump(mode="json", include={"data", "image_size"})
+        return dataset.model_dump(mode="json", include={"data"})
     if stage in RUN_STAGES:
         run = config.run(subject)
         values = run.model_dump(mode="json")
@@ -70,9 +70,13 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
             case "features":
                 return {**compute, "augmentation": values["augmentation"], "image_size": run.dataset.image_size}
             case "evaluate":
-                return {**config.evaluation.model_dump(mode="json"), **compute, "seed": run.seed}
+                return {
+                    **config.evaluation.model_dump(mode="json"),
+                    "threads": config.compute.threads,
+                    "seed": run.seed,
+                }
             case "analyse":
-                return {**config.analysis.model_dump(mode="json"), **compute}
+                return {**config.analysis.model_dump(mode="json"), "threads": config.compute.threads}
     if stage == "collect":
         return list(config.runs)
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}

@@ -1,5 +1,10 @@
 rule data:
     """Write one split of a data set as an FFCV beton with a checksum sidecar."""
+    input:
+        class_list=lambda wildcards: experiment.dataset(
+            wildcards.dataset
+        ).data.class_list
+        or [],
     output:
         beton=layout.beton("{dataset}", "{split}"),
         sidecar=f"{layout.beton('{dataset}', '{split}')}.json",

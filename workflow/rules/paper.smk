@@ -19,6 +19,9 @@ rule collect:
     conda:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "collect"),
@@ -70,6 +73,7 @@ rule report:
         products=[layout.products(target) for target in stages.TARGETS],
         captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
         pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
+        template=Path(stages.__file__).with_name("report.html.j2"),
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
@@ -80,6 +84,9 @@ rule report:
     conda:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "report"),
@@ -100,6 +107,9 @@ rule audit:
     conda:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "audit"),

@@ -65,7 +65,7 @@ class ImageSource:
 def open_source(data: DataConfig, split: str) -> ImageSource:
     """Open one split of a data set, downloading it first where torchvision can.
 
-    With `data.train_images`, splits other than ``test`` are reduced to a fixed stratified subset of that size.
+    With `data.train_images`, the split that pretraining reads is reduced to a fixed stratified subset of that size.
 
     Args:
         data: the data set.
@@ -82,7 +82,7 @@ def open_source(data: DataConfig, split: str) -> ImageSource:
         source = _open_folder(data, split)
     else:
         source = _open_torchvision(data, split)
-    if data.train_images is None or split == "test":
+    if data.train_images is None or split != data.pretrain_split:
         return source
     if data.train_images > len(source):
         raise InputError(
