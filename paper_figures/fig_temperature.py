@@ -3,7 +3,8 @@
 Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the temperature
 of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size any other
 hyperparameter of the loss is the one with the highest accuracy on the validation split of the training set. The line
-is the mean over the batch sizes that have an accuracy, the light band their range.
+is the mean over the batch sizes that have an accuracy, the light band their range. Hyperparameters of which the
+experiment has one value only are not shown.
 """
 
 import matplotlib as mpl
@@ -38,7 +39,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
         )
         part.insert(2, "hyperparameter", hyperparameter)
         parts.append(part)
-    return pd.concat([part for part in parts if not part.empty] or parts, ignore_index=True)
+    varied = [part for part in parts if len(part["hyperparameter_value"].unique()) > 1]
+    return pd.concat(varied or [part for part in parts if not part.empty] or parts, ignore_index=True)
 
 
 @mpl.rc_context(style.RC)

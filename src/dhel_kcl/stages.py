@@ -1,5 +1,6 @@
 """The stages of an experiment: what each depends on, and hence when its results are out of date."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +60,26 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
         dataset = config.dataset(subject.partition("/")[0])
         return dataset.model_dump(mode="json", include={"data"})
     if stage in RUN_STAGES:
-        run = config.run(subject)
-        values = run.model_dump(mode="json")
-        values["dataset"].pop("augmentation")
-        values["dataset"]["optimizer"].pop("learning_rate")
-        compute = {"threads": config.compute.threads, "device": config.compute.device}
+        run, threads = config.run(subject), config.compute.threads
         match stage:
             case "pretrain":
-                return {**values, **compute}
+                values = run.model_dump(mode="json")
+                values["dataset"].pop("augmentation")
+                values["dataset"]["optimizer"].pop("learning_rate")
+                return {**values, "threads": threads, "device": config.compute.device}
             case "features":
-                return {**compute, "augmentation": values["augmentation"], "image_size": run.dataset.image_size}
+                views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
+                return {**views, "seed": run.seed, "threads": threads, "device": config.compute.device}
             case "evaluate":
-                return {
-                    **config.evaluation.model_dump(mode="json"),
-                    "threads": config.compute.threads,
-                    "seed": run.seed,
-                }
+                return {**config.evaluation.model_dump(mode="json"), "threads": threads, "seed": run.seed}
             case "analyse":
-                return {**config.analysis.model_dump(mode="json"), "threads": config.compute.threads}
+                return {**config.analysis.model_dump(mode="json"), "threads": threads}
     if stage == "collect":
         return list(config.runs)
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
 
 
+@functools.cache
 def code_digest(stage: str) -> str:
     """Digest of the source code that a stage runs."""
     modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage])}

@@ -23,6 +23,11 @@ def pretrain_beton(run):
     return layout.beton(dataset.name, dataset.data.pretrain_split)
 
 
+def probe_betons(run):
+    dataset = dataset_of(run)
+    return [layout.beton(dataset.name, split) for split in ("train", "test")]
+
+
 def in_report(path, target):
     category = "Figures" if target in stages.FIGURES else "Tables"
     return report(path, caption=f"../report/{target}.rst", category=category)

@@ -2,8 +2,7 @@ rule features:
     """Compute the features of the frozen encoder."""
     input:
         encoder=layout.encoder("{run}"),
-        train=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "train"),
-        test=lambda wildcards: layout.beton(dataset_of(wildcards.run).name, "test"),
+        betons=lambda wildcards: probe_betons(wildcards.run),
     output:
         features=(
             layout.features("{run}")

@@ -262,9 +262,9 @@ def _write_pages(
     Returns:
         FFCV's record of each image (`f0`) and label (`f1`).
     """
-    from dhel_kcl.data.threads import preserved_thread_counts
+    from dhel_kcl.data.ffcv_side_effects import importing_ffcv
 
-    with preserved_thread_counts():
+    with importing_ffcv():
         from ffcv.fields import IntField, RGBImageField
         from ffcv.memory_allocator import MemoryAllocator
         from ffcv.types import ALLOC_TABLE_TYPE

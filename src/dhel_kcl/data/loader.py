@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dhel_kcl.config import AugmentationConfig
 from dhel_kcl.data.beton import open_beton
+from dhel_kcl.data.ffcv_side_effects import importing_ffcv, preserved_thread_counts
 from dhel_kcl.data.kernels import BICUBIC, FILTERS, ViewParameters, make_views
-from dhel_kcl.data.threads import preserved_thread_counts
 from dhel_kcl.errors import InputError
 from dhel_kcl.seeding import derive_seed
 
-with preserved_thread_counts():
+with importing_ffcv():
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.libffcv import imdecode
     from ffcv.loader import Loader

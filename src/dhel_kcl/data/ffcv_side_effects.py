@@ -1,0 +1,29 @@
+"""FFCV changes settings of the whole process; these put them back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numba
+import torch
+
+
+@contextmanager
+def preserved_thread_counts() -> Iterator[None]:
+    """Restore the thread counts of torch and numba on leaving the block."""
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(numba_threads)
+
+
+@contextmanager
+def importing_ffcv() -> Iterator[None]:
+    """Import FFCV without its thread counts, and without the seconds that it spends on compiling two dictionary keys.
+
+    No function that FFCV would compile while it is imported is used here.
+    """
+    with patch.object(numba.config, "DISABLE_JIT", True), preserved_thread_counts():
+        yield
