@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import run as run_program
+from workspace import run as run_program
 
 from dhel_kcl.artifacts import read_json, write_json
 from dhel_kcl.layout import Layout

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY, run
+from workspace import TINY, run
 
 from dhel_kcl.config import load_config
 

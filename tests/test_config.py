@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY
+from workspace import REPOSITORY, TINY
 
 from dhel_kcl.config import ExperimentConfig, load_config, parse_config, write_resolved_config
 from dhel_kcl.errors import InputError

@@ -80,7 +80,7 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
 def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(
     copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import run as run_program
+    from workspace import run as run_program
 
     from dhel_kcl.provenance import load_manifest
 

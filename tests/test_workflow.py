@@ -5,8 +5,8 @@ import tomllib
 from pathlib import Path
 
 import yaml
-from conftest import REPOSITORY, TINY, run, snakemake
 from packaging.requirements import Requirement
+from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl import stages
 from dhel_kcl.config import load_config
