@@ -67,7 +67,7 @@ def test_anything_changed_or_missing_is_listed(
     damage(copy_of_finished / file)
     status, output = audit(copy_of_finished)
     assert status == 1
-    assert any(line.startswith("audit: ") and said in line for line in output.splitlines()), output
+    assert any(line.startswith("error: ") and said in line for line in output.splitlines()), output
 
 
 def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(copy_of_finished: Path) -> None:
@@ -131,7 +131,8 @@ def test_a_figure_can_be_traced_to_its_checkpoint_beton_and_configuration(finish
 
 def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:
     manifest = load_manifest(finished / LAYOUT.run_manifest("pretrain", RUN))
-    assert manifest.command == ["dhel-kcl", "pretrain", "results/tiny", RUN]
+    assert manifest.command[0] == "dhel-kcl"
+    assert manifest.command[-3:] == ["pretrain", "results/tiny", RUN]
     assert manifest.settings["loss"] == {"name": "dhel", "temperature": 0.3}
     assert manifest.settings["batch_size"] == 128
     assert set(manifest.seeds) == {"run", "initialisation", "order", "augmentation"}

@@ -117,11 +117,12 @@ def test_a_bad_configuration_stops_the_workflow_with_a_line_for_each_problem(wor
     bad.write_text(yaml.safe_dump(values))
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
-    lines = [line.strip() for line in outcome.stderr.splitlines() if "configuration: " in line]
-    assert len(lines) == 2, outcome.stderr
+    output = outcome.stdout + outcome.stderr
+    lines = [line.strip() for line in output.splitlines() if "configuration: " in line]
+    assert len(lines) == 2, output
     assert "configuration: batch_sizes.0: Input should be greater than or equal to 2 (given: 1)" in lines[0]
     assert "configuration: sedes: unknown key; see config/README.md for the keys" in lines[1]
-    assert "Traceback" not in outcome.stderr
+    assert "Traceback" not in output
 
 
 def test_a_configuration_without_a_name_is_not_taken_for_the_papers(workspace: Path, tmp_path: Path) -> None:
@@ -131,25 +132,25 @@ def test_a_configuration_without_a_name_is_not_taken_for_the_papers(workspace: P
     bad.write_text(yaml.safe_dump(values))
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
-    assert "name: Field required" in outcome.stderr
+    assert "name: Field required" in outcome.stdout + outcome.stderr
 
 
-def test_a_failing_job_keeps_what_was_computed_and_can_be_continued(copy_of_finished: Path) -> None:
-    run_id = "digits-dhel-temperature0.3-bs128-seed0"
+def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_of_finished: Path) -> None:
+    run_id, other = "digits-dhel-temperature0.3-bs128-seed0", "digits-dhel-temperature0.3-bs256-seed0"
     encoder = copy_of_finished / LAYOUT.encoder(run_id)
     kept = encoder.read_bytes()
     encoder.write_bytes(kept[:1000])
-    failed = snakemake("collect", "--forcerun", "features", cwd=copy_of_finished)
+    for missing in (LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.evaluation(other)):
+        (copy_of_finished / missing).unlink()
+    failed = snakemake(cwd=copy_of_finished)
     assert failed.returncode != 0
-    log = (copy_of_finished / LAYOUT.log("features", run_id)).read_text()
-    assert "error: results/tiny/runs" in log
-    assert "damaged" in log
-    assert "Traceback" not in log
-    other = "digits-dhel-temperature0.3-bs256-seed0"
-    assert (copy_of_finished / LAYOUT.features(other)).exists(), "keep-going finishes the other runs"
+    said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text().splitlines()
+    assert said[-1].startswith(f"error: {LAYOUT.encoder(run_id)}: damaged")
+    assert said[-1] in failed.stdout + failed.stderr, "the reason is on the terminal too"
+    assert (copy_of_finished / LAYOUT.evaluation(other)).exists(), "the other runs are finished all the same"
     encoder.unlink()
     mended = snakemake(cwd=copy_of_finished)
-    assert mended.returncode == 0, mended.stderr[-2000:]
+    assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr[-2000:]
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
 
 

@@ -3,12 +3,13 @@
 Heavy modules are imported inside the commands, so that `--help` and errors come at once.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -34,6 +35,22 @@ Experiment = Annotated[Path, typer.Argument(help="The experiment's folder, such 
 RunId = Annotated[str, typer.Argument(help="A run of the experiment; `dhel-kcl runs` lists them.")]
 SCRIPTS = Path("paper_figures")
 CAPTIONS = Path("workflow/report")
+
+
+_terminal: TextIO | None = None
+
+
+@app.callback()
+def _options(
+    log: Annotated[Path | None, typer.Option(help="Print into this file; errors still reach the terminal.")] = None,
+) -> None:
+    global _terminal
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        _terminal = os.fdopen(os.dup(2), "w")
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
 
 
 def _open(experiment: Path) -> tuple[Layout, ExperimentConfig]:
@@ -267,14 +284,13 @@ def report(experiment: Experiment) -> None:
     products = [path for target in stages.TARGETS for path in layout.products(target)]
     captions = [CAPTIONS / f"{target}.rst" for target in stages.TARGETS]
     pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
-    template = Path(__file__).with_name("report.html.j2")
     with record(
         layout.manifest("report"),
         stage="report",
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining, template]},
+        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining]},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -298,9 +314,8 @@ def audit(experiment: Experiment) -> None:
     layout.audit.unlink(missing_ok=True)
     outcome = check(config, layout, SCRIPTS)
     if outcome.problems:
-        for problem in outcome.problems:
-            typer.echo(f"audit: {problem}", err=True)
-        raise InputError(f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above")
+        summary = f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above"
+        raise InputError("\n".join([*outcome.problems, summary]))
     outcome.write(layout.audit)
     typer.echo(outcome.summary())
 
@@ -341,7 +356,8 @@ def trace(
 
     from dhel_kcl.audit import trace as follow
 
-    Console().print(follow(config, layout, path))
+    width = None if sys.stdout.isatty() else 400  # a pipe has no width to wrap at
+    Console(width=width).print(follow(config, layout, path))
 
 
 def main() -> None:
@@ -350,11 +366,13 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(1)
+        _fail(str(error))
     except OSError as error:
-        typer.echo(
-            f"error: {error.filename or 'file'}: {error.strerror or error}; check the disk and permissions", err=True
-        )
-        sys.exit(1)
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}; check the disk and permissions")
+
+
+def _fail(message: str) -> NoReturn:
+    for stream in filter(None, (sys.stderr, _terminal)):
+        for line in message.splitlines():
+            print(f"error: {line}", file=stream, flush=True)
+    sys.exit(1)

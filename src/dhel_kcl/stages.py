@@ -42,6 +42,7 @@ TARGETS = (*FIGURES, *TABLES)
 DATA_OF = {"table_published": Path("config/published_results.csv")}
 """Files that a target reads besides the results."""
 
+_REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
 
 
@@ -83,7 +84,8 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
 def code_digest(stage: str) -> str:
     """Digest of the source code that a stage runs."""
     modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage])}
-    return sha256_json(sorted(source_digest(module) for module in modules))[:16]
+    templates = [sha256_file(_REPORT_TEMPLATE)] if stage == "report" else []
+    return sha256_json([*sorted(source_digest(module) for module in modules), *templates])[:16]
 
 
 def script_digest(script: Path) -> str:

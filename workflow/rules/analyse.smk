@@ -19,4 +19,4 @@ rule analyse:
         experiment=layout.root,
         digest=lambda wildcards: stages.job_digest(experiment, "analyse", wildcards.run),
     shell:
-        "dhel-kcl analyse {params.experiment} {wildcards.run} > {log} 2>&1"
+        "dhel-kcl --log {log} analyse {params.experiment} {wildcards.run}"

@@ -25,4 +25,4 @@ rule data:
             experiment, "data", f"{wildcards.dataset}/{wildcards.split}"
         ),
     shell:
-        "dhel-kcl data {params.experiment} {wildcards.dataset} {wildcards.split} > {log} 2>&1"
+        "dhel-kcl --log {log} data {params.experiment} {wildcards.dataset} {wildcards.split}"

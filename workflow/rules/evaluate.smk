@@ -21,4 +21,4 @@ rule evaluate:
             experiment, "evaluate", wildcards.run
         ),
     shell:
-        "dhel-kcl evaluate {params.experiment} {wildcards.run} > {log} 2>&1"
+        "dhel-kcl --log {log} evaluate {params.experiment} {wildcards.run}"

@@ -27,4 +27,4 @@ rule features:
             experiment, "features", wildcards.run
         ),
     shell:
-        "dhel-kcl features {params.experiment} {wildcards.run} > {log} 2>&1"
+        "dhel-kcl --log {log} features {params.experiment} {wildcards.run}"

@@ -26,7 +26,7 @@ rule collect:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "collect"),
     shell:
-        "dhel-kcl collect {params.experiment} > {log} 2>&1"
+        "dhel-kcl --log {log} collect {params.experiment}"
 
 
 for target in stages.TARGETS:
@@ -51,7 +51,7 @@ for target in stages.TARGETS:
             target=target,
             digest=stages.script_digest(Path("paper_figures") / f"{target}.py"),
         shell:
-            "dhel-kcl render {params.experiment} {params.target} > {log} 2>&1"
+            "dhel-kcl --log {log} render {params.experiment} {params.target}"
 
 
 rule figures:
@@ -73,7 +73,6 @@ rule report:
         products=[layout.products(target) for target in stages.TARGETS],
         captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
         pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
-        template=Path(stages.__file__).with_name("report.html.j2"),
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
@@ -91,7 +90,7 @@ rule report:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "report"),
     shell:
-        "dhel-kcl report {params.experiment} > {log} 2>&1"
+        "dhel-kcl --log {log} report {params.experiment}"
 
 
 rule audit:
@@ -114,4 +113,4 @@ rule audit:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "audit"),
     shell:
-        "dhel-kcl audit {params.experiment} > {log} 2>&1"
+        "dhel-kcl --log {log} audit {params.experiment}"

@@ -24,4 +24,4 @@ rule pretrain:
             experiment, "pretrain", wildcards.run
         ),
     shell:
-        "dhel-kcl pretrain {params.experiment} {wildcards.run} > {log} 2>&1"
+        "dhel-kcl --log {log} pretrain {params.experiment} {wildcards.run}"
