@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from dhel_kcl import metrics
@@ -25,12 +26,13 @@ def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: P
     torch.set_num_threads(threads)
     features = load_features(features_path)
     try:
-        description = {
-            name: _describe(
-                features[f"test_{name}"], features[f"test_view1_{name}"], features[f"test_view2_{name}"], config
-            )
-            for name in ("h", "z")
-        }
+        with threadpool_limits(threads):  # NumPy's linear algebra rounds differently with other thread counts
+            description = {
+                name: _describe(
+                    features[f"test_{name}"], features[f"test_view1_{name}"], features[f"test_view2_{name}"], config
+                )
+                for name in ("h", "z")
+            }
     except ValueError as error:
         raise InputError(f"{features_path}: the representation cannot be measured: {error}") from error
     write_json(output, description)
