@@ -20,5 +20,5 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint --configfile config/quickstart.yaml
 
-lock: setup
+lock: # works while the lock is stale, so it does not ask for setup
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml --output-file envs/lock.txt
