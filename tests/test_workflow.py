@@ -140,8 +140,11 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     encoder = copy_of_finished / LAYOUT.encoder(run_id)
     kept = encoder.read_bytes()
     encoder.write_bytes(kept[:1000])
-    for missing in (LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.evaluation(other)):
-        (copy_of_finished / missing).unlink()
+    later = [LAYOUT.features(run_id), *LAYOUT.measurements(run_id)[:2], LAYOUT.evaluation(other)]
+    later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
+    later += [file for target in stages.TARGETS for file in LAYOUT.products(target)]
+    for path in later:
+        (copy_of_finished / path).unlink()
     failed = snakemake(cwd=copy_of_finished)
     assert failed.returncode != 0
     said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text().splitlines()
