@@ -8,7 +8,7 @@ setup:
 	@envs/setup.sh
 
 quickstart: setup
-	@snakemake --cores all --logger rich --configfile config/quickstart.yaml
+	@snakemake --cores all $(if $(MAKE_TERMOUT),--logger rich) --configfile config/quickstart.yaml
 	@dhel-kcl show results/quickstart
 
 test: setup

@@ -40,6 +40,8 @@ if [[ $environment == .venv ]]; then
         apt-get update -qq
         # shellcheck disable=SC2086
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+    else
+        echo "[1/3] system libraries: present"
     fi
     if ! "$python" -m pip --version >/dev/null 2>&1; then
         echo "[2/3] creating the virtual environment $environment"
@@ -49,8 +51,8 @@ fi
 
 echo "[3/3] installing the packages of envs/lock.txt (about 3 GB with PyTorch's CUDA libraries; a few minutes)"
 # The lock is complete, and FFCV's own request for opencv-python is met by the headless build: hence --no-deps.
-"$python" -m pip install --disable-pip-version-check --progress-bar on --no-deps --require-hashes -r envs/lock.txt |
-    { grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' || true; } | cut -c1-100
+"$python" -m pip install --disable-pip-version-check --no-deps --require-hashes -r envs/lock.txt |
+    sed -unE 's/^Collecting ([^ ]+).*/  \1/p; s/^Building wheel for ([^ ]+).*/  building \1/p; s/^Installing collected.*/  unpacking, which takes a minute or two/p'
 "$python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 echo "$wanted" >"$stamp"
 echo "environment ready: $environment"

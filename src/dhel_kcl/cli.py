@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 from dhel_kcl import stages
+from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -339,10 +340,17 @@ def show(experiment: Experiment) -> None:
         f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
         f"\n[bold]results[/]  {layout.results}"
         f"\n[bold]report[/]   {layout.report}"
-        f"\n[bold]audit[/]    {layout.audit}",
+        f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout)}",
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _audit_outcome(layout: Layout) -> str:
+    if not layout.audit.exists():
+        return f"not passed; run `dhel-kcl audit {layout.root}`"
+    counts = read_json(layout.audit)
+    return f"passed: {counts['points']} points and cells, {counts['measurements']} measurements, {counts['files']} files"
 
 
 @app.command()
