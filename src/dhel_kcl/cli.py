@@ -350,7 +350,9 @@ def _audit_outcome(layout: Layout) -> str:
     if not layout.audit.exists():
         return f"not passed; run `dhel-kcl audit {layout.root}`"
     counts = read_json(layout.audit)
-    return f"passed: {counts['points']} points and cells, {counts['measurements']} measurements, {counts['files']} files"
+    return (
+        f"passed: {counts['points']} points and cells, {counts['measurements']} measurements, {counts['files']} files"
+    )
 
 
 @app.command()
