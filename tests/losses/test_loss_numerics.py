@@ -31,7 +31,8 @@ BATCHES = {
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("loss", EVERYWHERE_FINITE, ids=str)
-def test_finite_values_and_gradients(loss: PairLoss, batch: str) -> None:
+@pytest.mark.parametrize("tile_rows", [512, 5], indirect=True)
+def test_finite_values_and_gradients(loss: PairLoss, batch: str, tile_rows: int) -> None:
     z1, z2 = (z.clone().requires_grad_() for z in BATCHES[batch])
     value = loss(z1, z2)
     value.backward()
@@ -81,6 +82,17 @@ def test_riesz_keeps_its_digits_for_close_images() -> None:
     z = torch.tensor([[1.0, 0.0], [1.0, angle]])
     energy = KCL(GaussianRiesz(1.0), 1.0).terms(z, z).energy
     assert float(energy) == pytest.approx(2 / angle, rel=1e-4)
+
+
+@pytest.mark.parametrize("s", [-0.5, 0.5, 2.0])
+def test_riesz_keeps_the_gradient_of_close_images(s: float) -> None:
+    z = random(6, 8)
+    z[1] = z[0] + 1e-4 * random(8, 1)[:, 0]
+    single, double = z.clone().requires_grad_(), z.double().requires_grad_()
+    for batch in (single, double):
+        KCL(GaussianRiesz(s), 1.0).terms(batch, batch).energy.backward()
+    scale = float(double.grad.abs().max())
+    torch.testing.assert_close(single.grad.double(), double.grad, rtol=0, atol=1e-2 * scale)
 
 
 def test_riesz_with_negative_exponent_is_zero_at_distance_zero() -> None:

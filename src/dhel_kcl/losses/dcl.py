@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
+from dhel_kcl.losses.softmax_energy import mean_logsumexp
 
 
 class DCL(TemperatureLoss):
@@ -23,7 +24,6 @@ class DCL(TemperatureLoss):
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""
+        itself, positive = 0, len(u)
         z = torch.cat((u, v))
-        same_image = torch.eye(len(u), dtype=torch.bool, device=u.device).repeat(2, 2)
-        logits = (z @ z.T / self.temperature).masked_fill(same_image, -torch.inf)
-        return Terms(self.alignment(u, v), logits.logsumexp(dim=1).mean())
+        return Terms(self.alignment(u, v), mean_logsumexp(z, self.temperature, without=(itself, positive)))

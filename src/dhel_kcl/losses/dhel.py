@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms, without_self
+from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
 from dhel_kcl.losses.parameters import switch
+from dhel_kcl.losses.softmax_energy import mean_logsumexp
 
 
 class DHEL(TemperatureLoss):
@@ -30,13 +31,10 @@ class DHEL(TemperatureLoss):
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""
-        energy = self._repulsion(u)
+        energy = mean_logsumexp(u, self.temperature)
         if self.both_views:
-            energy = energy + self._repulsion(v)
+            energy = energy + mean_logsumexp(v, self.temperature)
         return Terms(self.alignment(u, v), energy)
-
-    def _repulsion(self, u: Tensor) -> Tensor:
-        return without_self(u @ u.T / self.temperature).logsumexp(dim=1).mean()
 
     def extra_repr(self) -> str:
         """Show the parameters in `repr`."""

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
 from dhel_kcl.losses.parameters import switch
+from dhel_kcl.losses.softmax_energy import mean_logsumexp_across
 
 
 class InfoNCE(TemperatureLoss):
@@ -27,10 +28,7 @@ class InfoNCE(TemperatureLoss):
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""
-        logits = u @ v.T / self.temperature
-        energy = logits.logsumexp(dim=1).mean()
-        if self.symmetric:
-            energy = (energy + logits.logsumexp(dim=0).mean()) / 2
+        energy = mean_logsumexp_across(u, v, self.temperature, self.symmetric)
         return Terms(self.alignment(u, v), energy)
 
     def extra_repr(self) -> str:

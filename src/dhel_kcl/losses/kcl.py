@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from dhel_kcl.losses.kernels import Kernel
+from dhel_kcl.losses.kernel_energy import mean_kernel
+from dhel_kcl.losses.kernels import KERNELS, Kernel
 from dhel_kcl.losses.pair_loss import PairLoss, Terms
 from dhel_kcl.losses.parameters import positive, switch
 
@@ -29,7 +30,7 @@ class KCL(PairLoss):
 
     def __init__(self, kernel: Kernel, gamma: float, reference_weighting: bool = False) -> None:
         super().__init__()
-        if not isinstance(kernel, Kernel):
+        if type(kernel) not in KERNELS.values():
             raise ValueError(f"kernel must be a Kernel such as Gaussian(t=2.0), got {kernel!r}")
         self.kernel = kernel
         self.gamma = positive("gamma", gamma)
@@ -39,7 +40,7 @@ class KCL(PairLoss):
         """Return the terms for (M, d) views with unit rows."""
         k = self.kernel
         weight = self.gamma * (k.reference_energy_weight if self.reference_weighting else 1)
-        return Terms(-2 * k.positive_mean(u, v), weight * (k.pairwise_mean(u) + k.pairwise_mean(v)))
+        return Terms(-2 * k.positive_mean(u, v), weight * (mean_kernel(u, k) + mean_kernel(v, k)))
 
     def extra_repr(self) -> str:
         """Show the parameters in `repr`."""

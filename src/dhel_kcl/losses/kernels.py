@@ -5,37 +5,40 @@ Source of the definitions: Koromilas et al. 2024, arXiv 2405.18045.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from dhel_kcl.losses.operators import Operator
 from dhel_kcl.losses.parameters import nonzero, positive
 
 
+@dataclass(frozen=True)
 class Kernel(ABC):
     """A kernel k(x, y) on the unit sphere that depends on the distance only.
 
     Attributes:
+        name: the name that configs use.
         reference_energy_weight: factor that the public code puts on this kernel's energy and not on its alignment.
+        steep: whether k has an infinite slope at r = 0, so that every digit of r counts there.
     """
 
+    name: ClassVar[str]
     reference_energy_weight: ClassVar[float] = 1.0
+    steep: ClassVar[bool] = False
 
     @abstractmethod
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return k as a function of r^2 in [0, 4], element by element."""
 
+    @abstractmethod
+    def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
+        """Return dk / d(r^2), element by element, as a new tensor; `value` is k there."""
+
     def positive_mean(self, u: Tensor, v: Tensor) -> Tensor:
         """Return mean_i k(u_i, v_i), a scalar, for (M, d) views with unit rows."""
         return self.radial((u - v).square().sum(dim=1)).mean()
-
-    def pairwise_mean(self, u: Tensor) -> Tensor:
-        """Return mean_{i<j} k(u_i, u_j), a scalar, for an (M, d) view with unit rows."""
-        batch_size = len(u)
-        values = self.radial((2 - 2 * u @ u.T).clamp(min=0))
-        itself = torch.eye(batch_size, dtype=torch.bool, device=u.device)
-        return values.masked_fill(itself, 0).sum() / (batch_size * (batch_size - 1))
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Gaussian(Kernel):
         ValueError: if `t` is not a positive finite number.
     """
 
+    name: ClassVar[str] = "gaussian"
+
     t: float
 
     def __post_init__(self) -> None:
@@ -57,6 +62,10 @@ class Gaussian(Kernel):
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return exp(-t r^2)."""
         return (-self.t * squared_distance).exp()
+
+    def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
+        """Return -t k."""
+        return -self.t * value
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Log(Kernel):
         ValueError: if `t` is not a positive finite number.
     """
 
+    name: ClassVar[str] = "log"
     reference_energy_weight: ClassVar[float] = 0.5
 
     t: float
@@ -82,6 +92,10 @@ class Log(Kernel):
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return -log(1 + t r^2)."""
         return -(self.t * squared_distance).log1p()
+
+    def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
+        """Return -t / (1 + t r^2)."""
+        return -self.t / (1 + self.t * squared_distance)
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ class IMQ(Kernel):
         ValueError: if `c` is not a positive finite number.
     """
 
+    name: ClassVar[str] = "imq"
+
     c: float
 
     def __post_init__(self) -> None:
@@ -103,6 +119,10 @@ class IMQ(Kernel):
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return c / sqrt(c^2 + r^2)."""
         return self.c * (self.c**2 + squared_distance).rsqrt()
+
+    def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
+        """Return -k / (2 (c^2 + r^2))."""
+        return -0.5 * value / (self.c**2 + squared_distance)
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,9 @@ class Riesz(Kernel):
         ValueError: if `s` is not a non-zero finite number.
     """
 
+    name: ClassVar[str] = "riesz"
+    steep: ClassVar[bool] = True
+
     s: float
 
     def __post_init__(self) -> None:
@@ -126,29 +149,16 @@ class Riesz(Kernel):
 
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return sign(s) r^(-s)."""
-        if self.s > 0:
-            values = squared_distance ** (-self.s / 2)
-            # Below this distance two unit vectors differ by rounding alone; the quotient is the size of the gradient.
-            distinct = squared_distance > (4 * torch.finfo(squared_distance.dtype).eps) ** 2
-            if not bool((distinct & (values / squared_distance).isfinite()).all()):
-                raise ValueError(
-                    f"the Riesz kernel with s = {self.s} > 0 diverges: two embeddings coincide or nearly do"
-                )
-            return values
-        # The inner substitution keeps the infinite slope of r^(-s) at r = 0 out of the backward pass.
-        apart = squared_distance > 0
-        return torch.where(apart, -(torch.where(apart, squared_distance, 1.0) ** (-self.s / 2)), 0.0)
+        value: Tensor = _riesz(squared_distance, self.s)
+        return value
 
-    def pairwise_mean(self, u: Tensor) -> Tensor:
-        """Return mean_{i<j} k(u_i, u_j) from coordinate differences.
-
-        The Gram form 2 - 2 x.y has lost every digit of r by 1e-4 in float32, where this kernel is steepest.
-        """
-        return self.radial(torch.nn.functional.pdist(u).square()).mean()
+    def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
+        """Return -s k / (2 r^2), and 0 at r = 0."""
+        return (-self.s / 2 * value / squared_distance).masked_fill_(squared_distance == 0, 0)
 
 
 @dataclass(frozen=True)
-class GaussianRiesz(Kernel):
+class GaussianRiesz(Riesz):
     """Gaussian alignment (t = 2) with Riesz energy: identical positives are fine, identical images are not.
 
     Args:
@@ -158,19 +168,39 @@ class GaussianRiesz(Kernel):
         ValueError: if `s` is not a non-zero finite number.
     """
 
-    s: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "s", nonzero("s", self.s))
-
-    def radial(self, squared_distance: Tensor) -> Tensor:
-        """Return the kernel of the energy, sign(s) r^(-s)."""
-        return Riesz(self.s).radial(squared_distance)
+    name: ClassVar[str] = "gaussian_riesz"
 
     def positive_mean(self, u: Tensor, v: Tensor) -> Tensor:
         """Return mean_i exp(-2 |u_i - v_i|^2)."""
         return Gaussian(2.0).positive_mean(u, v)
 
-    def pairwise_mean(self, u: Tensor) -> Tensor:
-        """Return the Riesz mean over i < j."""
-        return Riesz(self.s).pairwise_mean(u)
+
+KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Gaussian, Log, IMQ, Riesz, GaussianRiesz)}
+"""Every kernel by the name that configs use."""
+
+
+def _riesz_values(squared_distance: Tensor, s: float) -> Tensor:
+    if s < 0:
+        return -(squared_distance ** (-s / 2))
+    values = squared_distance ** (-s / 2)
+    # Below this distance two unit vectors differ by rounding alone; the quotient is the size of the gradient.
+    distinct = squared_distance > (4 * torch.finfo(squared_distance.dtype).eps) ** 2
+    if not bool((distinct & (values / squared_distance).isfinite()).all()):
+        raise ValueError(f"the Riesz kernel with s = {s} > 0 diverges: two embeddings coincide or nearly do")
+    return values
+
+
+def _shapes(squared_distance: Tensor, s: float) -> Tensor:
+    return torch.empty_like(squared_distance)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+    squared_distance, ctx.s = inputs
+    ctx.save_for_backward(squared_distance, output)
+
+
+def _chain(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    return gradient * Riesz(ctx.s).slope(*ctx.saved_tensors), None
+
+
+_riesz = Operator(_riesz_values, shapes=_shapes, save=_save, backward=_chain)

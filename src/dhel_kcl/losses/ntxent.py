@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms, without_self
+from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
+from dhel_kcl.losses.softmax_energy import mean_logsumexp
 
 
 class NTXent(TemperatureLoss):
@@ -23,6 +24,4 @@ class NTXent(TemperatureLoss):
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""
-        z = torch.cat((u, v))
-        logits = without_self(z @ z.T / self.temperature)
-        return Terms(self.alignment(u, v), logits.logsumexp(dim=1).mean())
+        return Terms(self.alignment(u, v), mean_logsumexp(torch.cat((u, v)), self.temperature))

@@ -8,7 +8,7 @@ from dhel_kcl.losses.dcl import DCL
 from dhel_kcl.losses.dhel import DHEL
 from dhel_kcl.losses.infonce import InfoNCE
 from dhel_kcl.losses.kcl import KCL
-from dhel_kcl.losses.kernels import IMQ, Gaussian, GaussianRiesz, Kernel, Log, Riesz
+from dhel_kcl.losses.kernels import KERNELS
 from dhel_kcl.losses.ntxent import NTXent
 from dhel_kcl.losses.pair_loss import PairLoss
 
@@ -20,13 +20,6 @@ LOSSES: dict[str, Callable[..., PairLoss]] = {
     "dcl": DCL,
     "dhel": DHEL,
     "kcl": KCL,
-}
-KERNELS: dict[str, Callable[..., Kernel]] = {
-    "gaussian": Gaussian,
-    "log": Log,
-    "imq": IMQ,
-    "riesz": Riesz,
-    "gaussian_riesz": GaussianRiesz,
 }
 
 
