@@ -90,6 +90,22 @@ def test_dhel_equals_the_public_exponentials_where_they_do_not_overflow(t: float
     torch.testing.assert_close(DHEL(t, both_views)(z1, z2), public, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "public_kernel"),
+    [
+        (Gaussian(2.0), lambda distance: (-2.0 * distance.square()).exp()),
+        (IMQ(0.7), lambda distance: 0.7 / (0.7**2 + distance.square()).sqrt()),
+    ],
+    ids=["gaussian", "imq"],
+)
+def test_kcl_equals_the_public_formula_on_pairwise_distances(kernel, public_kernel) -> None:
+    z1, z2 = views(16, 8)
+    u, v = (torch.nn.functional.normalize(z) for z in (z1, z2))
+    energy = sum(public_kernel(torch.pdist(w)).mean() for w in (u, v))
+    public = -2 * public_kernel((u - v).norm(dim=1)).mean() + 16.0 * energy
+    torch.testing.assert_close(KCL(kernel, 16.0)(z1, z2), public, rtol=1e-10, atol=1e-10)
+
+
 def test_reference_weighting_gives_the_public_log_kernel_which_is_the_definition_at_half_gamma() -> None:
     z1, z2 = views(16, 8)
     u, v = (torch.nn.functional.normalize(z) for z in (z1, z2))
