@@ -42,9 +42,11 @@ def test_rank_threshold_is_not_negative(tol: float) -> None:
         rank(of_rank(2), tol)
 
 
-def test_effective_rank_is_the_exponential_of_the_entropy() -> None:
-    x = np.random.default_rng(0).standard_normal((50, 7))
-    s = np.sqrt(np.linalg.eigvalsh(x.T @ x))
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-5, 1e-12], ids="smallest column {:g}".format)
+@pytest.mark.parametrize("shape", [(50, 7), (7, 50)], ids=str)
+def test_effective_rank_is_the_exponential_of_the_entropy(shape: tuple[int, int], smallest: float) -> None:
+    x = np.random.default_rng(0).standard_normal(shape) * np.geomspace(1, smallest, shape[1])
+    s = np.linalg.svd(x, compute_uv=False)
     p = s / s.sum()
     assert effective_rank(x) == pytest.approx(math.exp(-sum(q * math.log(q) for q in p)), rel=1e-10)
 

@@ -35,13 +35,15 @@ def wasserstein_uniformity(u: Embeddings) -> float:
 
 
 def _merged_similarities(u: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    counts, sums = np.zeros(BINS), np.zeros(BINS)
+    counts, sums = np.zeros(BINS + 1), np.zeros(BINS + 1)  # the last bin holds similarities of exactly 1
     for similarity in pair_similarities(u):
-        index = np.minimum((similarity + 1) * (BINS / 2), BINS - 1).astype(np.intp)
-        counts += np.bincount(index, minlength=BINS)
-        sums += np.bincount(index, weights=similarity, minlength=BINS)
+        similarity += 1
+        position = np.multiply(similarity, BINS / 2, out=similarity)
+        bins = position.astype(np.intp)
+        counts += np.bincount(bins, minlength=BINS + 1)
+        sums += np.bincount(bins, weights=position, minlength=BINS + 1)
     filled = counts > 0
-    return sums[filled] / counts[filled], counts[filled] / counts.sum()
+    return sums[filled] / counts[filled] * (2 / BINS) - 1, counts[filled] / counts.sum()
 
 
 def _distance_to_ideal(atoms: NDArray[np.float64], weights: NDArray[np.float64], d: int) -> float:
