@@ -80,7 +80,6 @@ def _matrix_singular_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Roots of the eigenvalues of the Gram matrix, much faster to find, unless squaring would lose small ones."""
     tall = values if values.shape[0] >= values.shape[1] else values.T
     squares = np.linalg.eigvalsh(tall.T @ tall)
-    if squares[0] > 1e-8 * squares[-1]:
-        return np.sqrt(squares)
-    spectrum: NDArray[np.float64] = np.linalg.svd(values, compute_uv=False)
+    well_conditioned = squares[0] > 1e-8 * squares[-1]
+    spectrum: NDArray[np.float64] = np.sqrt(squares) if well_conditioned else np.linalg.svd(values, compute_uv=False)
     return spectrum
