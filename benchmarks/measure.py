@@ -1,0 +1,160 @@
+"""Time and memory: interleaved rounds within one process, and the peak of one call in a process of its own."""
+
+import ctypes
+import multiprocessing
+import platform
+import random
+import resource
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+import psutil
+import torch
+
+from dhel_kcl.errors import InputError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MEMORY_LIMIT_GIB = 12
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often to repeat: until `seconds` are spent, within [`least`, `most`] rounds."""
+
+    least: int
+    most: int
+    seconds: float
+
+
+FULL = Effort(least=5, most=200, seconds=4.0)
+QUICK = Effort(least=3, most=20, seconds=0.2)
+PACKAGES = ["torch", "numpy", "scipy", "lightly", "pytorch-metric-learning"]
+
+
+def machine() -> dict[str, str]:
+    """Hardware and versions that times depend on, by the names that readers see."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    facts = {
+        "processor": model.partition(":")[2].strip() or platform.machine(),
+        "instruction set used by PyTorch": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(psutil.cpu_count()),
+        "threads used by PyTorch": str(torch.get_num_threads()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "Python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts
+
+
+def isolated(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a module-level function in a fresh process, and return its result or raise its exception.
+
+    The process is forked from a server that has imported PyTorch and has computed nothing.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dhel_kcl.losses", "dhel_kcl.metrics", "pandas", "scipy.stats"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(function, *arguments, **options).result()
+
+
+def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
+    """Call `function` in a fresh process; return its result with the status "ok", or None with why it failed."""
+    try:
+        return isolated(function, *arguments), "ok"
+    except ModuleNotFoundError as error:
+        return None, f"not installed ({error.name})"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return None, f"needs more than {MEMORY_LIMIT_GIB} GiB"
+        if isinstance(error, BrokenProcessPool):
+            return None, "process killed"
+        return None, f"failed: {str(error).splitlines()[0]}"
+
+
+def peak_mib(call: Callable[[], object]) -> float:
+    """Peak resident memory during a call above that before it, in MiB.
+
+    A first call warms up: code pages, thread pools and compilation are not counted. Then the freed heap is given back,
+    the high-water mark of this process is reset, and whatever the second call allocates counts, results included.
+
+    Raises:
+        InputError: the system is not Linux with glibc.
+        MemoryError: or RuntimeError from PyTorch, if the call needs more than `MEMORY_LIMIT_GIB`.
+    """
+    high_water_mark = Path("/proc/self/clear_refs")
+    if not high_water_mark.exists() or platform.libc_ver()[0] != "glibc":
+        raise InputError(f"peak memory is measured on Linux with glibc only, this is {platform.system()}")
+    limit = int(_status_mib("VmSize") * 2**20) + MEMORY_LIMIT_GIB * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    call()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    high_water_mark.write_text("5")
+    before = _status_mib("VmRSS")
+    call()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
+def rounds(calls: Mapping[str, Callable[[], object]], reference: str, effort: Effort, seed: int) -> pd.DataFrame:
+    """Time calls in rounds, each call once a round and in random order, so that drift of the machine meets all alike.
+
+    A call leaves once its time is spent; the reference stays to the end.
+
+    Args:
+        calls: what to time, by name; already warmed up.
+        reference: the name of the call that the others are compared with.
+        effort: how often to repeat each call.
+        seed: of the orders.
+
+    Returns:
+        Milliseconds, a row for each round and a column for each call; NaN where a call had left.
+    """
+    shuffle = random.Random(seed).shuffle
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(effort.most):
+        running = {name for name in calls if len(spent[name]) < effort.least or sum(spent[name]) < effort.seconds}
+        if not running:
+            break
+        order = sorted(running | {reference})
+        shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            calls[name]()
+            spent[name].append(time.perf_counter() - start)
+    return 1000 * pd.DataFrame({name: pd.Series(seconds, dtype=float) for name, seconds in spent.items()})
+
+
+def summary(milliseconds: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Medians of `rounds`, and how many times longer each call takes than the reference.
+
+    Returns:
+        For each call `rounds`, `milliseconds` (median), and `ratio`, `ratio_low`, `ratio_high`: median and quartiles of
+        the ratios to the reference within the same round.
+    """
+    ratios = milliseconds.div(milliseconds[reference], axis=0)
+    return pd.DataFrame(
+        {
+            "rounds": milliseconds.count(),
+            "milliseconds": milliseconds.median(),
+            "ratio": ratios.median(),
+            "ratio_low": ratios.quantile(0.25),
+            "ratio_high": ratios.quantile(0.75),
+        }
+    )
