@@ -1,7 +1,7 @@
 """What every loss on positive pairs shares: the two terms, precision, and the batch of all processes."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,11 @@ class PairLoss(nn.Module, ABC):
     Memory is O(M d + 512 M) beyond the inputs on a CPU. Derivatives are first order: `create_graph=True` raises
     RuntimeError.
     """
+
+    if TYPE_CHECKING:  # torch leaves the result of calling a module untyped
+
+        def __call__(self, z1: Tensor, z2: Tensor) -> Tensor:
+            """Return the loss."""
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Return the loss.

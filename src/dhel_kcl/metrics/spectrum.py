@@ -81,5 +81,4 @@ def _matrix_singular_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
     tall = values if values.shape[0] >= values.shape[1] else values.T
     squares = np.linalg.eigvalsh(tall.T @ tall)
     well_conditioned = squares[0] > 1e-8 * squares[-1]
-    spectrum: NDArray[np.float64] = np.sqrt(squares) if well_conditioned else np.linalg.svd(values, compute_uv=False)
-    return spectrum
+    return np.asarray(np.sqrt(squares) if well_conditioned else np.linalg.svd(values, compute_uv=False), np.float64)
