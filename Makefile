@@ -2,7 +2,7 @@
 environment := $(if $(filter dhel-kcl,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
 export PATH := $(environment)/bin:$(PATH)
 
-.PHONY: setup quickstart test lint lock
+.PHONY: setup quickstart test lint docs benchmark lock
 
 setup:
 	@envs/setup.sh
@@ -20,5 +20,16 @@ lint: setup
 	snakefmt --check Snakefile workflow
 	snakemake --lint --configfile config/quickstart.yaml
 
+docs: setup
+	properdocs build --strict
+
+benchmark: setup
+	@echo "installing the peers of envs/benchmark-lock.txt"
+	@python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r envs/benchmark-lock.txt
+	python benchmarks/losses.py
+	python benchmarks/metrics.py
+	python benchmarks/report.py
+
 lock: # works while the lock is stale, so it does not ask for setup
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --all-extras pyproject.toml --output-file envs/lock.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra benchmark --constraint envs/lock.txt pyproject.toml --output-file envs/benchmark-lock.txt
