@@ -14,6 +14,7 @@ include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
+include: "workflow/rules/theory.smk"
 include: "workflow/rules/paper.smk"
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from workspace import run as run_program
 
-from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl.artifacts import read_json, sha256_file, write_json
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import load_manifest
 
@@ -27,7 +27,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 4 + 1 + 11 + 1
+    assert counts["manifests"] == 3 + 4 * 4 + 2 + 14 + 1
 
 
 def _append_byte(path: Path) -> None:
@@ -53,6 +53,8 @@ def _replace_text(old: str, new: str) -> Callable[[Path], None]:
         (LAYOUT.evaluation(RUN), _append_byte, "evaluation.json: changed since"),
         (LAYOUT.beton("digits", "train"), _append_byte, "train.beton: changed since"),
         (LAYOUT.results, _append_byte, "results.parquet: changed since"),
+        (LAYOUT.theory, _append_byte, "theory.parquet: changed since"),
+        (LAYOUT.manifest("theory"), Path.unlink, "manifests/theory.json: missing"),
         (LAYOUT.figures / "fig_spectrum.png", _append_byte, "fig_spectrum.png: changed since"),
         (LAYOUT.tables / "table_robustness.csv", _append_byte, "table_robustness.csv: changed since"),
         (LAYOUT.report, Path.unlink, "report.html: missing"),
@@ -83,23 +85,35 @@ def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(co
     assert f"features of {RUN} used another version" in output
 
 
-def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of_finished: Path) -> None:
-    from dhel_kcl.artifacts import sha256_file
-
-    results = copy_of_finished / LAYOUT.results
-    table = pd.read_parquet(results)
-    table.loc[(table["run"] == RUN) & (table["metric"] == "linear_top1"), "value"] = 0.999
-    table.to_parquet(results, index=False)
-    for path in (copy_of_finished / LAYOUT.root / "manifests").glob("*.json"):
+def _forge(folder: Path, file: Path, table: pd.DataFrame) -> None:
+    """Replace a table, and its hash wherever a manifest of the experiment records it."""
+    table.to_parquet(folder / file, index=False)
+    for path in (folder / LAYOUT.root / "manifests").glob("*.json"):
         manifest = load_manifest(path)
         for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
-            if artifact.path.endswith("results.parquet"):
-                artifact.sha256 = sha256_file(results)
+            if artifact.path.endswith(file.name):
+                artifact.sha256 = sha256_file(folder / file)
         write_json(path, manifest.model_dump())
+
+
+def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of_finished: Path) -> None:
+    table = pd.read_parquet(copy_of_finished / LAYOUT.results)
+    table.loc[(table["run"] == RUN) & (table["metric"] == "linear_top1"), "value"] = 0.999
+    _forge(copy_of_finished, LAYOUT.results, table)
     status, output = audit(copy_of_finished)
     assert status == 1
     assert f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation.json says" in output
     assert "table_linear_accuracy.csv: results.parquet gives other values" in output
+
+
+def test_a_theorem_that_a_forged_table_contradicts_is_found(copy_of_finished: Path) -> None:
+    table = pd.read_parquet(copy_of_finished / LAYOUT.theory)
+    table.loc[(table["loss"] == "dhel") & (table["metric"] == "minimum"), "value"] -= 0.5
+    _forge(copy_of_finished, LAYOUT.theory, table)
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert "minimum of the loss (simplex) (dhel" in output
+    assert "fig_minimisers.csv: theory.parquet gives other values" in output
 
 
 def test_a_chain_with_a_missing_link_is_found(copy_of_finished: Path) -> None:
@@ -127,6 +141,14 @@ def test_a_figure_can_be_traced_to_its_checkpoint_beton_and_configuration(finish
     ):
         assert part in outcome.stdout
     assert run_program("dhel-kcl", "trace", "results/tiny", "README.md", cwd=finished).returncode == 1
+
+
+def test_a_theorem_can_be_traced_to_its_seed_and_configuration(finished: Path) -> None:
+    outcome = run_program("dhel-kcl", "trace", "results/tiny", "results/tiny/tables/table_theory.md", cwd=finished)
+    assert outcome.returncode == 0, outcome.stderr
+    for part in ("table_theory.md", "theory.parquet", "(theory of tiny, run seed 0)", "config.yaml"):
+        assert part in outcome.stdout
+    assert "encoder" not in outcome.stdout
 
 
 def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:

@@ -11,7 +11,18 @@ from dhel_kcl.config import load_config
 
 def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) -> None:
     outcome = run("dhel-kcl", "--help", cwd=tmp_path)
-    for stage in ("configure", "data", "pretrain", "features", "evaluate", "analyse", "collect", "render", "audit"):
+    for stage in (
+        "configure",
+        "data",
+        "pretrain",
+        "features",
+        "evaluate",
+        "analyse",
+        "collect",
+        "theory",
+        "render",
+        "audit",
+    ):
         assert stage in outcome.stdout
     probe = "import sys, dhel_kcl.cli, dhel_kcl.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"
     assert run("python", "-c", probe, cwd=tmp_path).returncode == 0

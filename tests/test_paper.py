@@ -10,6 +10,7 @@ import pytest
 from dhel_kcl.errors import InputError
 from dhel_kcl.paper import (
     RESULT_COLUMNS,
+    THEORY_COLUMNS,
     load_results,
     load_target,
     points_equal,
@@ -156,6 +157,7 @@ def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, 
         (lambda text: text.replace("def points", "def other"), "does not define points"),
         (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
         (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
+        (lambda text: text.replace("METRICS", 'TABLE = "other"\nMETRICS'), "TABLE as one of results, theory"),
     ],
 )
 def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:
@@ -163,6 +165,16 @@ def test_a_script_without_its_parts_is_refused(folder: Path, change, message: st
     script.write_text(change(FIGURE))
     with pytest.raises(InputError, match=message):
         load_target(script)
+
+
+def test_a_script_reads_the_table_that_it_names(folder: Path) -> None:
+    script = folder / "fig_tiny.py"
+    script.write_text(FIGURE.replace("METRICS", 'TABLE = "theory"\nMETRICS'))
+    with pytest.raises(InputError, match=r"results\.parquet: not a readable theory table"):
+        rederive(script, write_results(folder / "results.parquet"))
+    row = {**dict.fromkeys(THEORY_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": "accuracy", "value": 0.5}
+    pd.DataFrame([row]).to_parquet(folder / "theory.parquet")
+    assert rederive(script, folder / "theory.parquet")["value"].tolist() == [0.5]
 
 
 def test_a_missing_script_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The workflow: what it makes, what it makes again, and what it refuses."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -15,9 +16,9 @@ from dhel_kcl.layout import Layout
 LAYOUT = Layout(Path("results/tiny"))
 
 
-def planned(folder: Path, config: Path = TINY) -> dict[str, int]:
+def planned(folder: Path, *targets: str, config: Path = TINY) -> dict[str, int]:
     """How many jobs of each rule a dry run would execute."""
-    outcome = snakemake("--dry-run", cwd=folder, config=config)
+    outcome = snakemake(*targets, "--dry-run", cwd=folder, config=config)
     assert outcome.returncode == 0, outcome.stderr
     table = outcome.stdout.partition("Job stats:")[2].partition("total")[0]
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
@@ -72,6 +73,21 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     rules = planned(copy_of_finished, config=changed)
     assert {"analyse", "collect", "report", "audit", "fig_similarity"} <= set(rules)
     assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
+
+
+def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["theory"]["temperature"] = 0.3
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(values))
+    rules = planned(copy_of_finished, config=changed)
+    assert set(rules) == {"theory", *stages.THEORY_TARGETS, "report", "audit", "all"}
+
+
+def test_the_targets_of_the_theory_need_neither_data_nor_runs(workspace: Path) -> None:
+    config = REPOSITORY / "config" / "config.yaml"
+    rules = planned(workspace, *stages.THEORY_TARGETS, config=config)
+    assert rules == dict.fromkeys(["theory", *stages.THEORY_TARGETS], 1)
 
 
 def test_a_larger_grid_keeps_the_runs_that_it_already_has(copy_of_finished: Path, tmp_path: Path) -> None:
@@ -164,7 +180,8 @@ def test_the_lock_and_the_conda_file_agree_with_the_package() -> None:
         for line in (REPOSITORY / "envs" / "lock.txt").read_text().splitlines()
         if "==" in line and not line.startswith((" ", "#"))
     }
-    for text in declared["dependencies"] + declared["optional-dependencies"]["dev"]:
+    extras = (declared["optional-dependencies"][extra] for extra in ("workflow", "dev", "docs"))
+    for text in itertools.chain(declared["dependencies"], *extras):
         requirement = Requirement(text)
         assert requirement.name in lock, f"{requirement.name} is not locked; run make lock"
         assert requirement.specifier.contains(lock[requirement.name])

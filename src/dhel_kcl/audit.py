@@ -1,9 +1,10 @@
 """The provenance audit: is every number what its recorded origin gives?
 
 The manifests of an experiment form a graph from figures and tables, through the tidy results and
-each run's measurements, features and checkpoint, to the betons and the configuration. The audit
-hashes every file of that graph again, checks that each job used what the job before it wrote,
-reads every measurement again, and derives every point and cell again.
+each run's measurements, features and checkpoint, to the betons and the configuration; the theorems'
+table has only the configuration behind it. The audit hashes every file of that graph again, checks
+that each job used what the job before it wrote, reads every measurement again, and derives every
+point and cell again.
 """
 
 import functools
@@ -159,7 +160,7 @@ def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path
     require(layout.results, *(file for run in config.runs for file in layout.measurements(run)))
     for target in stages.TARGETS:
         for product in layout.products(target):
-            require(product, layout.results)
+            require(product, stages.source_table(layout, target))
             require(layout.report, product)
 
 
@@ -176,16 +177,21 @@ def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outco
 
 
 def _check_points(layout: Layout, scripts: Path, outcome: Outcome) -> None:
-    results = load_results(layout.results)
-    known = set(results["run"])
+    known = {table: set(load_results(table, table=table.stem)["run"]) for table in (layout.results, layout.theory)}
     for target in stages.TARGETS:
+        table = stages.source_table(layout, target)
         written_to = next(path for path in layout.products(target) if path.suffix == ".csv")
         points = read_points(written_to)
         outcome.points += len(points)
         named = {run for runs in points["runs"].dropna() for run in str(runs).split(";") if run}
-        outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known))
-        if not points_equal(points, rederive(scripts / f"{target}.py", layout.results)):
-            outcome.problems.append(f"{written_to}: {layout.results.name} gives other values; render {target} again")
+        outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known[table]))
+        try:
+            current = points_equal(points, rederive(scripts / f"{target}.py", table))
+        except InputError as error:
+            outcome.problems.extend(str(error).splitlines())
+            continue
+        if not current:
+            outcome.problems.append(f"{written_to}: {table.name} gives other values; render {target} again")
         printed = written_to.with_suffix(".md")
         if printed in layout.products(target) and printed.read_text() != table_text(
             load_target(scripts / f"{target}.py"), points

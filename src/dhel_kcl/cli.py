@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl import stages
 from dhel_kcl.artifacts import read_json
@@ -251,6 +254,28 @@ def collect(experiment: Experiment) -> None:
 
 
 @app.command()
+def theory(experiment: Experiment) -> None:
+    """Check the theorems numerically; needs no data and no run. Writes theory.parquet and theory.csv."""
+    layout, config = _open(experiment)
+    from dhel_kcl.results import write_results
+    from dhel_kcl.theory.verification import verify
+
+    with record(
+        layout.manifest("theory"),
+        stage="theory",
+        subject=config.name,
+        settings=stages.settings(config, "theory"),
+        source=stages.code_digest("theory"),
+        inputs={},
+        outputs={"parquet": layout.theory, "csv": layout.theory.with_suffix(".csv")},
+        seeds={"run": config.theory.seed},
+    ):
+        table = verify(config.theory, config.compute.threads)
+        write_results(table, layout.theory)
+    typer.echo(f"{layout.theory}: {len(table)} rows from {table['run'].nunique()} runs")
+
+
+@app.command()
 def render(
     experiment: Experiment,
     target: Annotated[str, typer.Argument(help=f"One of {', '.join(stages.TARGETS)}.")],
@@ -261,7 +286,7 @@ def render(
     layout, _ = _open(experiment)
     from dhel_kcl.paper import render as draw
 
-    script = SCRIPTS / f"{target}.py"
+    script, table = SCRIPTS / f"{target}.py", stages.source_table(layout, target)
     products = layout.products(target)
     with record(
         layout.manifest("render", target),
@@ -269,10 +294,10 @@ def render(
         subject=target,
         settings={},
         source=stages.script_digest(script),
-        inputs={"results": layout.results} | ({"data": stages.DATA_OF[target]} if target in stages.DATA_OF else {}),
+        inputs={table.stem: table} | ({"data": stages.DATA_OF[target]} if target in stages.DATA_OF else {}),
         outputs={path.name: path for path in products},
     ):
-        draw(script, layout.results, products[0].parent)
+        draw(script, table, products[0].parent)
     typer.echo("\n".join(str(path) for path in products))
 
 
@@ -291,7 +316,7 @@ def report(experiment: Experiment) -> None:
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, *products, *captions, pretraining]},
+        inputs={path.name: path for path in [layout.results, layout.theory, *products, *captions, pretraining]},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -301,6 +326,7 @@ def report(experiment: Experiment) -> None:
             layout.tables,
             CAPTIONS,
             layout.report,
+            theory=layout.theory,
             manifest=pretraining,
         )
     typer.echo(str(layout.report))
@@ -339,6 +365,7 @@ def show(experiment: Experiment) -> None:
         f"\n[bold]figures[/]  {layout.figures}/  {figures} (.png .pdf .csv)"
         f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
         f"\n[bold]results[/]  {layout.results}"
+        f"\n[bold]theory[/]   {layout.theory}"
         f"\n[bold]report[/]   {layout.report}"
         f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout)}",
         soft_wrap=True,

@@ -7,7 +7,7 @@ the file's back: what a run uses is what the resolved configuration shows.
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -199,6 +199,42 @@ class AnalysisConfig(_Strict):
     similarity_bins: PositiveInt = 100
 
 
+class MinimiseConfig(_Strict):
+    """Direct minimisation of each loss in `embedding_dim` dimensions, from `starts` random starts."""
+
+    embedding_dim: Annotated[int, Field(ge=2)] = 4
+    starts: PositiveInt = 6
+    max_iterations: PositiveInt = 500
+
+
+class MiniBatchesConfig(_Strict):
+    """All mini-batches of a population of pairs; their number doubles with each pair."""
+
+    population: Annotated[int, Field(ge=3, le=14)] = 10
+    embedding_dim: Annotated[int, Field(ge=2)] = 4
+
+
+class UniformConfig(_Strict):
+    """Uniform embeddings: each batch size gets `embeddings` random ones, in 4 to 256 batches."""
+
+    embedding_dim: Annotated[int, Field(ge=2)] = 16
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2)] = [2**k for k in range(1, 14)]
+    embeddings: PositiveInt = 8192
+
+
+class TheoryConfig(_Strict):
+    """Numerical verification of the theorems: hyperparameters of the losses, and the size of each check."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    temperature: PositiveFloat = 0.5
+    t: PositiveFloat = 2.0
+    c: PositiveFloat = 1.0
+    gamma: PositiveFloat = 1.0
+    minimise: MinimiseConfig = MinimiseConfig()
+    mini_batches: MiniBatchesConfig = MiniBatchesConfig()
+    uniform: UniformConfig = UniformConfig()
+
+
 class ComputeConfig(_Strict):
     """What a job runs on. `threads` is part of the result: sums over other thread counts round differently."""
 
@@ -210,6 +246,11 @@ class ComputeConfig(_Strict):
     runtime_minutes: PositiveInt = 60
     keep_features: bool = True
     checkpoint_every_epochs: PositiveInt = 1
+
+
+def loss_label(loss: Mapping[str, float | str]) -> str:
+    """A loss with its kernel: ``dhel``, ``kcl_gaussian``."""
+    return "_".join(str(loss[key]) for key in ("name", "kernel") if key in loss)
 
 
 class Run(_Strict):
@@ -225,7 +266,7 @@ class Run(_Strict):
     @property
     def loss_label(self) -> str:
         """The loss with its kernel: ``dhel``, ``kcl_gaussian``."""
-        return "_".join(str(self.loss[key]) for key in ("name", "kernel") if key in self.loss)
+        return loss_label(self.loss)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -250,6 +291,7 @@ class ExperimentConfig(_Strict):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
     analysis: AnalysisConfig = AnalysisConfig()
+    theory: TheoryConfig = TheoryConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
@@ -257,6 +299,7 @@ class ExperimentConfig(_Strict):
         _refuse_repeats("datasets", [dataset.name for dataset in self.datasets])
         _refuse_repeats("batch_sizes", self.batch_sizes)
         _refuse_repeats("seeds", self.seeds)
+        _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
         for dataset in self.datasets:
             if isinstance(dataset.augmentation, str) and dataset.augmentation not in self.augmentations:
                 raise ValueError(

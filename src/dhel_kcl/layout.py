@@ -53,8 +53,13 @@ class Layout:
 
     @property
     def results(self) -> Path:
-        """The tidy table that every figure reads."""
+        """The tidy table of everything measured on the runs."""
         return self.root / "results.parquet"
+
+    @property
+    def theory(self) -> Path:
+        """The tidy table of the theorems' numerical verification."""
+        return self.root / "theory.parquet"
 
     @property
     def figures(self) -> Path:

@@ -3,6 +3,7 @@
 A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows
 shown; the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a
 figure) or `layout(points)` (a printed table). The first line of its docstring is the title, the rest is the caption.
+It reads one tidy table, the results, or another key of `COLUMNS` that it names as `TABLE`.
 """
 
 import importlib.util
@@ -24,6 +25,12 @@ RESULT_COLUMNS = [
     *["loss", "temperature", "t", "c", "gamma", "learning_rate", "batch_size", "seed"],
     *["metric", "representation", "x", "value", "source", "source_sha256"],
 ]
+THEORY_COLUMNS = [
+    *["run", "check", "loss", "temperature", "t", "c", "gamma"],
+    *["batch_size", "embedding_dim", "seed", "metric", "x", "value"],
+]
+COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
+"""Columns of each tidy table."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Target:
     name: str
     title: str
     caption: str
+    table: str
     metrics: tuple[str, ...]
     points: Callable[[pd.DataFrame], pd.DataFrame]
     draw: Callable[[pd.DataFrame], Figure] | None
@@ -57,6 +65,9 @@ def load_target(script: Path) -> Target:
     draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
     if (draw is None) == (layout is None):
         missing.append("draw or layout (one of them)")
+    table = getattr(module, "TABLE", "results")
+    if table not in COLUMNS:
+        missing.append(f"TABLE as one of {', '.join(COLUMNS)}")
     if missing:
         raise InputError(f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper.py for the contract")
     title, _, caption = str(module.__doc__).strip().partition("\n")
@@ -64,6 +75,7 @@ def load_target(script: Path) -> Target:
         name=script.stem,
         title=title.rstrip("."),
         caption=" ".join(caption.split()),
+        table=table,
         metrics=tuple(module.METRICS),
         points=module.points,
         draw=draw,
@@ -83,39 +95,44 @@ def _import(script: Path) -> ModuleType:
     return module
 
 
-def load_results(path: Path, metrics: tuple[str, ...] | None = None) -> pd.DataFrame:
-    """Read the tidy results, or only the rows of some metrics.
+def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str = "results") -> pd.DataFrame:
+    """Read a tidy table, or only its rows of some metrics.
+
+    Args:
+        path: the Parquet file.
+        metrics: the metrics to keep; None keeps all.
+        table: which table it is, a key of `COLUMNS`.
 
     Raises:
         InputError: the file is missing, is not Parquet, or lacks a column.
     """
     if not path.is_file():
-        raise InputError(f"{path}: missing; run the rule that collects the results")
+        raise InputError(f"{path}: missing; run the rule that writes it")
     try:
         filters = None if metrics is None else [("metric", "in", list(metrics))]
-        results = pd.read_parquet(path, columns=RESULT_COLUMNS, filters=filters)
+        results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable results table ({reason}); delete it and collect again") from error
+        raise InputError(
+            f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
+        ) from error
     return results
 
 
 def rederive(script: Path, results: Path) -> pd.DataFrame:
-    """Compute a script's points from the tidy results.
+    """Compute a script's points from the tidy table that it reads.
 
     Raises:
-        InputError: the results lack a metric that the script reads, or leave it nothing to show.
+        InputError: the table lacks a metric that the script reads, or leave it nothing to show.
     """
     return _points(load_target(script), results)
 
 
 def _points(target: Target, results: Path) -> pd.DataFrame:
-    rows = load_results(results, target.metrics)
+    rows = load_results(results, target.metrics, target.table)
     absent = [metric for metric in target.metrics if metric not in set(rows["metric"])]
     if absent:
-        raise InputError(
-            f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage and collect again"
-        )
+        raise InputError(f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
     points = target.points(rows)
     if points.empty:
         raise InputError(

@@ -23,6 +23,7 @@ def write_report(
     captions_dir: Path,
     output: Path,
     scripts_dir: Path = Path("paper_figures"),
+    theory: Path | None = None,
     manifest: Path | None = None,
 ) -> None:
     """Write a self-contained HTML report; equal inputs give equal bytes.
@@ -35,6 +36,7 @@ def write_report(
         captions_dir: the folder with one ``.rst`` caption for each figure and table.
         output: the HTML file to write; images are inside it, links to the other files are relative to it.
         scripts_dir: the figure and table scripts; the report shows the products of all of them.
+        theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
         manifest: a JSON manifest whose `hardware` mapping is shown.
 
     Raises:
@@ -57,7 +59,9 @@ def write_report(
         tables=[_section(target, tables_dir, captions_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, captions_dir, output) for target in targets if target.draw],
         results_folder=results.parent,
-        hashes=[{"name": path.name, "sha256": sha256_file(path)} for path in (results, config_path)],
+        hashes=[
+            {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
+        ],
     )
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ MODULES = {
     "evaluate": "dhel_kcl.linear_probe",
     "analyse": "dhel_kcl.representation",
     "collect": "dhel_kcl.results",
+    "theory": "dhel_kcl.theory.verification",
     "render": "dhel_kcl.paper",
     "report": "dhel_kcl.report",
     "audit": "dhel_kcl.audit",
@@ -34,13 +35,18 @@ FIGURES = (
     "fig_similarity",
     "fig_alignment_uniformity",
     "fig_training",
+    "fig_minimisers",
+    "fig_minibatch_asymptotic",
 )
-TABLES = ("table_linear_accuracy", "table_robustness", "table_representation", "table_published")
+TABLES = ("table_linear_accuracy", "table_robustness", "table_representation", "table_published", "table_theory")
 TARGETS = (*FIGURES, *TABLES)
 """Every figure and table; each is a script of that name in `paper_figures/`."""
 
+THEORY_TARGETS = ("fig_minimisers", "fig_minibatch_asymptotic", "table_theory")
+"""Targets that read the theory's table; the others read the results."""
+
 DATA_OF = {"table_published": Path("config/published_results.csv")}
-"""Files that a target reads besides the results."""
+"""Files that a target reads besides its table."""
 
 _REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
@@ -77,7 +83,14 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
                 return {**config.analysis.model_dump(mode="json"), "threads": threads}
     if stage == "collect":
         return list(config.runs)
+    if stage == "theory":
+        return {**config.theory.model_dump(mode="json"), "threads": config.compute.threads}
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
+
+
+def source_table(layout: Layout, target: str) -> Path:
+    """The tidy table that a figure or table target reads."""
+    return layout.theory if target in THEORY_TARGETS else layout.results
 
 
 @functools.cache
@@ -110,6 +123,7 @@ def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, t
         for stage in RUN_STAGES:
             expected[layout.run_manifest(stage, run)] = (stage, run)
     expected[layout.manifest("collect")] = ("collect", config.name)
+    expected[layout.manifest("theory")] = ("theory", config.name)
     for target in TARGETS:
         expected[layout.manifest("render", target)] = ("render", target)
     expected[layout.manifest("report")] = ("report", config.name)

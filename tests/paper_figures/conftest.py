@@ -1,4 +1,4 @@
-"""Synthetic tidy results: what the pipeline collects, without the pipeline."""
+"""Synthetic tidy tables: what the pipeline collects and the theory stage computes, without either."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dhel_kcl.paper import RESULT_COLUMNS
+from dhel_kcl.paper import RESULT_COLUMNS, THEORY_COLUMNS
 
 SCRIPTS = Path(__file__).parent.parent.parent / "paper_figures"
 TEMPERATURE_LOSSES = ("infonce", "ntxent", "dcl", "dhel")
@@ -150,6 +150,60 @@ def _analyse(
     for x in centres:
         density = math.exp(-(((x - centre) / width) ** 2) / 2) / width / math.sqrt(2 * math.pi)
         add("similarity_density", density, representation, float(x))
+
+
+def whole_theory(
+    dimension: int = 3, starts: int = 3, population: int = 5, batch_sizes: tuple[int, ...] = (2, 16, 128, 1024)
+) -> pd.DataFrame:
+    """Every metric of the three checks, as if each theorem held; start 1 of the gaussian kernel is stuck."""
+    rows: list[dict[str, Any]] = []
+
+    def add(check: str, loss: str, batch_size: int, seed: int, /, **values: Any) -> None:
+        scale = KERNEL_SCALES.get(loss)
+        numbers = {scale: 2.0, "gamma": 1.0} if scale else {"temperature": 0.5}
+        keys = {"run": f"{check}-{loss}-bs{batch_size}-seed{seed}", "check": check, "loss": loss}
+        keys |= dict.fromkeys(("temperature", "t", "c", "gamma"), math.nan) | numbers
+        keys |= {"batch_size": batch_size, "embedding_dim": dimension, "seed": seed}
+        for metric, content in values.items():
+            for x, value in enumerate(content) if isinstance(content, list) else [(math.nan, content)]:
+                rows.append({**keys, "metric": metric, "x": float(x), "value": float(value)})
+
+    for loss in (*TEMPERATURE_LOSSES, *KERNEL_SCALES):
+        kernel = loss in KERNEL_SCALES
+        for m, seed in itertools.product((dimension + 1, 2 * dimension) if kernel else (dimension + 1,), range(starts)):
+            stuck = loss == "kcl_gaussian" and seed == 1
+            path = [-1.5 + (0.3 if stuck else 0) + 10.0**-k for k in range(15)]
+            if m == dimension + 1:
+                gram = np.full((m, m), -1 / dimension) + (1 + 1 / dimension) * np.eye(m)
+            else:
+                gram = np.kron(np.eye(dimension), [[1, -1], [-1, 1]])
+            end = {"alignment": 0.4 if stuck else 1e-9, "gram": [*(gram.ravel() + 1e-7)]}
+            add("minimise", loss, m, seed, loss=path, minimum=-1.5, **end, minimiser_gram=[*gram.ravel()])
+        for m in range(2, population + 1):
+            growth = 0 if kernel else math.log(m)
+            add("mini_batches", loss, m, 0, loss=2.5 + growth - (0 if kernel else 1 / m), growth=growth)
+        for m in batch_sizes:
+            growth = 0 if kernel else math.log(m)
+            spread = 0.1 * np.random.default_rng(m).standard_normal(8) / m
+            sampled = -2 + growth + spread - spread.mean() + (0 if kernel else 1 / m)
+            add("uniform", loss, m, 0, loss=[*sampled], growth=growth, asymptote=-2.0)
+    return pd.DataFrame(rows)[THEORY_COLUMNS]
+
+
+@pytest.fixture(scope="session")
+def theory() -> pd.DataFrame:
+    return whole_theory()
+
+
+@pytest.fixture(scope="session")
+def make_theory() -> Callable[..., pd.DataFrame]:
+    return whole_theory
+
+
+@pytest.fixture(scope="session")
+def tables(experiment: pd.DataFrame, theory: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Each tidy table by the name that scripts give it."""
+    return {"results": experiment, "theory": theory}
 
 
 @pytest.fixture

@@ -7,32 +7,45 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from dhel_kcl import stages
+from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_target, points_equal, read_points, rederive, render
 from dhel_kcl.report import write_report
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
-    *["fig_alignment_uniformity", "fig_batch_size", "fig_effective_rank", "fig_similarity"],
-    *["fig_spectrum", "fig_temperature", "fig_training"],
-    *["table_linear_accuracy", "table_published", "table_representation", "table_robustness"],
+    *["fig_alignment_uniformity", "fig_batch_size", "fig_effective_rank", "fig_minibatch_asymptotic"],
+    *["fig_minimisers", "fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
+    *["table_linear_accuracy", "table_published", "table_representation", "table_robustness", "table_theory"],
 ]
 FIGURES = [name for name in NAMES if name.startswith("fig_")]
+OF_THEORY = [name for name in NAMES if name in stages.THEORY_TARGETS]
+OF_RESULTS = [name for name in NAMES if name not in OF_THEORY]
 
 
 @pytest.fixture(scope="module")
-def results(experiment: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("results") / "results.parquet"
-    experiment.to_parquet(path)
-    return path
+def source(tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The Parquet file that a target reads."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet")
+    return lambda target: stages.source_table(Layout(folder), target)
 
 
 @pytest.fixture(scope="module")
-def rendered(results: Path, scripts: Path) -> Path:
+def rendered(source: Callable[[str], Path], scripts: Path) -> Path:
     for name in NAMES:
-        render(scripts / f"{name}.py", results, results.parent)
-    return results.parent
+        render(scripts / f"{name}.py", source(name), source(name).parent)
+    return source(NAMES[0]).parent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_workflow_gives_a_script_the_table_that_it_names(scripts: Path, name: str) -> None:
+    assert load_target(scripts / f"{name}.py").table == stages.source_table(Layout(Path("any")), name).stem
 
 
 def test_these_are_all_the_scripts(scripts: Path) -> None:
@@ -47,37 +60,45 @@ def test_the_caption_of_the_report_is_the_docstring(scripts: Path, name: str) ->
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rendering_again_gives_the_same_bytes(
-    rendered: Path, results: Path, scripts: Path, name: str, tmp_path: Path
+    rendered: Path, source: Callable[[str], Path], scripts: Path, name: str, tmp_path: Path
 ) -> None:
-    for path in render(scripts / f"{name}.py", results, tmp_path):
+    for path in render(scripts / f"{name}.py", source(name), tmp_path):
         assert path.read_bytes() == (rendered / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_written_points_are_those_of_the_results(rendered: Path, results: Path, scripts: Path, name: str) -> None:
+def test_the_written_points_are_those_of_the_results(
+    rendered: Path, source: Callable[[str], Path], scripts: Path, name: str
+) -> None:
     written = read_points(rendered / f"{name}.csv")
-    assert points_equal(written, rederive(scripts / f"{name}.py", results))
+    assert points_equal(written, rederive(scripts / f"{name}.py", source(name)))
     assert written.columns[-1] == "runs"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_the_results_does_not_matter(experiment: pd.DataFrame, scripts: Path, name: str) -> None:
+def test_the_order_of_the_results_does_not_matter(tables: dict[str, pd.DataFrame], scripts: Path, name: str) -> None:
     target = load_target(scripts / f"{name}.py")
-    shuffled = experiment.sample(frac=1, random_state=0)
-    assert points_equal(target.points(experiment), target.points(shuffled))
+    table = tables[target.table]
+    shuffled = table.sample(frac=1, random_state=0)
+    assert points_equal(target.points(table), target.points(shuffled))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_declared_metrics_are_read(experiment: pd.DataFrame, scripts: Path, name: str) -> None:
+def test_only_the_declared_metrics_are_read(tables: dict[str, pd.DataFrame], scripts: Path, name: str) -> None:
     target = load_target(scripts / f"{name}.py")
-    declared = experiment[experiment["metric"].isin(target.metrics)]
-    assert points_equal(target.points(experiment), target.points(declared))
+    table = tables[target.table]
+    declared = table[table["metric"].isin(target.metrics)]
+    assert points_equal(target.points(table), target.points(declared))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_are_runs_of_the_results(rendered: Path, experiment: pd.DataFrame, name: str) -> None:
+def test_runs_are_runs_of_the_results(
+    rendered: Path, tables: dict[str, pd.DataFrame], scripts: Path, name: str
+) -> None:
     listed = read_points(rendered / f"{name}.csv")["runs"].dropna()
-    assert {run for cell in listed for run in cell.split(";")} <= set(experiment["run"])
+    assert {run for cell in listed for run in cell.split(";")} <= set(
+        tables[load_target(scripts / f"{name}.py").table]["run"]
+    )
     assert all(cell == ";".join(sorted(set(cell.split(";")))) for cell in listed)
 
 
@@ -107,7 +128,7 @@ def test_a_panel_per_data_set_and_a_line_per_loss(
     assert {"CIFAR-10", "CIFAR-100"} <= titles
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name in OF_RESULTS])
 @pytest.mark.parametrize("shape", ["one run", "one data set", "everything"])
 def test_nothing_is_covered_or_cut(
     make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, shape: str
@@ -127,7 +148,20 @@ def test_nothing_is_covered_or_cut(
     }[shape]()
     target = load_target(scripts / f"{name}.py")
     assert target.draw
-    figure = target.draw(target.points(experiment))
+    assert_nothing_is_covered_or_cut(target.draw(target.points(experiment)))
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name in OF_THEORY])
+@pytest.mark.parametrize(("dimension", "starts"), [(2, 1), (4, 6), (8, 3)])
+def test_nothing_of_the_theory_is_covered_or_cut(
+    make_theory: Callable[..., pd.DataFrame], scripts: Path, name: str, dimension: int, starts: int
+) -> None:
+    target = load_target(scripts / f"{name}.py")
+    assert target.draw
+    assert_nothing_is_covered_or_cut(target.draw(target.points(make_theory(dimension, starts))))
+
+
+def assert_nothing_is_covered_or_cut(figure: Figure) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -159,7 +193,7 @@ def test_a_missing_batch_size_is_a_gap_in_the_line(make_experiment: Callable[...
     assert pd.isna(dhel.get_ydata()).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_RESULTS)
 def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
     make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, tmp_path: Path
 ) -> None:
@@ -170,12 +204,25 @@ def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_shows_every_target(rendered: Path, results: Path, scripts: Path, tmp_path: Path) -> None:
+def test_the_report_shows_every_target(
+    rendered: Path, source: Callable[[str], Path], scripts: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "report.html"
     captions = ROOT / "workflow" / "report"
+    results, theory = source(OF_RESULTS[0]), source(OF_THEORY[0])
     write_report(
-        ROOT / "config" / "quickstart.yaml", results, rendered, rendered, captions, output, scripts_dir=scripts
+        ROOT / "config" / "quickstart.yaml",
+        results,
+        rendered,
+        rendered,
+        captions,
+        output,
+        scripts_dir=scripts,
+        theory=theory,
     )
     html = output.read_text()
-    assert re.findall(r'<section id="([^"]*)"', html) == [*NAMES[7:], *NAMES[:7]]
-    assert html.count("data:image/png;base64,") == 7
+    tables = [name for name in NAMES if name not in FIGURES]
+    assert re.findall(r'<section id="([^"]*)"', html) == [*tables, *FIGURES]
+    assert html.count("data:image/png;base64,") == len(FIGURES)
+    assert sha256_file(results) in html
+    assert sha256_file(theory) in html

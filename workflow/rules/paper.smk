@@ -1,5 +1,5 @@
 rule collect:
-    """Gather every measurement into the one tidy table that the figures read."""
+    """Gather every measurement of the runs into one tidy table."""
     input:
         betons=[
             layout.beton(dataset.name, dataset.data.pretrain_split)
@@ -35,7 +35,7 @@ for target in stages.TARGETS:
         name:
             target
         input:
-            results=layout.results,
+            results=stages.source_table(layout, target),
             data=stages.DATA_OF.get(target, []),
         output:
             products=report_products(target),
@@ -70,6 +70,7 @@ rule report:
     """One self-contained page with every figure, table and setting."""
     input:
         results=layout.results,
+        theory=layout.theory,
         products=[layout.products(target) for target in stages.TARGETS],
         captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
         pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),

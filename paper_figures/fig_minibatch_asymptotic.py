@@ -1,0 +1,79 @@
+"""Mini-batch loss against the batch size.
+
+Left and middle: expected loss of aligned embeddings drawn uniformly from the sphere, less its growth (log M for
+InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL), against the batch size M, with the 95%
+confidence band of the mean over the batches drawn, and its predicted limit (dashed). Right: distance of the mean over
+all mini-batches of M pairs of one arbitrary population from the loss of the whole population, both less growth;
+distances below 1e-16 are drawn there.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.stats import t
+
+from dhel_kcl.robustness import join_runs
+
+TABLE = "theory"
+METRICS = ("loss", "growth", "asymptote")
+KEYS = ["check", "loss", "embedding_dim", "batch_size"]
+ROUNDING = 1e-16
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean less growth with its confidence band and limit; for the population, its distance from the whole."""
+    rows = results[results["check"].isin(["uniform", "mini_batches"])].sort_values(["run", "x"])
+    scalars = rows[rows["metric"] != "loss"].pivot_table(index=KEYS, columns="metric", values="value")
+    losses = rows[rows["metric"] == "loss"].groupby(KEYS)
+    points: pd.DataFrame = losses["value"].agg(["mean", "sem", "count"]).join(scalars)
+    points["mean"] -= points["growth"]
+    half = points["sem"] * t.isf(0.025, points["count"] - 1)
+    points = points.assign(low=points["mean"] - half, high=points["mean"] + half)
+    points["runs"] = losses["run"].agg(join_runs)
+    points = points.reset_index().drop(columns="growth")
+    is_part = points["check"] == "mini_batches"
+    whole = points.groupby(["check", "loss"])["mean"].transform("last")
+    points["distance"] = (points["mean"] - whole).abs().where(is_part)
+    points = points[~(is_part & (points["batch_size"] == points.loc[is_part, "batch_size"].max()))]
+    return points[[*(column for column in points if column != "runs"), "runs"]]
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """Uniform embeddings under the InfoNCE family and DHEL, under KCL, and a population under all."""
+    figure = Figure(figsize=(style.TEXT_WIDTH, 2.4), layout="constrained")
+    family, kernels, population = figure.subplots(1, 3)
+    uniform = points[points["check"] == "uniform"]
+    is_kernel = uniform["loss"].str.startswith("kcl")
+    for axes, part in ((family, uniform[~is_kernel]), (kernels, uniform[is_kernel])):
+        for look, curve in style.losses_of(part):
+            style.line_with_band(axes, curve["batch_size"], curve, look)
+            axes.axhline(curve["asymptote"].iloc[0], color=look.colour, linestyle="--", linewidth=0.8)
+        axes.set_title(f"uniform embeddings, $d = {part['embedding_dim'].iloc[0]}$")
+        axes.set_xscale("log", base=2)
+    parts = points[points["check"] == "mini_batches"]
+    for look, curve in style.losses_of(parts):
+        distance = curve["distance"].clip(lower=ROUNDING)
+        population.plot(
+            curve["batch_size"],
+            distance,
+            color=look.colour,
+            marker=look.marker,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+        )
+    population.set_title(
+        f"all mini-batches of {parts['batch_size'].max() + 1} pairs, $d = {parts['embedding_dim'].iloc[0]}$"
+    )
+    population.set_yscale("log")
+    style.whole_ticks(population)
+    family.set_ylabel("expected loss less growth")
+    kernels.set_ylabel("expected loss")
+    population.set_ylabel("distance from the full loss")
+    for axes in (family, kernels, population):
+        axes.set_xlabel("batch size $M$")
+    limit = Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="limit")
+    style.legend(figure, [*style.loss_handles(points), limit])
+    return figure

@@ -1,0 +1,70 @@
+"""The theorems, checked numerically.
+
+Each loss was minimised over M free pairs of points on the sphere of R^d from random starts; "5 of 6 starts" reached the
+minimum, the others stopped in local minima. The mini-batch average is the mean over all mini-batches of M pairs of one
+arbitrary population. The expected loss is that of aligned embeddings drawn uniformly. Both are taken less the loss's
+growth: log M for InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL. The error is relative, or
+absolute where 0 is predicted. The tolerance is fixed where the theorem is exact, 8 / M for the approach to the
+asymptote, and otherwise four standard errors of the sampled batches (the Student quantile of equal probability). A
+claim that does not hold fails the target.
+"""
+
+import numpy as np
+import pandas as pd
+import style
+from theorems import averages, limits, minima
+
+from dhel_kcl.errors import InputError
+from dhel_kcl.robustness import join_runs
+
+TABLE = "theory"
+METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
+CHECKS = {"minimise": minima, "mini_batches": averages, "uniform": limits}
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """A row per claim and loss; those that agree with the theory to within the tolerance hold."""
+    results = results.sort_values(["run", "metric", "x"])
+    undefined = results[~np.isfinite(results["value"])]
+    if not undefined.empty:
+        raise InputError(f"{', '.join(undefined['metric'].unique())} not finite in {join_runs(undefined['run'])}")
+    claims = []
+    for check, claims_of in CHECKS.items():
+        rows = results[results["check"] == check]
+        for loss in style.in_order(rows["loss"], style.LOSS_NAMES):
+            claims += claims_of(rows[rows["loss"] == loss])
+    points = pd.DataFrame(claims)
+    failed = points[points["verdict"] == "fails"]
+    if not failed.empty:
+        raise InputError("\n".join(_failure(row) for _, row in failed.iterrows()))
+    return points
+
+
+def _failure(row: pd.Series) -> str:
+    return (
+        f"{row['claim']} ({row['loss']}, {row['setting']}): predicted {row['predicted']:.10g}, "
+        f"measured {row['measured']:.10g}, error {row['error']:.1e}, tolerance {_tolerance(row)}"
+    )
+
+
+def _tolerance(row: pd.Series) -> str:
+    return f"{'> ' if row['differs'] else ''}{row['tolerance']:.0e}"
+
+
+def layout(points: pd.DataFrame) -> pd.DataFrame:
+    """A row per claim and loss."""
+    return pd.DataFrame(
+        {
+            "Claim": points["claim"],
+            "Loss": points["loss"].map(style.LOSS_NAMES),
+            "Setting": points["setting"],
+            "Predicted": [f"{value:.6f}" if value else "0" for value in points["predicted"]],
+            "Measured": [
+                f"{measured:.6f}" if predicted else f"{measured:.0e}"
+                for predicted, measured in zip(points["predicted"], points["measured"], strict=True)
+            ],
+            "Error": [f"{value:.0e}" for value in points["error"]],
+            "Tolerance": [_tolerance(row) for _, row in points.iterrows()],
+            "Verdict": points["verdict"],
+        }
+    )

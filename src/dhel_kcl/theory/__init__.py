@@ -1,0 +1,10 @@
+"""What the theory of contrastive losses says in closed form: minimisers, minima, and the limit of large batches.
+
+`dhel_kcl.theory.verification` checks each of these statements against the losses themselves.
+"""
+
+from dhel_kcl.theory.asymptotics import asymptote, growth
+from dhel_kcl.theory.configurations import cross_polytope, simplex
+from dhel_kcl.theory.minima import minimum
+
+__all__ = ["asymptote", "cross_polytope", "growth", "minimum", "simplex"]

@@ -1,0 +1,108 @@
+"""The expected mini-batch loss of perfectly aligned, uniformly distributed embeddings, and its limit."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.special import betaln, gammaln, hyp0f1, ive
+
+from dhel_kcl.losses import build_loss
+from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
+
+
+def asymptote(loss_config: Mapping[str, Any], d: int) -> float:
+    """Limit, as the batch grows, of the expected loss less `growth`, for u = v uniform on the sphere of R^d.
+
+    - InfoNCE, NT-Xent, DCL: -1/temperature + log E exp(x.y / temperature).
+    - DHEL: the same with the logarithm once for each view.
+    - KCL: -2 k(0) + 2 gamma E k(x, y), which its expected loss equals at every batch size.
+
+    x and y are independent and uniform on the sphere, where E exp(a x.y) = Gamma(d/2) (2/a)^(d/2-1) I_{d/2-1}(a).
+
+    Source: Wang & Isola 2020, arXiv 2005.10242, theorem 1, for the limit; Koromilas et al. 2024, arXiv 2405.18045.
+
+    Args:
+        loss_config: what `dhel_kcl.losses.build_loss` takes; temperatures from 0.001 up.
+        d: dimension of the embeddings, at least 2.
+
+    Returns:
+        The limit.
+
+    Raises:
+        ValueError: the configuration is invalid, d < 2, or the expectation is infinite.
+    """
+    build_loss(loss_config)
+    if d < 2:
+        raise ValueError(f"the uniform law on the sphere needs d >= 2 dimensions, got {d}")
+    if loss_config["name"] == "kcl":
+        return -2 * kernel_at_zero(loss_config) + 2 * energy_weight(loss_config) * _mean_kernel(loss_config, d)
+    sharpness = 1 / float(loss_config["temperature"])
+    return -sharpness + _energies(loss_config) * _log_mean_exp_cosine(sharpness, d)
+
+
+def growth(loss_config: Mapping[str, Any], m: int) -> float:
+    """What a mini-batch loss grows by with the number of pairs m, to be subtracted before comparing with `asymptote`.
+
+    log m for InfoNCE, log 2m for NT-Xent and DCL, log m for each view's energy in DHEL, and 0 for KCL.
+
+    Args:
+        loss_config: what `dhel_kcl.losses.build_loss` takes.
+        m: number of pairs, at least 2.
+
+    Raises:
+        ValueError: the configuration is invalid or m < 2.
+    """
+    build_loss(loss_config)
+    if m < 2:
+        raise ValueError(f"a contrastive loss needs at least 2 positive pairs, got {m}")
+    match loss_config["name"]:
+        case "kcl":
+            return 0.0
+        case "ntxent" | "dcl":
+            return math.log(2 * m)
+    return _energies(loss_config) * math.log(m)
+
+
+def _energies(config: Mapping[str, Any]) -> int:
+    """How many logarithms the energy is the sum of."""
+    match config["name"]:
+        case "dhel" if config.get("both_views", True):
+            return 2
+        case "infonce" | "ntxent" | "dcl" | "dhel":
+            return 1
+    raise ValueError(f"the limit of {config['name']} is not known")
+
+
+def _log_mean_exp_cosine(a: float, d: int) -> float:
+    """Logarithm of E exp(a x.y) for x and y uniform on the sphere of R^d."""
+    order = d / 2 - 1
+    scaled = ive(order, a)
+    if scaled > np.finfo(float).tiny:
+        return float(gammaln(d / 2) + order * math.log(2 / a) + math.log(scaled) + a)
+    return math.log(hyp0f1(d / 2, a * a / 4))  # the same function, from its expansion for large orders
+
+
+def _mean_kernel(config: Mapping[str, Any], d: int) -> float:
+    """E k(x, y) for x and y uniform on the sphere of R^d."""
+    match config:
+        case {"kernel": "gaussian", "t": t}:
+            return math.exp(-2 * t + _log_mean_exp_cosine(2 * t, d))
+        case {"kernel": "riesz" | "gaussian_riesz", "s": s}:
+            if s >= d - 1:
+                raise ValueError(
+                    f"the mean Riesz kernel with s = {s:g} in d = {d} dimensions is infinite; use s < d - 1"
+                )
+            half = (d - 1) / 2  # r^2 / 4 follows Beta(half, half)
+            return math.copysign(2**-s * math.exp(betaln(half - s / 2, half) - betaln(half, half)), s)
+    k = energy_kernel(config)
+    log_norm = betaln(0.5, (d - 1) / 2)
+
+    def integrand(tilt: float) -> float:
+        """Kernel times density at the angle pi/2 + tilt between x and y."""
+        return k(2 + 2 * math.sin(tilt)) * math.exp((d - 2) * math.log(math.cos(tilt)) - log_norm)
+
+    reach = min(math.pi / 2, 12 / math.sqrt(d))  # beyond it the density is below e^-70
+    value, _ = quad(integrand, -reach, reach, epsabs=0, epsrel=1e-12, limit=200)
+    return float(value)

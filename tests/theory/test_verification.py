@@ -1,0 +1,74 @@
+"""The stage that checks the theorems, at sizes of a second."""
+
+import pandas as pd
+import pytest
+
+from dhel_kcl.config import TheoryConfig
+from dhel_kcl.paper import THEORY_COLUMNS
+from dhel_kcl.theory.verification import verify
+
+CONFIG = TheoryConfig.model_validate(
+    {
+        "minimise": {"embedding_dim": 3, "starts": 2},
+        "mini_batches": {"population": 4},
+        "uniform": {"batch_sizes": [2, 32], "embeddings": 256},
+    }
+)
+LOSSES = {"infonce", "ntxent", "dcl", "dhel", "kcl_gaussian", "kcl_log", "kcl_imq"}
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return verify(CONFIG, threads=1)
+
+
+def values(table: pd.DataFrame, check: str, metric: str) -> pd.DataFrame:
+    return table[(table["check"] == check) & (table["metric"] == metric)]
+
+
+def test_it_is_the_tidy_table_that_the_figures_read(table: pd.DataFrame) -> None:
+    assert list(table) == THEORY_COLUMNS
+    assert table["value"].notna().all()
+    assert not table.duplicated(["run", "metric", "x"]).any()
+    for _, rows in table.groupby("check"):
+        assert set(rows["loss"]) == LOSSES
+
+
+def test_equal_settings_give_equal_bits_and_another_seed_gives_others(table: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(table, verify(CONFIG, threads=1), check_exact=True)
+    other = verify(CONFIG.model_copy(update={"seed": 7}), threads=1)
+    sampled = values(other, "uniform", "loss")["value"]
+    assert not set(sampled) & set(values(table, "uniform", "loss")["value"])
+
+
+def test_the_loss_never_rises_along_a_descent_nor_falls_below_the_minimum(table: pd.DataFrame) -> None:
+    minima = values(table, "minimise", "minimum").set_index("run")["value"]
+    for run, descent in values(table, "minimise", "loss").groupby("run"):
+        path = descent.sort_values("x")["value"]
+        assert path.is_monotonic_decreasing
+        assert path.min() >= minima[run] - 1e-12 * abs(minima[run])
+
+
+def test_the_simplex_is_sought_for_every_loss_and_the_cross_polytope_for_kernels(table: pd.DataFrame) -> None:
+    sought = values(table, "minimise", "minimum").groupby("batch_size")["loss"].agg(set)
+    assert sought[4] == LOSSES
+    assert sought[6] == {"kcl_gaussian", "kcl_log", "kcl_imq"}
+
+
+def test_cosines_at_the_end_show_antipodes_side_by_side(table: pd.DataFrame) -> None:
+    rows = table[(table["loss"] == "kcl_log") & (table["batch_size"] == 6) & (table["check"] == "minimise")]
+    gram = rows[rows["metric"].isin(["gram", "minimiser_gram"])].pivot_table(
+        index=["run", "x"], columns="metric", values="value"
+    )
+    assert gram["gram"].to_numpy() == pytest.approx(gram["minimiser_gram"].to_numpy(), abs=1e-5)
+
+
+def test_every_batch_size_of_the_population_is_averaged(table: pd.DataFrame) -> None:
+    rows = values(table, "mini_batches", "loss")
+    assert sorted(rows.loc[rows["loss"] == "dhel", "batch_size"]) == [2, 3, 4]
+
+
+def test_each_batch_size_gets_its_share_of_embeddings(table: pd.DataFrame) -> None:
+    rows = values(table, "uniform", "loss")
+    counts = rows[rows["loss"] == "dhel"].groupby("batch_size")["x"].count()
+    assert counts.to_dict() == {2: 128, 32: 8}

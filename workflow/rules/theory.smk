@@ -1,0 +1,21 @@
+rule theory:
+    """Check the theorems numerically; needs neither data nor runs."""
+    output:
+        parquet=layout.theory,
+        csv=layout.theory.with_suffix(".csv"),
+        manifest=layout.manifest("theory"),
+    log:
+        layout.log("theory"),
+    benchmark:
+        layout.benchmark("theory")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "theory"),
+    shell:
+        "dhel-kcl --log {log} theory {params.experiment}"
