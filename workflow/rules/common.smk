@@ -1,6 +1,7 @@
 """The experiment that the rules share; every path and digest comes from the package."""
 
 import gc
+import shutil
 
 from dhel_kcl import stages
 from dhel_kcl.config import parse_config
@@ -9,6 +10,11 @@ from dhel_kcl.layout import Layout
 
 # Planning 8,664 jobs allocates millions of objects that all stay; collecting them often costs a tenth of the time.
 gc.set_threshold(200_000, 50, 100)
+
+if shutil.which("dhel-kcl") is None:
+    raise WorkflowError(
+        "dhel-kcl is not on the PATH; activate the environment: source .venv/bin/activate"
+    )
 
 try:
     experiment = parse_config(dict(config), "configuration")
