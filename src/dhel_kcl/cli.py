@@ -270,7 +270,7 @@ def theory(experiment: Experiment) -> None:
         outputs={"parquet": layout.theory, "csv": layout.theory.with_suffix(".csv")},
         seeds={"run": config.theory.seed},
     ):
-        table = verify(config.theory, config.compute.threads)
+        table = verify(config.theory)
         write_results(table, layout.theory)
     typer.echo(f"{layout.theory}: {len(table)} rows from {table['run'].nunique()} runs")
 

@@ -84,7 +84,7 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
     if stage == "collect":
         return list(config.runs)
     if stage == "theory":
-        return {**config.theory.model_dump(mode="json"), "threads": config.compute.threads}
+        return config.theory.model_dump(mode="json")
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
 
 

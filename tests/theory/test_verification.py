@@ -19,7 +19,7 @@ LOSSES = {"infonce", "ntxent", "dcl", "dhel", "kcl_gaussian", "kcl_log", "kcl_im
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return verify(CONFIG, threads=1)
+    return verify(CONFIG)
 
 
 def values(table: pd.DataFrame, check: str, metric: str) -> pd.DataFrame:
@@ -35,8 +35,8 @@ def test_it_is_the_tidy_table_that_the_figures_read(table: pd.DataFrame) -> None
 
 
 def test_equal_settings_give_equal_bits_and_another_seed_gives_others(table: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(table, verify(CONFIG, threads=1), check_exact=True)
-    other = verify(CONFIG.model_copy(update={"seed": 7}), threads=1)
+    pd.testing.assert_frame_equal(table, verify(CONFIG), check_exact=True)
+    other = verify(CONFIG.model_copy(update={"seed": 7}))
     sampled = values(other, "uniform", "loss")["value"]
     assert not set(sampled) & set(values(table, "uniform", "loss")["value"])
 

@@ -10,7 +10,6 @@ rule theory:
         layout.benchmark("theory")
     conda:
         "../../envs/environment.yaml"
-    threads: experiment.compute.threads
     resources:
         mem_mb=experiment.compute.memory_mb,
         runtime=experiment.compute.runtime_minutes,

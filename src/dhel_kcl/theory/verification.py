@@ -1,6 +1,6 @@
 """The theorems against the losses themselves: minimisers, all mini-batches of a population, uniform embeddings.
 
-Everything is computed in float64, from the seed of the settings alone.
+Everything is computed in float64 and in one thread, from the seed of the settings alone.
 """
 
 import itertools
@@ -32,7 +32,7 @@ Check = Callable[[], list[Row]]
 Values = Mapping[str, float | Sequence[float]]
 
 
-def verify(config: TheoryConfig, threads: int) -> pd.DataFrame:
+def verify(config: TheoryConfig) -> pd.DataFrame:
     """Compute what the theorems predict, and what the losses give.
 
     - `minimise`: each loss minimised over free views u and v from random starts. Metrics `loss` (x = iteration),
@@ -45,14 +45,13 @@ def verify(config: TheoryConfig, threads: int) -> pd.DataFrame:
 
     Args:
         config: losses' hyperparameters and sizes of the checks.
-        threads: CPU threads; other counts round differently.
 
     Returns:
         Columns ``run``, ``check``, ``loss``, ``temperature``, ``t``, ``c``, ``gamma``, ``batch_size``,
         ``embedding_dim``, ``seed``, ``metric``, ``x`` (NaN for a scalar) and ``value``.
     """
-    torch.set_num_threads(threads)
-    with threadpool_limits(threads):
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
         checks = [*_minimise(config), *_mini_batches(config), *_uniform(config)]
         shown = track(checks, description="theory", console=Console(stderr=True))
         return pd.DataFrame([row for check in shown for row in check()])
