@@ -13,7 +13,8 @@ def mean(values: list[Tensor]) -> Tensor:
 
 
 def log_sum(exponents: list[Tensor]) -> Tensor:
-    return sum((e.exp() for e in exponents), start=torch.zeros((), dtype=torch.float64)).log()
+    largest = max(e.detach() for e in exponents)
+    return largest + sum(((e - largest).exp() for e in exponents), start=torch.zeros((), dtype=torch.float64)).log()
 
 
 def attraction(u: list[Tensor], v: list[Tensor], t: float) -> Tensor:

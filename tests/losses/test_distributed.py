@@ -38,7 +38,7 @@ def _process(rank: int, processes: int, work, folder: Path) -> None:
 def losses_of_own_rows(rank: int, processes: int) -> dict:
     own = slice(rank * ROWS_EACH, (rank + 1) * ROWS_EACH)
     results = {}
-    for tile_rows in (512, 3):
+    for tile_rows in (640, 3):
         tiles.CPU_TILE_ROWS = tile_rows
         for name, (loss, _) in CASES.items():
             z1, z2 = (z[own].clone().requires_grad_() for z in batch(processes))
@@ -54,7 +54,7 @@ def test_values_and_gradients_equal_those_of_one_process(processes: int, tmp_pat
         z1, z2 = (z.requires_grad_() for z in batch(processes))
         value = loss(z1, z2)
         gradients = torch.autograd.grad(value, (z1, z2))
-        for tile_rows in (512, 3):
+        for tile_rows in (640, 3):
             for rank, results in enumerate(ranks):
                 own = slice(rank * ROWS_EACH, (rank + 1) * ROWS_EACH)
                 expected = (value.detach(), *(gradient[own] for gradient in gradients))

@@ -23,7 +23,7 @@ def simplex(m: int, scale: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("m", "d"), [(2, 3), (5, 4), (9, 2)])
-@pytest.mark.parametrize("tile_rows", [512, 4, 1], indirect=True)
+@pytest.mark.parametrize("tile_rows", [640, 4, 1], indirect=True)
 def test_terms_and_gradients_equal_plain_loops(name: str, m: int, d: int, tile_rows: int) -> None:
     loss, definition = CASES[name]
     z1, z2 = views(m, d)
@@ -35,6 +35,22 @@ def test_terms_and_gradients_equal_plain_loops(name: str, m: int, d: int, tile_r
         gradients = torch.autograd.grad(term, (z1, z2), retain_graph=True, materialize_grads=True)
         wanted_gradients = torch.autograd.grad(wanted, (z1, z2), retain_graph=True, materialize_grads=True)
         torch.testing.assert_close(gradients, wanted_gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("loss", "definition"),
+    [(InfoNCE, reference.infonce), (NTXent, reference.ntxent), (DCL, reference.dcl), (DHEL, reference.dhel)],
+)
+@pytest.mark.parametrize("temperature", [0.001, 0.0028, 0.003, 0.03])
+@pytest.mark.parametrize("tile_rows", [640, 4], indirect=True)
+def test_low_temperatures_equal_plain_loops(loss: type, definition, temperature: float, tile_rows: int) -> None:
+    z1, z2 = views(9, 4)
+    expected = sum(definition(reference.unit(z1), reference.unit(z2), temperature))
+    value = loss(temperature)(z1, z2)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+    gradients = torch.autograd.grad(value, (z1, z2))
+    wanted = torch.autograd.grad(expected, (z1, z2))
+    torch.testing.assert_close(gradients, wanted, rtol=1e-9, atol=1e-10 / temperature)
 
 
 @pytest.mark.parametrize("name", CASES)

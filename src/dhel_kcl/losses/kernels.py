@@ -34,7 +34,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
-        """Return dk / d(r^2), element by element, as a new tensor; `value` is k there."""
+        """Return dk / d(r^2), element by element; `value` is k there and may be overwritten."""
 
     def positive_mean(self, u: Tensor, v: Tensor) -> Tensor:
         """Return mean_i k(u_i, v_i), a scalar, for (M, d) views with unit rows."""
@@ -61,11 +61,11 @@ class Gaussian(Kernel):
 
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return exp(-t r^2)."""
-        return (-self.t * squared_distance).exp()
+        return (-self.t * squared_distance).exp_()
 
     def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
         """Return -t k."""
-        return -self.t * value
+        return value.mul_(-self.t)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Log(Kernel):
 
     def radial(self, squared_distance: Tensor) -> Tensor:
         """Return -log(1 + t r^2)."""
-        return -(self.t * squared_distance).log1p()
+        return (self.t * squared_distance).log1p().neg_()
 
     def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
         """Return -t / (1 + t r^2)."""
-        return -self.t / (1 + self.t * squared_distance)
+        return (1 + self.t * squared_distance).reciprocal_().mul_(-self.t)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class IMQ(Kernel):
 
     def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
         """Return -k / (2 (c^2 + r^2))."""
-        return -0.5 * value / (self.c**2 + squared_distance)
+        return value.mul_(-0.5).div_(self.c**2 + squared_distance)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Riesz(Kernel):
 
     def slope(self, squared_distance: Tensor, value: Tensor) -> Tensor:
         """Return -s k / (2 r^2), and 0 at r = 0."""
-        return (-self.s / 2 * value / squared_distance).masked_fill_(squared_distance == 0, 0)
+        return value.mul_(-self.s / 2).div_(squared_distance).masked_fill_(squared_distance == 0, 0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def _save(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
 
 
 def _chain(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    return gradient * Riesz(ctx.s).slope(*ctx.saved_tensors), None
+    squared_distance, value = ctx.saved_tensors
+    return gradient * Riesz(ctx.s).slope(squared_distance, value.clone()), None
 
 
 _riesz = Operator(_riesz_values, shapes=_shapes, save=_save, backward=_chain)

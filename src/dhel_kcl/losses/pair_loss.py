@@ -33,7 +33,7 @@ class PairLoss(nn.Module, ABC):
     together, with the gradient of that loss with respect to its own rows. `DistributedDataParallel` averages
     gradients over processes: multiply the loss by their number before `backward` to train as one process would.
 
-    Memory is O(M d + 512 M) beyond the inputs on a CPU. Derivatives are first order: `create_graph=True` raises
+    Memory is O(M d) beyond the inputs, and a few tiles of the M x M similarities. Derivatives are first order: `create_graph=True` raises
     RuntimeError.
     """
 

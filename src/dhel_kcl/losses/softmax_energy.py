@@ -3,6 +3,8 @@
 Tiles are visited twice: for the normaliser of each anchor, and for the gradient.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,36 +48,42 @@ def _softmax_energy(
     tiles = rectangle(x, split) if split else upper_triangle(x)
     scaled = x * scale
     offsets = {sign * distance for distance in without for sign in (1, -1)}
+    # Unit rows keep logits within [-scale, scale]. Unless exp(-2 scale) underflows, no maximum has to be looked for.
+    bounded = 2 * scale < -math.log(torch.finfo(x.dtype).tiny) - 1
 
-    def logits(rows: slice, columns: slice) -> Tensor:
+    def tile_of(rows: slice, columns: slice) -> Tensor:
+        """Return logits, or the exponentials of logits - scale if `bounded`."""
         tile = scaled[rows] @ x[columns].T
         for offset in offsets:
             diagonal = rows.start - columns.start + offset
             if -len(tile) < diagonal < tile.shape[1]:
                 tile.diagonal(diagonal).fill_(-torch.inf)
-        return tile
+        return tile.sub_(scale).exp_() if bounded else tile
 
-    normaliser = x.new_full((len(x),), -torch.inf)
+    total = x.new_zeros(len(x)) if bounded else x.new_full((len(x),), -torch.inf)
+    add, reduce = (torch.add, Tensor.sum) if bounded else (torch.logaddexp, Tensor.logsumexp)
     for rows, columns in tiles:
-        tile = logits(rows, columns)
-        normaliser[rows] = torch.logaddexp(normaliser[rows], tile.logsumexp(dim=1))
+        tile = tile_of(rows, columns)
+        total[rows] = add(total[rows], reduce(tile, dim=1))
         if symmetric and rows != columns:
-            normaliser[columns] = torch.logaddexp(normaliser[columns], tile.logsumexp(dim=0))
-    normaliser = logsumexp_over_processes(normaliser)
+            total[columns] = add(total[columns], reduce(tile, dim=0))
+    total = sum_over_processes(total) if bounded else logsumexp_over_processes(total)
     anchors = len(x) if symmetric else split
-    value = normaliser[:anchors].mean()
+    value = (total[:anchors].log() + scale if bounded else total[:anchors]).mean()
     if not with_gradient:
         return value, torch.empty_like(x[:0])
 
     gradient = torch.zeros_like(x)
     for rows, columns in tiles:
         if len(tiles) > 1:  # a small batch is one tile, which is still at hand
-            tile = logits(rows, columns)
-        weights = (tile - normaliser[rows, None]).exp_()
-        if rows == columns:
-            weights = weights + weights.T
-        elif symmetric:
-            weights += tile.sub_(normaliser[columns]).exp_()
+            tile = tile_of(rows, columns)
+        if bounded:
+            share = total[rows, None].reciprocal()
+            weights = tile.mul_(share + total[columns].reciprocal() if symmetric else share)
+        else:
+            weights = (tile - total[rows, None]).exp_()
+            if symmetric:
+                weights += tile.sub_(total[columns]).exp_()
         gradient[rows].addmm_(weights, x[columns])
         if rows != columns:
             gradient[columns].addmm_(weights.T, x[rows])

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from dhel_kcl.losses import distributed
 
-CPU_TILE_ROWS = 512
-"""1 MiB of float32, about what the cache of a core holds."""
+CPU_TILE_ROWS = 640
+"""1.6 MiB of float32, about what the cache of a core holds; twice or half as many rows are hardly slower."""
 ACCELERATOR_TILE_ROWS = 4096
 """64 MiB of float32, large enough to keep the device busy."""
 
