@@ -33,8 +33,8 @@ class PairLoss(nn.Module, ABC):
     together, with the gradient of that loss with respect to its own rows. `DistributedDataParallel` averages
     gradients over processes: multiply the loss by their number before `backward` to train as one process would.
 
-    Memory is O(M d) beyond the inputs, and a few tiles of the M x M similarities. Derivatives are first order: `create_graph=True` raises
-    RuntimeError.
+    Memory is O(M d) beyond the inputs, and a few tiles of the M x M similarities. Derivatives are first order:
+    `create_graph=True` raises RuntimeError.
     """
 
     if TYPE_CHECKING:  # torch leaves the result of calling a module untyped
