@@ -40,11 +40,10 @@ class Target:
     met: bool
 
 
-def best_peer(losses: pd.DataFrame, loss: str, batch_size: int) -> pd.Series:
-    """The row of the fastest other implementation that ran; torch.compile is no peer, see the page."""
+def peers(losses: pd.DataFrame, loss: str, batch_size: int) -> pd.DataFrame:
+    """The other implementations that ran, fastest first; torch.compile is no peer, see the page."""
     rows = losses[(losses["loss"] == loss) & (losses["batch_size"] == batch_size) & (losses["status"] == "ok")]
-    peers = rows[~rows["implementation"].isin([OURS, COMPILED])]
-    return peers.sort_values("ratio").iloc[0]
+    return rows[~rows["implementation"].isin([OURS, COMPILED])].sort_values("ratio")
 
 
 def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
@@ -53,11 +52,11 @@ def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
     aims = {"ntxent": 2.5, "dhel": 3.0, "kcl_gaussian": 6.0, "kcl_log": 6.0, "kcl_imq": 6.0}
     for loss, aim in aims.items():
         if loss in set(losses["loss"]):
-            peer = best_peer(losses, loss, large)
+            ratios = peers(losses, loss, large).set_index("implementation")["ratio"]
             yield Target(
                 f"{style.LOSS_NAMES[loss]} at M = {large}: at least {aim:g} times as fast as the best peer",
-                f"{peer['ratio']:.3g} times ({peer['implementation']})",
-                bool(peer["ratio"] >= aim),
+                ", ".join(f"{times:.3g} ({name})" for name, times in ratios.items()),
+                bool(ratios.min() >= aim),
             )
     ours = losses[(losses["implementation"] == OURS) & (losses["batch_size"] == large)]
     most = ours.sort_values("memory_mib").iloc[-1]

@@ -68,10 +68,11 @@ def effective_rank(x: Embeddings) -> float:
         ValueError: if the shape is not (n, d) with n >= 2, a value is NaN or infinite, or all are zero.
     """
     values = matrix(x)
-    largest = np.abs(values).max()
+    largest = max(values.max(), -values.min())
     if largest == 0:
         raise ValueError("the effective rank of all-zero embeddings is undefined")
-    s = _matrix_singular_values(values / largest)
+    squares_are_normal = 1e-100 < largest < 1e100
+    s = _matrix_singular_values(values if squares_are_normal else values / largest)
     p = s[s > 0] / s.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
 
