@@ -5,8 +5,9 @@ minimum, the others stopped in local minima. The mini-batch average is the mean 
 arbitrary population. The expected loss is that of aligned embeddings drawn uniformly. Both are taken less the loss's
 growth: log M for InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL. The error is relative, or
 absolute where 0 is predicted. The tolerance is fixed where the theorem is exact, 8 / M for the approach to the
-asymptote, and otherwise four standard errors of the sampled batches (the Student quantile of equal probability). A
-claim that does not hold fails the target.
+asymptote, and otherwise four standard errors of the sampled batches (the Student quantile of equal probability). Where
+a claim is about every M, the M shown is the worst case; ">" marks a claim that the two values differ by more than the
+tolerance. A claim that does not hold fails the target.
 """
 
 import numpy as np

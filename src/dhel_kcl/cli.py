@@ -338,9 +338,11 @@ def audit(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.audit import audit as check
 
-    layout.audit.unlink(missing_ok=True)
+    if not SCRIPTS.is_dir():
+        raise InputError(f"{SCRIPTS}: no such folder here; run dhel-kcl audit in the root of the repository")
     outcome = check(config, layout, SCRIPTS)
     if outcome.problems:
+        layout.audit.unlink(missing_ok=True)  # it says that an audit passed
         summary = f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above"
         raise InputError("\n".join([*outcome.problems, summary]))
     outcome.write(layout.audit)
