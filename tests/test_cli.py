@@ -73,7 +73,10 @@ def test_configuring_again_changes_nothing(experiment: Path) -> None:
         (["collect", "results/tiny"], "evaluation.json: missing; run the rule that writes it"),
         (["render", "results/tiny", "fig_x"], "target 'fig_x' is unknown; choose one of fig_batch_size"),
         (["show", "results/tiny"], "table_linear_accuracy.md: missing; run snakemake for results/tiny first"),
-        (["audit", "results/tiny"], "paper_figures: no such folder here; run dhel-kcl audit in the root of the repository"),
+        (
+            ["audit", "results/tiny"],
+            "paper_figures: no such folder here; run dhel-kcl audit in the root of the repository",
+        ),
     ],
     ids=lambda value: "-".join(value[:1]) if isinstance(value, list) else None,
 )
