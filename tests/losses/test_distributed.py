@@ -10,7 +10,7 @@ from loss_cases import CASES
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dhel_kcl.losses import DHEL, tiles
+from dhel_kcl.losses import DHEL, KCL, GaussianRiesz, PairLoss, tiles
 
 ROWS_EACH, DIM = 5, 4
 
@@ -81,9 +81,9 @@ def test_training_data_parallel_equals_one_process_when_the_loss_is_multiplied_b
         torch.testing.assert_close(gradient, model.weight.grad, rtol=1e-10, atol=1e-10)
 
 
-def message(*views: Tensor) -> str:
+def message(*views: Tensor, loss: PairLoss | None = None) -> str:
     try:
-        DHEL(0.3)(*views)
+        (loss or DHEL(0.3))(*views)
     except ValueError as error:
         return str(error)
     return ""
@@ -98,6 +98,7 @@ def errors(rank: int, processes: int) -> list[str]:
         message(*torch.ones(2, 4, DIM + rank)),
         message(zero_row if rank == 1 else good, good),
         message(good[:1], good[:1]) if rank == 0 else message(good, good),
+        message(good, good, loss=KCL(GaussianRiesz(1.0), 1.0)),  # each process has distinct images, the same ones
         message(good, good),
     ]
 
@@ -111,4 +112,6 @@ def test_a_fault_of_one_process_is_an_error_on_all_and_none_waits(tmp_path: Path
     assert "row 2 of z1 is zero" in second[2]
     assert "at least 2 positive pairs, got 1" in first[3]
     assert "process 0 was given projections that have no loss" in second[3]
-    assert first[4] == second[4] == ""
+    assert any("Riesz kernel with s = 1.0 > 0 diverges" in rank[4] for rank in (first, second))
+    assert all(rank[4] for rank in (first, second))
+    assert first[5] == second[5] == ""

@@ -29,7 +29,7 @@ def share(work: Sequence[Item]) -> Sequence[Item]:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Return the sum of every process's `x`."""
+    """Replace `x` by the sum of every process's, and return it."""
     if num_processes() > 1:
         dist.all_reduce(x)
     return x

@@ -5,7 +5,7 @@ from dataclasses import astuple
 import torch
 from torch import Tensor
 
-from dhel_kcl.losses.distributed import sum_over_processes
+from dhel_kcl.losses.distributed import agree, sum_over_processes
 from dhel_kcl.losses.kernels import KERNELS, Kernel
 from dhel_kcl.losses.operators import Energy
 from dhel_kcl.losses.tiles import upper_triangle
@@ -32,13 +32,18 @@ def _kernel_energy(x: Tensor, kernel: str, parameters: list[float], with_gradien
     num_pairs = len(x) * (len(x) - 1) / 2
     # Near r = 0 a steep kernel multiplies x_i - x_j by so much that float32 would leave nothing of the difference.
     points = x.double() if k.steep else x
+    fault = ""
     total, gradient = points.new_zeros(()), torch.zeros_like(points if with_gradient else points[:0])
     for rows, columns in upper_triangle(x):
         on_diagonal = rows == columns
         squared = _squared_distances(x[rows], x[columns], k.steep)
         if on_diagonal:
             squared.fill_diagonal_(1)
-        values = k.radial(squared)
+        try:
+            values = k.radial(squared)
+        except ValueError as error:  # the other processes, whose tiles are sound, must not wait for this one
+            fault = str(error)
+            break
         if on_diagonal:
             values.fill_diagonal_(0)
         total += values.sum() / (2 if on_diagonal else 1)
@@ -55,6 +60,8 @@ def _kernel_energy(x: Tensor, kernel: str, parameters: list[float], with_gradien
             gradient[rows] -= weights.sum(dim=1, keepdim=True) * points[rows]
             if not on_diagonal:
                 gradient[columns] -= weights.sum(dim=0)[:, None] * points[columns]
+    if k.steep:
+        agree(len(x), x.shape[1], fault, x.device)
     value = sum_over_processes(total) / num_pairs
     return value.to(x.dtype), sum_over_processes(gradient.mul_(-2 / num_pairs)).to(x.dtype)
 

@@ -11,8 +11,8 @@ class Operator:
     """A function of tensors with a hand-written gradient of first order.
 
     Eagerly it is a `torch.autograd.Function`. Under `torch.compile` it is a custom operator of torch, opaque to the
-    compiler, so that its loops and checks neither break the graph nor are unrolled into it; calling that costs 0.1 ms
-    more. Differentiating twice raises RuntimeError.
+    compiler, so that its loops and checks neither break the graph nor are unrolled into it; that costs more at
+    each call. Differentiating twice raises RuntimeError.
     """
 
     def __init__(
