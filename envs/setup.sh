@@ -54,5 +54,7 @@ echo "[3/3] installing the packages of envs/lock.txt (about 3 GB with PyTorch's 
 "$python" -m pip install --disable-pip-version-check --no-deps --require-hashes -r envs/lock.txt |
     sed -unE 's/^Collecting ([^ ]+).*/  \1/p; s/^Building wheel for ([^ ]+).*/  building \1/p; s/^Installing collected.*/  unpacking, which takes a minute or two/p'
 "$python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+echo "compiling the image kernels"
+"$environment/bin/python" -c 'from dhel_kcl.data.decoder import compile_kernels; compile_kernels()'
 echo "$wanted" >"$stamp"
 echo "environment ready: $environment"

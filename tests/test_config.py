@@ -8,7 +8,14 @@ import pytest
 import yaml
 from workspace import REPOSITORY, TINY
 
-from dhel_kcl.config import ExperimentConfig, load_config, parse_config, write_resolved_config
+from dhel_kcl.config import (
+    AugmentationConfig,
+    ExperimentConfig,
+    built_in_augmentations,
+    load_config,
+    parse_config,
+    write_resolved_config,
+)
 from dhel_kcl.errors import InputError
 
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -72,7 +79,7 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("losses.1.kernel", "laplace", "losses.1"),
         ("batch_sizes", [1], "greater than or equal to 2"),
         ("batch_sizes", [128, 128], "batch_sizes: repeated values 128"),
-        ("datasets.0.augmentation", "simclr", "unknown 'simclr'; augmentations defines digits"),
+        ("datasets.0.augmentation", "simclr", "unknown 'simclr'; there are crop_flip, digits, none,"),
         ("datasets.0.optimizer.learning_rate", {128: 0.1}, "no value for batch sizes [256]"),
         ("datasets.0.data", {"kind": "digits", "train_images": 100}, "256 is larger than the 100 training images"),
         ("datasets.0.data", {"kind": "imagefolder"}, "root: kind imagefolder needs the folder"),
@@ -85,6 +92,8 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("datasets.0.encoder.embedding_dim", 1, "greater than or equal to 2"),
         ("datasets.0.encoder.width", 0.005, "leaves no channel"),
         ("augmentations.digits.blur", {"sigma": [2.0, 0.1]}, "low <= high"),
+        ("augmentations.none", {"flip_probability": 0.5}, "augmentations.none: this name is built in"),
+        ("augmentations.digits.solarisation", {"threshold": 300}, "less than or equal to 255"),
         ("seeds", [-1], "greater than or equal to 0"),
     ],
 )
@@ -120,3 +129,27 @@ def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str
 def test_an_unknown_run_is_refused_with_an_example(tiny_config: ExperimentConfig) -> None:
     with pytest.raises(InputError, match=r"one of its runs is digits-dhel-temperature0\.3-bs128-seed0"):
         tiny_config.run("digits-dhel")
+
+
+def test_built_in_augmentations_that_are_used_are_spelt_out_when_resolved(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["datasets"][0]["augmentation"] = "simclr_cifar"
+    config = parse_config(values, "used.yaml")
+    assert set(config.augmentations) == {"digits", "simclr_cifar"}
+    assert next(iter(config.runs.values())).augmentation == built_in_augmentations()["simclr_cifar"]
+    write_resolved_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+def test_the_built_in_augmentations() -> None:
+    built_in = built_in_augmentations()
+    assert set(built_in) == {"simclr_cifar", "simclr_imagenet", "crop_flip", "none"}
+    assert built_in["none"] == AugmentationConfig()
+    # Colour strength 0.5 and 1.0 of (0.8, 0.8, 0.8, 0.2), as the public training code states it.
+    for name, strength in (("simclr_cifar", 0.5), ("simclr_imagenet", 1.0)):
+        jitter = built_in[name].jitter
+        assert jitter is not None
+        assert [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue] == pytest.approx(
+            [0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength]
+        )

@@ -8,7 +8,8 @@ the file's back: what a run uses is what the resolved configuration shows.
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -65,14 +66,32 @@ class BlurConfig(_Strict):
         return self
 
 
+class SolarisationConfig(_Strict):
+    """Inversion of the grey levels from `threshold` on (BYOL, Grill et al., NeurIPS 2020)."""
+
+    probability: Probability = 0.2
+    threshold: Annotated[int, Field(ge=0, le=255)] = 128
+
+
 class AugmentationConfig(_Strict):
-    """Random view of an image; an operation left out, or with probability 0, is not applied."""
+    """Random view of an image; an operation left out, or with probability 0, is not applied.
+
+    The operations follow one another in the order of the fields.
+    """
 
     crop: CropConfig | None = None
     flip_probability: Probability = 0.0
     jitter: JitterConfig | None = None
     grayscale_probability: Probability = 0.0
     blur: BlurConfig | None = None
+    solarisation: SolarisationConfig | None = None
+
+
+@cache
+def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
+    """The augmentations of `data/augmentations.yaml`, which gives the source of each value, by name."""
+    text = resources.files("dhel_kcl.data").joinpath("augmentations.yaml").read_text()
+    return {name: AugmentationConfig.model_validate(values) for name, values in yaml.safe_load(text).items()}
 
 
 class DataConfig(_Strict):
@@ -294,17 +313,30 @@ class ExperimentConfig(_Strict):
     theory: TheoryConfig = TheoryConfig()
     compute: ComputeConfig = ComputeConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_built_in_augmentations_are_spelt_out(cls, values: Any) -> Any:
+        try:
+            named = {dataset["augmentation"] for dataset in values["datasets"]}
+            used = {name: built_in_augmentations()[name] for name in built_in_augmentations() if name in named}
+            return {**values, "augmentations": used | values.get("augmentations", {})}
+        except (KeyError, TypeError):
+            return values  # of a wrong form, which validation will name
+
     @model_validator(mode="after")
     def _the_grid_is_possible(self) -> Self:
         _refuse_repeats("datasets", [dataset.name for dataset in self.datasets])
         _refuse_repeats("batch_sizes", self.batch_sizes)
         _refuse_repeats("seeds", self.seeds)
         _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
+        for name, augmentation in self.augmentations.items():
+            if augmentation != built_in_augmentations().get(name, augmentation):
+                raise ValueError(f"augmentations.{name}: this name is built in with other values; choose another name")
         for dataset in self.datasets:
             if isinstance(dataset.augmentation, str) and dataset.augmentation not in self.augmentations:
                 raise ValueError(
                     f"datasets.{dataset.name}.augmentation: unknown {dataset.augmentation!r}; "
-                    f"augmentations defines {', '.join(sorted(self.augmentations)) or 'none'}"
+                    f"there are {', '.join(sorted({*built_in_augmentations(), *self.augmentations}))}"
                 )
             rate = dataset.optimizer.learning_rate
             if isinstance(rate, dict) and (missing := [size for size in self.batch_sizes if size not in rate]):

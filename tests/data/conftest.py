@@ -1,6 +1,8 @@
 import io
 import os
 import tarfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from dhel_kcl.config import AugmentationConfig, BlurConfig, CropConfig, DataConfig, JitterConfig
+from dhel_kcl.config import AugmentationConfig, BlurConfig, CropConfig, DataConfig, JitterConfig, SolarisationConfig
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
 
@@ -28,13 +30,14 @@ def photographs() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def simclr() -> AugmentationConfig:
-    """Every operation, as for CIFAR."""
+    """Every operation, with the strengths for CIFAR."""
     return AugmentationConfig(
         crop=CropConfig(),
         flip_probability=0.5,
         jitter=JitterConfig(probability=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
         grayscale_probability=0.2,
         blur=BlurConfig(probability=0.5),
+        solarisation=SolarisationConfig(probability=0.2),
     )
 
 
@@ -45,19 +48,60 @@ def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def unpack(name: str, to: Path, wanted: Callable[[Path], bool] = lambda _: True) -> Path:
+    """Unpack those files of an archive of the test data that are wanted; skip the test where there is no archive."""
+    folder = os.environ.get("DHEL_KCL_TEST_DATA")
+    if folder is None:
+        pytest.skip(f"DHEL_KCL_TEST_DATA does not name the folder with {name}")
+    with tarfile.open(Path(folder) / name) as archive:
+        archive.extractall(to, (file for file in archive if wanted(Path(file.name))), filter="data")
+    return to
+
+
 @pytest.fixture(scope="session")
 def imagenet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One hundred ImageNet photographs, one of each of a hundred classes, as a train/test image folder."""
-    folder = os.environ.get("DHEL_KCL_TEST_DATA")
-    if folder is None:
-        pytest.skip("DHEL_KCL_TEST_DATA does not name the folder with imagenet_sample.tar.gz")
-    root = tmp_path_factory.mktemp("imagenet")
-    with tarfile.open(Path(folder) / "imagenet_sample.tar.gz") as archive:
-        archive.extractall(root, filter="data")
-    root = root / "imagenet_sample"
+    root = unpack("imagenet_sample.tar.gz", tmp_path_factory.mktemp("imagenet")) / "imagenet_sample"
     if not (root / "test").exists():
         (root / "test").symlink_to(root / "train")
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first hundred training images of each class of CIFAR-10 in the archive, as a train/test image folder."""
+    taken: Counter[str] = Counter()
+
+    def wanted(path: Path) -> bool:
+        if path.suffix != ".jpg" or "train" not in path.parts:
+            return False
+        taken[path.parent.name] += 1
+        return taken[path.parent.name] <= 100
+
+    root = unpack("cifar10_jpeg.tar.gz", tmp_path_factory.mktemp("cifar"), wanted) / "cifar10"
+    (root / "test").symlink_to(root / "train")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar_images(cifar_folder: Path) -> np.ndarray:
+    """(1000, 32, 32, 3) real CIFAR-10 images."""
+    return np.stack([np.array(Image.open(path)) for path in sorted((cifar_folder / "train").rglob("*.jpg"))])
+
+
+@pytest.fixture(scope="session")
+def cifar_beton(cifar_folder: Path) -> Path:
+    path = cifar_folder / "train.beton"
+    write_beton(open_source(DataConfig(kind="imagefolder", root=cifar_folder), "train"), path, num_workers=2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def imagenet_beton(imagenet_folder: Path) -> Path:
+    path = imagenet_folder / "train.beton"
+    source = open_source(DataConfig(kind="imagefolder", root=imagenet_folder), "train")
+    write_beton(source, path, storage="jpg", num_workers=2)
+    return path
 
 
 def jpeg_bytes(image: np.ndarray) -> bytes:

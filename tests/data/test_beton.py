@@ -1,15 +1,25 @@
 import errno
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import ffcv.writer
 import numpy as np
 import pytest
+import torch
+from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import DataConfig
 from dhel_kcl.data import beton
 from dhel_kcl.data.beton import open_beton, sidecar_path, write_beton
+from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.data.sources import ImageSource, open_source
 from dhel_kcl.errors import InputError
 
@@ -43,6 +53,7 @@ class TestWriting:
         assert info.bytes == path.stat().st_size
         assert info.skipped == []
         assert info.versions["ffcv"] == "1.0.2"
+        assert info.fields == {"image": "RGBImageField", "label": "IntField"}
         assert open_beton(path) == info
         assert json.loads((tmp_path / "photos.beton.json").read_text())["sha256"] == info.sha256
 
@@ -52,6 +63,7 @@ class TestWriting:
         assert out == ""
         assert len(err.strip().splitlines()) == 1
         assert "digits.beton" in err
+        assert "360/360" in err
 
     def test_raw_storage_refuses_several_sizes(self, photo_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"32x32.*96x64.*storage: jpg"):
@@ -183,3 +195,175 @@ class TestGuard:
     def test_an_unchanged_file_is_hashed_once(self, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(beton, "sha256_file", lambda _: pytest.fail("hashed again"))
         open_beton(copy)
+
+
+def sign(path: Path) -> None:
+    """Have the sidecar vouch for whatever the file now holds."""
+    values = json.loads(sidecar_path(path).read_text())
+    values |= {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    sidecar_path(path).write_text(json.dumps(values))
+
+
+def overwrite(path: Path, offset: int, value: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset : offset + len(value)] = value
+    path.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are in a beton, read with FFCV's own types."""
+
+    record: int
+    table: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Places":
+        header = np.fromfile(path, HeaderType, count=1)[0]
+        return cls(HeaderType.itemsize + 2 * FieldDescType.itemsize, int(header["alloc_table_ptr"]))
+
+
+def eight_bytes(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+class TestStructure:
+    """A sidecar can vouch for a file that FFCV cannot read; then the guard still has to notice."""
+
+    @pytest.fixture
+    def copy(self, digits_beton: Path, tmp_path: Path) -> Path:
+        path = tmp_path / "copy.beton"
+        path.write_bytes(digits_beton.read_bytes())
+        sidecar_path(path).write_bytes(sidecar_path(digits_beton).read_bytes())
+        return path
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda path, at: overwrite(path, 8, eight_bytes(5)), "counts 5 images instead of 1437"),
+            (lambda path, at: overwrite(path, 4, eight_bytes(12345)[:4]), "page size 12345 is not a power of two"),
+            (lambda path, at: overwrite(path, 4, eight_bytes(1 << 25)[:4]), "the sidecar gives another page size"),
+            (lambda path, at: overwrite(path, 16, eight_bytes(1 << 62)), "allocation table is not where"),
+            (lambda path, at: truncate(path), "allocation table is not where"),
+            (lambda path, at: overwrite(path, 24, b"\x05"), "fields are not an image and a label"),
+            (lambda path, at: overwrite(path, at.record, b"\x09"), "not stored as raw|size of an image|not where"),
+            (lambda path, at: overwrite(path, at.table, eight_bytes(7)), "does not list the images in their order"),
+            (
+                lambda path, at: overwrite(path, at.table + 8, eight_bytes(1 << 63)),
+                "not where the allocation table says",
+            ),
+            (lambda path, at: overwrite(path, at.table + 16, eight_bytes(1 << 63)), "lies outside of the pages"),
+            (
+                lambda path, at: overwrite(path, at.table + 16, eight_bytes(191)),
+                "more or fewer bytes than its pixels need",
+            ),
+            (
+                lambda path, at: overwrite(path, at.table + 16, eight_bytes(500)),
+                "outside of its page or over another one",
+            ),
+        ],
+    )
+    def test_a_vouched_for_file_that_ffcv_would_choke_on_is_refused(
+        self, copy: Path, damage: Callable[[Path, Places], None], message: str
+    ) -> None:
+        damage(copy, Places.of(copy))
+        sign(copy)
+        with pytest.raises(InputError, match=message):
+            open_beton(copy)
+
+    def test_a_jpeg_that_is_cut_off_is_an_error_not_the_image_before_it(
+        self, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "photos.beton"
+        write_beton(folder_source(photo_folder), path, storage="jpg")
+        first = int(np.fromfile(path, ALLOC_TABLE_TYPE, offset=Places.of(path).table)[3]["ptr"])
+        overwrite(path, first, bytes(200))
+        sign(path)
+        with pytest.raises(InputError, match="image 3 of the beton is not a whole JPEG"):
+            list(OneViewLoader(path, batch_size=4, image_size=32))
+
+
+def edits(size: int, places: Places) -> st.SearchStrategy[list[tuple[int, bytes]]]:
+    """Offsets, most of them where FFCV reads numbers, and what to write there."""
+    offset = st.one_of(
+        st.integers(0, 40),
+        st.integers(places.record, places.record + 400),
+        st.integers(places.table, size - 1),
+        st.integers(0, size - 1),
+    )
+    numbers = st.sampled_from([0, 1, 3, 1 << 12, 1 << 16, size, 1 << 31, 1 << 63, (1 << 64) - 1]).map(eight_bytes)
+    return st.lists(st.tuples(offset, st.one_of(numbers, st.binary(min_size=1, max_size=16))), max_size=3)
+
+
+@pytest.fixture(scope="module", params=["raw", "jpg"])
+def small_beton(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photographs: list[np.ndarray]
+) -> Path:
+    images = [image[:24, :24] for image in photographs]
+    source = ImageSource(
+        classes=["a", "b"],
+        labels=np.arange(len(images)) % 2,
+        origin="crops of photographs",
+        names=[str(number) for number in range(len(images))],
+        read=lambda index: images[index],
+    )
+    path = tmp_path_factory.mktemp("fuzz") / f"{request.param}.beton"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beton, "MIN_PAGE_BYTES", 1 << 12)  # for files of a few kilobytes
+        patch.setattr(ffcv.writer, "MIN_PAGE_SIZE", 1 << 12)
+        write_beton(source, path, storage=request.param)
+    return path
+
+
+def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton: Path, tmp_path: Path) -> None:
+    """Five thousand mutations of each kind of beton; those that a sidecar vouches for are also loaded if accepted."""
+    original, places = small_beton.read_bytes(), Places.of(small_beton)
+    sidecar = json.loads(sidecar_path(small_beton).read_text())
+    outcomes: Counter[str] = Counter()
+    numbers = itertools.count()
+
+    @settings(
+        max_examples=5000, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        changes=edits(len(original), places),
+        cut=st.one_of(st.none(), st.integers(0, len(original))),
+        tail=st.binary(max_size=48),
+        vouched=st.booleans(),
+        sidecar_edit=st.one_of(
+            st.just({}),
+            st.fixed_dictionaries({"num_images": st.integers(-1, 1 << 40)}),
+            st.fixed_dictionaries({"page_bytes": st.integers(0, 1 << 40)}),
+            st.fixed_dictionaries({"storage": st.sampled_from(["raw", "jpg"])}),
+            st.fixed_dictionaries({"classes": st.lists(st.text(max_size=3), max_size=2)}),
+        ),
+    )
+    def mutate(
+        changes: list[tuple[int, bytes]], cut: int | None, tail: bytes, vouched: bool, sidecar_edit: dict[str, object]
+    ) -> None:
+        content = bytearray(original)
+        for offset, value in changes:
+            content[offset : offset + len(value)] = value
+        content = content[:cut] + tail if cut is not None else content
+        path = tmp_path / f"{next(numbers)}.beton"  # a name of its own, since digests are remembered
+        path.write_bytes(content)
+        sidecar_path(path).write_text(json.dumps(sidecar | (sidecar_edit if vouched else {})))
+        if vouched:
+            sign(path)
+        try:
+            open_beton(path)
+            outcomes["accepted"] += 1
+            assert vouched or content == original
+            if content != original:
+                batches = list(OneViewLoader(path, batch_size=4, image_size=8))
+                assert sorted(torch.cat([index for _, _, index in batches]).tolist()) == list(range(8))
+                outcomes["loaded"] += 1
+        except InputError:
+            outcomes["refused"] += 1
+        finally:
+            path.unlink()
+            sidecar_path(path).unlink()
+
+    mutate()
+    assert outcomes["refused"] > 1000  # the mutations do damage, and some of it only shows in the pixels
+    assert outcomes["loaded"] > 20

@@ -1,11 +1,17 @@
 import hashlib
 import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +22,17 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import functional as F
 
-from dhel_kcl.config import AugmentationConfig, CropConfig, DataConfig
+from dhel_kcl.config import (
+    AugmentationConfig,
+    BlurConfig,
+    CropConfig,
+    DataConfig,
+    JitterConfig,
+    SolarisationConfig,
+)
+from dhel_kcl.data import decoder
 from dhel_kcl.data import loader as loader_module
-from dhel_kcl.data.beton import write_beton
+from dhel_kcl.data.beton import sidecar_path, write_beton
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
 from dhel_kcl.data.sources import open_source, read_image
 from dhel_kcl.errors import InputError
@@ -31,12 +45,16 @@ def two_views(path: Path, augmentation: AugmentationConfig, **options: object) -
     return TwoViewLoader(path, augmentation=augmentation, **arguments)
 
 
-def epoch_digest(loader: TwoViewLoader) -> str:
+def digest_of(*batches: Sequence[torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for batch in loader:
+    for batch in batches:
         for tensor in batch:
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def epoch_digest(loader: TwoViewLoader) -> str:
+    return digest_of(*loader)
 
 
 def loader_threads() -> list[threading.Thread]:
@@ -111,28 +129,129 @@ class TestBatches:
             assert torch.equal(view1, view2)
 
 
+SIZES = {"digits": (128, 8), "cifar": (128, 32), "imagenet": (24, 48)}
+"""Batch size and image size for each beton of real images."""
+
+
+@pytest.fixture(params=list(SIZES))
+def real_images(request: pytest.FixtureRequest, simclr: AugmentationConfig) -> Callable[..., TwoViewLoader]:
+    """Makes loaders of real images: grey raw, colour raw, and JPEG photographs of several sizes."""
+    path = request.getfixturevalue(f"{request.param}_beton")
+    batch_size, image_size = SIZES[request.param]
+    arguments = {"batch_size": batch_size, "image_size": image_size}
+    make = partial(two_views, path, simclr, **arguments)
+    make.path, make.arguments = path, arguments
+    return make
+
+
+def in_another_process(
+    make: Callable[..., TwoViewLoader], augmentation: AugmentationConfig, **options: object
+) -> "subprocess.Popen[str]":
+    """Start to print the digests of two epochs."""
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from dhel_kcl.config import AugmentationConfig\n"
+        "from test_loader import epoch_digest, two_views\n"
+        "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
+        "loader = two_views(Path(sys.argv[2]), augmentation, **json.loads(sys.argv[4]))\n"
+        "print(epoch_digest(loader), epoch_digest(loader))"
+    )
+    arguments = [str(Path(__file__).parent), str(make.path), augmentation.model_dump_json()]
+    arguments.append(json.dumps(make.arguments | options))
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def drop_from_the_page_cache(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class TestDeterminism:
-    def test_two_epochs_are_equal_for_any_workers_and_in_another_process(
-        self, digits_beton: Path, simclr: AugmentationConfig
+    def test_two_epochs_are_equal_for_any_workers_in_separate_processes_and_however_the_file_is_read(
+        self, real_images: Callable[..., TwoViewLoader], simclr: AugmentationConfig
     ) -> None:
-        one = two_views(digits_beton, simclr, num_workers=1)
+        one = real_images(num_workers=1)
         expected = [epoch_digest(one), epoch_digest(one)]
         assert expected[0] != expected[1]
-        for num_workers in (2, 3):
-            loader = two_views(digits_beton, simclr, num_workers=num_workers)
+        drop_from_the_page_cache(real_images.path)
+        for options in ({"num_workers": 2}, {"num_workers": 4}, {"num_workers": 2, "os_cache": False}):
+            loader = real_images(**options)
             assert [epoch_digest(loader), epoch_digest(loader)] == expected
-        script = (
-            "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from pathlib import Path\n"
-            "from dhel_kcl.config import AugmentationConfig\n"
-            "from test_loader import epoch_digest, two_views\n"
-            "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
-            "loader = two_views(Path(sys.argv[2]), augmentation, num_workers=2)\n"
-            "print(epoch_digest(loader), epoch_digest(loader))"
-        )
-        arguments = [str(Path(__file__).parent), str(digits_beton), simclr.model_dump_json()]
-        result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-        assert result.stdout.split() == expected
+        for num_workers, os_cache in ((1, False), (2, True), (4, True)):
+            process = in_another_process(real_images, simclr, num_workers=num_workers, os_cache=os_cache)
+            assert process.communicate()[0].split() == expected
+
+    @pytest.mark.parametrize("stop_after", [0, 1, 3])
+    def test_a_resumed_epoch_goes_on_with_the_same_bytes(
+        self, real_images: Callable[..., TwoViewLoader], stop_after: int
+    ) -> None:
+        def rest(loader: TwoViewLoader) -> list[str]:
+            return [digest_of(batch) for batch in loader]
+
+        whole = real_images()
+        first, second = rest(whole), rest(whole)
+        interrupted = real_images()
+        state = interrupted.state_dict()
+        for number, _ in enumerate(interrupted, start=1):
+            if number > stop_after:
+                break
+            state = interrupted.state_dict()
+        resumed = real_images(num_workers=3, os_cache=False)
+        resumed.load_state_dict(json.loads(json.dumps(state)))
+        assert resumed.state_dict() == state
+        assert rest(resumed) == first[stop_after:]
+        assert rest(resumed) == second
+
+    def test_after_the_last_batch_the_state_is_the_next_epoch(
+        self, digits_beton: Path, simclr: AugmentationConfig
+    ) -> None:
+        loader = two_views(digits_beton, simclr)
+        for number, _ in enumerate(loader, start=1):
+            state = loader.state_dict()
+            assert (state["epoch"], state["batch"]) == ((1, 0) if number == len(loader) else (0, number))
+        assert loader.state_dict() == state
+
+    def test_an_epoch_can_be_resumed_on_more_ranks(self, digits_beton: Path, simclr: AugmentationConfig) -> None:
+        loader = two_views(digits_beton, simclr)
+        batches = iter(loader)
+        next(batches)
+        state = loader.state_dict()
+        expected = next(batches)
+        batches.close()
+        ranks = [two_views(digits_beton, simclr, rank=rank, world_size=2) for rank in range(2)]
+        for rank in ranks:
+            rank.load_state_dict(state)
+        shares = [next(iter(rank)) for rank in ranks]
+        for part, whole in zip(zip(*shares, strict=True), expected, strict=True):
+            assert torch.equal(torch.cat(part), whole)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"batch_size": 64}, "saved with another batch_size"),
+            ({"seed": 1, "shuffle": False}, "another seed, another shuffle"),
+            ({"augmentation": AugmentationConfig()}, "another augmentation"),
+        ],
+    )
+    def test_a_state_of_other_settings_is_refused(
+        self, digits_beton: Path, simclr: AugmentationConfig, change: dict[str, object], message: str
+    ) -> None:
+        augmentation = change.pop("augmentation", simclr)
+        other = two_views(digits_beton, augmentation, **change)
+        with pytest.raises(InputError, match=message):
+            two_views(digits_beton, simclr).load_state_dict(other.state_dict())
+
+    @pytest.mark.parametrize(
+        "damage", [{"batch": 11}, {"batch": -1}, {"epoch": -1}, {"epoch": "x"}, {"settings": None}]
+    )
+    def test_a_damaged_state_is_refused(
+        self, digits_beton: Path, simclr: AugmentationConfig, damage: dict[str, object]
+    ) -> None:
+        loader = two_views(digits_beton, simclr)
+        with pytest.raises(InputError, match="state"):
+            loader.load_state_dict(loader.state_dict() | damage)
 
     def test_set_epoch_resumes_at_that_epoch(self, digits_beton: Path, simclr: AugmentationConfig) -> None:
         loader = two_views(digits_beton, simclr)
@@ -193,7 +312,51 @@ class TestDeterminism:
         assert torch.equal(batches[0][0].flip(3), batches[1][0])
 
 
+class TestRanks:
+    @pytest.mark.parametrize("world_size", [2, 4])
+    def test_step_by_step_the_ranks_together_load_the_batch_of_one_process(
+        self, real_images: Callable[..., TwoViewLoader], world_size: int
+    ) -> None:
+        ranks = [real_images(rank=rank, world_size=world_size) for rank in range(world_size)]
+        whole = real_images()
+        assert {len(rank) for rank in ranks} == {len(whole)}
+        for batch, *shares in zip(whole, *ranks, strict=True):
+            for complete, parts in zip(batch, zip(*shares, strict=True), strict=True):
+                assert {len(part) for part in parts} == {len(complete) // world_size}
+                assert torch.equal(torch.cat(parts), complete)
+
+    def test_evaluation_on_ranks_sees_every_image_once(self, digits_beton: Path) -> None:
+        ranks = [OneViewLoader(digits_beton, batch_size=200, image_size=8, rank=r, world_size=4) for r in range(4)]
+        seen = [index for rank in ranks for _, _, index in rank]
+        assert sorted(torch.cat(seen).tolist()) == list(range(DIGITS_TRAIN))
+
+    @pytest.mark.parametrize(
+        ("rank", "world_size", "message"), [(2, 2, "rank 2"), (-1, 2, "rank -1"), (0, 3, "3 ranks")]
+    )
+    def test_an_impossible_share_is_refused(
+        self, digits_beton: Path, simclr: AugmentationConfig, rank: int, world_size: int, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            two_views(digits_beton, simclr, rank=rank, world_size=world_size)
+
+
 class TestAugmentationRates:
+    @pytest.mark.parametrize("probability", [0.2, 0.8])
+    @pytest.mark.parametrize("operation", ["jitter", "blur", "solarisation"])
+    def test_operations_happen_at_their_rate(self, cifar_beton: Path, operation: str, probability: float) -> None:
+        always_visible = {
+            "jitter": JitterConfig(probability=probability, hue=0.5, brightness=0.8),
+            "blur": BlurConfig(probability=probability, sigma=(2.0, 2.0)),
+            "solarisation": SolarisationConfig(probability=probability, threshold=0),
+        }
+        augmentation = AugmentationConfig(**{operation: always_visible[operation]})
+        plain, changed = (
+            next(iter(two_views(cifar_beton, a, batch_size=1000, image_size=32, shuffle=False)))[0]
+            for a in (AugmentationConfig(), augmentation)
+        )
+        differs = int((plain != changed).flatten(1).any(1).sum())
+        assert stats.binomtest(differs, len(plain), probability).pvalue > 1e-3
+
     @pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
     def test_flips_happen_at_their_rate_independently_in_both_views(
         self, digits_beton: Path, probability: float
@@ -275,6 +438,100 @@ class TestPhotographs:
 
 
 class TestRobustness:
+    def test_a_beton_that_changed_after_the_loader_was_made_is_refused(
+        self, digits_beton: Path, tmp_path: Path, simclr: AugmentationConfig
+    ) -> None:
+        path = tmp_path / "copy.beton"
+        shutil.copy(digits_beton, path)
+        shutil.copy(sidecar_path(digits_beton), sidecar_path(path))
+        loader = two_views(path, simclr)
+        with pytest.raises(InputError, match="changed after it was written"):  # noqa: PT012
+            for number, _ in enumerate(loader):
+                if number == 5:
+                    with path.open("r+b") as file:
+                        file.seek(-1000, os.SEEK_END)
+                        file.write(b"\xff")
+        with finished_within(5), pytest.raises(InputError, match="changed after it was written"):
+            next(iter(loader))
+        path.unlink()
+        with finished_within(5), pytest.raises(InputError, match="no such beton"):
+            next(iter(loader))
+        assert loader_threads() == []
+
+    def test_a_beton_that_is_truncated_while_it_is_read_is_an_error(
+        self, digits_beton: Path, tmp_path: Path, simclr: AugmentationConfig
+    ) -> None:
+        path = tmp_path / "copy.beton"
+        shutil.copy(digits_beton, path)
+        shutil.copy(sidecar_path(digits_beton), sidecar_path(path))
+        batches = iter(two_views(path, simclr, batch_size=32))
+        next(batches)
+        os.truncate(path, 1 << 21)  # the first page, which holds the images, begins there
+        with finished_within(5), pytest.raises(InputError, match="truncated while it was being read"):
+            list(batches)
+        assert loader_threads() == []
+
+    @pytest.mark.parametrize("os_cache", [True, False])
+    def test_ctrl_c_ends_a_process_within_seconds(
+        self, digits_beton: Path, simclr: AugmentationConfig, os_cache: bool
+    ) -> None:
+        script = (
+            "import itertools, json, sys; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path\n"
+            "from dhel_kcl.config import AugmentationConfig\n"
+            "from test_loader import two_views\n"
+            "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
+            "loader = two_views(Path(sys.argv[2]), augmentation, num_workers=2, os_cache=json.loads(sys.argv[4]))\n"
+            "for epoch in itertools.count():\n"
+            "    for batch in loader: pass\n"
+            "    print(epoch, flush=True)"
+        )
+        arguments = [str(Path(__file__).parent), str(digits_beton), simclr.model_dump_json(), json.dumps(os_cache)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        process.send_signal(signal.SIGINT)
+        with finished_within(5):
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode in (1, -signal.SIGINT)
+        assert errors.strip().endswith("KeyboardInterrupt")
+
+    def test_after_a_fork_a_new_loop_works_and_the_old_one_says_why_not(
+        self, digits_beton: Path, simclr: AugmentationConfig
+    ) -> None:
+        loader = two_views(digits_beton, simclr, num_workers=2)
+        expected = epoch_digest(two_views(digits_beton, simclr))
+        batches = iter(loader)
+        next(batches)
+
+        def in_child(answers: "multiprocessing.Queue[str]") -> None:
+            try:
+                next(batches)
+            except RuntimeError as error:
+                answers.put(str(error))
+            answers.put(epoch_digest(loader))
+
+        context = multiprocessing.get_context("fork")
+        answers = context.Queue()
+        child = context.Process(target=in_child, args=(answers,))
+        with finished_within(15):
+            child.start()
+            assert "began before the fork" in answers.get(timeout=10)
+            assert answers.get(timeout=10) == expected
+            child.join()
+        assert child.exitcode == 0
+        assert len(list(batches)) == len(loader) - 1
+        assert loader_threads() == []
+
+    def test_without_the_os_cache_leaving_early_leaves_no_thread(
+        self, digits_beton: Path, simclr: AugmentationConfig
+    ) -> None:
+        for _ in two_views(digits_beton, simclr, num_workers=2, os_cache=False):
+            break
+        assert loader_threads() == []
+
     def test_a_batch_larger_than_the_data_is_refused(self, digits_beton: Path, simclr: AugmentationConfig) -> None:
         with pytest.raises(InputError, match=r"2048.*1437"):
             two_views(digits_beton, simclr, batch_size=2048)
@@ -289,7 +546,7 @@ class TestRobustness:
         def fail(*_: object) -> None:
             raise ArithmeticError("kernel failed")
 
-        monkeypatch.setattr(loader_module, "make_views", fail)
+        monkeypatch.setattr(decoder, "make_views", fail)
         with finished_within(5), pytest.raises(ArithmeticError, match="kernel failed"):
             list(two_views(digits_beton, simclr, num_workers=2))
         assert loader_threads() == []
@@ -339,15 +596,27 @@ class TestRobustness:
 
     def test_two_loaders_can_take_turns(self, digits_beton: Path, simclr: AugmentationConfig) -> None:
         expected = [epoch_digest(two_views(digits_beton, simclr, seed=seed)) for seed in (0, 1)]
-        digests = [hashlib.sha256(), hashlib.sha256()]
         loaders = [two_views(digits_beton, simclr, seed=seed, num_workers=2) for seed in (0, 1)]
-        for pair in zip(*loaders, strict=True):
-            for digest, batch in zip(digests, pair, strict=True):
-                for tensor in batch:
-                    digest.update(tensor.contiguous().numpy().tobytes())
-        assert [digest.hexdigest() for digest in digests] == expected
+        pairs = list(zip(*loaders, strict=True))
+        assert [digest_of(*batches) for batches in zip(*pairs, strict=True)] == expected
 
     def test_one_loader_can_be_iterated_twice_at_once(self, digits_beton: Path, simclr: AugmentationConfig) -> None:
         loader = two_views(digits_beton, simclr)
         for left, right in zip(loader, loader, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("stop_after", [None, 3])
+def test_cuda_batches_are_those_of_the_cpu(
+    digits_beton: Path, simclr: AugmentationConfig, stop_after: int | None
+) -> None:
+    on_gpu = two_views(digits_beton, simclr, device="cuda", num_workers=2)
+    for number, (ours, theirs) in enumerate(zip(on_gpu, two_views(digits_beton, simclr), strict=True)):
+        assert on_gpu.state_dict()["batch"] == (number + 1) % len(on_gpu)
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.device.type == "cuda"
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=0)
+        if number == stop_after:
+            break
+    assert loader_threads() == []

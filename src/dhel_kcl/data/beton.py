@@ -27,7 +27,8 @@ from dhel_kcl.data.sources import ImageArray, ImageSource
 from dhel_kcl.errors import InputError
 
 BETON_VERSION = 2
-BETON_FIELDS = 2
+FIELDS = {"image": "RGBImageField", "label": "IntField"}
+"""The layout: the FFCV type of each field, in their order."""
 MIN_PAGE_BYTES = 1 << 21
 IMAGES_IN_FLIGHT = 256
 """Decoded images held in memory at once while writing."""
@@ -43,6 +44,8 @@ class BetonInfo(BaseModel):
         bytes: size of the beton.
         num_images: images in the beton.
         classes: class names; a label is a position in this list.
+        fields: the FFCV type of each field, in the order of the beton.
+        page_bytes: size of a page, a power of two.
         class_counts: images of each class, and of `UNLABELLED` if there are any.
         storage: raw pixels or JPEG.
         jpeg_quality: 1 to 100; None for raw storage.
@@ -60,6 +63,8 @@ class BetonInfo(BaseModel):
     bytes: int
     num_images: int
     classes: list[str]
+    fields: dict[str, str]
+    page_bytes: int
     class_counts: dict[str, int]
     storage: Literal["raw", "jpg"]
     jpeg_quality: int | None
@@ -112,7 +117,7 @@ def write_beton(
         Progress(*columns, console=Console(stderr=True)) as progress,
         ThreadPoolExecutor(num_workers) as pool,
     ):
-        task = progress.add_task(f"checking {path.name}", total=2 * len(source))
+        task = progress.add_task(f"checking {path.name}", total=len(source))
         sizes: dict[int, tuple[int, int]] = {}
         broken: dict[int, str] = {}
         for index, outcome in enumerate(pool.map(lambda index: _image_size(source, index), range(len(source)))):
@@ -131,7 +136,7 @@ def write_beton(
             raise InputError(f"{path}: there is no image to write; check {source.origin}")
         if storage == "raw":
             _refuse_several_sizes(source, sizes)
-        progress.update(task, description=f"writing {path.name}", total=len(source) + len(sizes))
+        progress.reset(task, description=f"writing {path.name}", total=len(sizes))
         page_bytes = _page_bytes(list(sizes.values()), storage)
         with atomic_path(path) as temporary:
             metadata = _write_pages(
@@ -151,6 +156,8 @@ def write_beton(
         bytes=size,
         num_images=len(sizes),
         classes=source.classes,
+        fields=FIELDS,
+        page_bytes=page_bytes,
         class_counts=counts | ({UNLABELLED: labels[-1]} if labels[-1] else {}),
         storage=storage,
         jpeg_quality=jpeg_quality if storage == "jpg" else None,
@@ -190,15 +197,18 @@ def open_beton(path: Path) -> BetonInfo:
     try:
         info = BetonInfo.model_validate(read_json(sidecar))
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"{sidecar}: not a beton's sidecar ({place}: {problem['msg']}); {remedy}") from error
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{sidecar}: not a beton's sidecar ({place}: {first['msg']}); {remedy}") from error
     if status.st_size != info.bytes:
         raise InputError(
             f"{path}: the beton has {status.st_size} bytes but its sidecar says {info.bytes} (truncated?); {remedy}"
         )
     if _sha256(path, status.st_mtime_ns, status.st_size) != info.sha256:
         raise InputError(f"{path}: the beton changed after it was written (sha256 differs); {remedy}")
+    expected = info.num_images, len(info.classes), info.storage, info.page_bytes
+    if problem := _structural_problem(path, status.st_mtime_ns, status.st_size, *expected):
+        raise InputError(f"{path}: not a beton that matches its sidecar: {problem}; {remedy}")
     return info
 
 
@@ -207,11 +217,25 @@ def _sha256(path: Path, modified_ns: int, size: int) -> str:
     return sha256_file(path)
 
 
+@lru_cache
+def _structural_problem(
+    path: Path, modified_ns: int, size: int, num_images: int, num_classes: int, storage: str, page_bytes: int
+) -> str | None:
+    from dhel_kcl.data import beton_structure
+
+    if num_images < 1:
+        return "the sidecar counts no image"
+    problem = beton_structure.structural_problem(path, num_images=num_images, num_classes=num_classes, storage=storage)
+    if problem is None and beton_structure.page_bytes(path) != page_bytes:
+        return "the sidecar gives another page size"
+    return problem
+
+
 def _has_beton_header(path: Path) -> bool:
     layout = struct.Struct("<HHIQQ")
     with path.open("rb") as file:
         start = file.read(layout.size)
-    return len(start) == layout.size and layout.unpack(start)[:2] == (BETON_VERSION, BETON_FIELDS)
+    return len(start) == layout.size and layout.unpack(start)[:2] == (BETON_VERSION, len(FIELDS))
 
 
 def _image_size(source: ImageSource, index: int) -> tuple[int, int] | str:

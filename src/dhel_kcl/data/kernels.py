@@ -16,7 +16,9 @@ from numba import njit
 Pixels = npt.NDArray[np.uint8]
 Integer = int | np.integer[Any]
 
-CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, BLUR_SIGMA = range(11)
+(CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, BLUR_SIGMA, SOLARISATION) = (
+    range(12)
+)
 """Operations that draw random numbers; the value is part of the key of the draw."""
 
 BILINEAR, BICUBIC = range(2)
@@ -55,6 +57,8 @@ class ViewParameters(NamedTuple):
     blur_probability: float
     sigma_low: float
     sigma_high: float
+    solarisation_probability: float
+    solarisation_threshold: int
 
 
 _compiled = njit(cache=True, fastmath=False, nogil=True, error_model="numpy")
@@ -168,7 +172,10 @@ def _to_byte(accumulated: int) -> int:
 def resize_window(
     image: Pixels, full_height: int, full_width: int, top: int, left: int, resampling: int, out: Pixels
 ) -> None:
-    """Write the part of the resized image that `out` covers, antialiased and rounded as PIL does.
+    """Write the part of the resized image that `out` covers, antialiased and rounded as PIL does, rows first.
+
+    Each pass runs along contiguous memory, for the compiler to vectorise: the first over the rows of a transposed copy,
+    the second over columns.
 
     Args:
         image: (H, W, 3) input.
@@ -177,167 +184,213 @@ def resize_window(
         top: row of the resized image that is the first row of `out`.
         left: column of the resized image that is the first column of `out`.
         resampling: BILINEAR or BICUBIC.
-        out: (h, w, 3) output.
+        out: (3, h, w) output.
     """
-    rows, columns = out.shape[0], out.shape[1]
+    rows, columns = out.shape[1], out.shape[2]
     row_spans, row_weights = _resampling_weights(image.shape[0], full_height, top, rows, resampling)
     column_spans, column_weights = _resampling_weights(image.shape[1], full_width, left, columns, resampling)
-    first_row = row_spans[0, 0]
-    needed_rows = row_spans[rows - 1, 0] + row_spans[rows - 1, 1] - first_row
-    half = 1 << (WEIGHT_BITS - 1)
-    narrow = np.empty((needed_rows, 3 * columns), np.uint8)
-    for row in range(needed_rows):
-        for column in range(columns):
-            start = column_spans[column, 0]
-            red = green = blue = half
-            for tap in range(column_spans[column, 1]):
-                weight = column_weights[column, tap]
-                red += weight * image[first_row + row, start + tap, 0]
-                green += weight * image[first_row + row, start + tap, 1]
-                blue += weight * image[first_row + row, start + tap, 2]
-            narrow[row, 3 * column] = _to_byte(red)
-            narrow[row, 3 * column + 1] = _to_byte(green)
-            narrow[row, 3 * column + 2] = _to_byte(blue)
-    accumulated = np.empty(3 * columns, np.int32)
-    for row in range(rows):
-        accumulated[:] = half
-        for tap in range(row_spans[row, 1]):
-            weight = row_weights[row, tap]
-            source = narrow[row_spans[row, 0] - first_row + tap]
-            for position in range(3 * columns):
-                accumulated[position] += np.int32(weight * np.int32(source[position]))
-        for column in range(columns):
+    first_row, first_column = row_spans[0, 0], column_spans[0, 0]
+    box = image[
+        first_row : row_spans[rows - 1, 0] + row_spans[rows - 1, 1],
+        first_column : column_spans[columns - 1, 0] + column_spans[columns - 1, 1],
+    ]
+    height, width = box.shape[0], box.shape[1]
+    upright = np.empty((width, 3, height), np.uint8)
+    for row in range(height):
+        for column in range(width):
             for channel in range(3):
-                out[row, column, channel] = _to_byte(accumulated[3 * column + channel])
+                upright[column, channel, row] = box[row, column, channel]
+    lines = upright.reshape(width, 3 * height)
+    narrowed = np.empty((columns, 3 * height), np.uint8)
+    sums = np.empty(3 * height, np.int32)
+    for column in range(columns):
+        _weighted_sum(
+            lines, column_spans[column, 0] - first_column, column_spans[column, 1], column_weights[column], sums
+        )
+        line = narrowed[column]
+        for position in range(3 * height):
+            line[position] = _to_byte(sums[position])
+    level = np.empty((height, 3, columns), np.uint8)
+    turned = narrowed.reshape(columns, 3, height)
+    for column in range(columns):
+        for channel in range(3):
+            for row in range(height):
+                level[row, channel, column] = turned[column, channel, row]
+    lines = level.reshape(height, 3 * columns)
+    sums = np.empty(3 * columns, np.int32)
+    for row in range(rows):
+        _weighted_sum(lines, row_spans[row, 0] - first_row, row_spans[row, 1], row_weights[row], sums)
+        for channel in range(3):
+            line, part = out[channel, row], sums[channel * columns : (channel + 1) * columns]
+            for column in range(columns):
+                line[column] = _to_byte(part[column])
+
+
+@_compiled
+def _weighted_sum(
+    lines: Pixels, first: int, count: int, weights: npt.NDArray[np.int32], sums: npt.NDArray[np.int32]
+) -> None:
+    """Write the weighted sum of `count` lines from `first` on, plus the half that makes the later shift round."""
+    sums[:] = 1 << (WEIGHT_BITS - 1)
+    for tap in range(count):
+        weight, line = weights[tap], lines[first + tap]
+        for position in range(len(sums)):
+            sums[position] += np.int32(weight * np.int32(line[position]))
 
 
 @_compiled
 def evaluation_view(image: Pixels, shorter_side: int, out: Pixels) -> None:
-    """Write the whole image if it has the size of `out`, else its centre once its shorter side is `shorter_side`."""
+    """Write the whole image if it has the size of `out`, else its centre once its shorter side is `shorter_side`.
+
+    Args:
+        image: (H, W, 3) input.
+        shorter_side: in pixels.
+        out: (3, h, w) output.
+    """
     height, width = image.shape[0], image.shape[1]
-    if height == out.shape[0] and width == out.shape[1]:
-        out[:] = image
+    rows, columns = out.shape[1], out.shape[2]
+    if height == rows and width == columns:
+        for row in range(height):
+            for column in range(width):
+                for channel in range(3):
+                    out[channel, row, column] = image[row, column, channel]
         return
     if height <= width:
         full_height, full_width = shorter_side, int(shorter_side * width / height)
     else:
         full_height, full_width = int(shorter_side * height / width), shorter_side
-    top = int(np.rint((full_height - out.shape[0]) / 2))
-    left = int(np.rint((full_width - out.shape[1]) / 2))
+    top = int(np.rint((full_height - rows) / 2))
+    left = int(np.rint((full_width - columns) / 2))
     resize_window(image, full_height, full_width, top, left, BICUBIC, out)
 
 
-@_compiled
-def flip(image: Pixels) -> None:
-    """Mirror (H, W, 3) left to right, in place."""
-    width = image.shape[1]
-    for row in range(image.shape[0]):
-        for column in range(width // 2):
-            for channel in range(3):
-                left = image[row, column, channel]
-                image[row, column, channel] = image[row, width - 1 - column, channel]
-                image[row, width - 1 - column, channel] = left
+# The colour operations below work in place on (3, H, W) planes. They compute in float32 without branches, in which
+# products of bytes and ITU-R 601 sums are exact, so that the compiler vectorises them.
+
+_ZERO, _HALF, _ONE, _TWO, _FOUR, _WHITE = (np.float32(value) for value in (0, 0.5, 1, 2, 4, 255))
+_RED, _GREEN, _BLUE, _LUMA_HALF, _LUMA_UNIT = (np.float32(value) for value in (19595, 38470, 7471, 0x8000, 2.0**-16))
 
 
 @_compiled
-def _luma(red: int, green: int, blue: int) -> int:
-    # ITU-R 601-2 in 16-bit fixed point, as PIL converts to mode L.
-    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+def _luma(red: Integer, green: Integer, blue: Integer) -> Integer:
+    # ITU-R 601-2 in 16-bit fixed point, as PIL converts to mode L; below 2^24, so exact in float32.
+    exact = _RED * np.float32(red) + _GREEN * np.float32(green) + _BLUE * np.float32(blue) + _LUMA_HALF
+    return np.int32(exact * _LUMA_UNIT)
 
 
 @_compiled
-def _blend(degenerate: Integer, value: Integer, factor: float) -> Integer:
+def _blend(degenerate: np.float32, value: np.float32, factor: np.float32) -> Integer:
     # PIL truncates.
-    return int(min(255.0, max(0.0, degenerate + factor * (value - degenerate))))
+    blended = degenerate + factor * (value - degenerate)
+    blended = _ZERO if blended < _ZERO else blended
+    blended = _WHITE if blended > _WHITE else blended
+    return np.int32(blended)
 
 
 @_compiled
-def adjust_brightness(image: Pixels, factor: float) -> None:
-    """Blend with black, in place."""
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            for channel in range(3):
-                image[row, column, channel] = _blend(0, np.int64(image[row, column, channel]), factor)
+def _blend_with_level(planes: Pixels, level: int, factor: float) -> None:
+    flat, degenerate, single = planes.reshape(planes.size), np.float32(level), np.float32(factor)
+    for position in range(len(flat)):
+        flat[position] = _blend(degenerate, np.float32(flat[position]), single)
 
 
 @_compiled
-def adjust_contrast(image: Pixels, factor: float) -> None:
-    """Blend with the rounded mean of the grey image, in place."""
+def adjust_brightness(planes: Pixels, factor: float) -> None:
+    """Blend with black."""
+    _blend_with_level(planes, 0, factor)
+
+
+@_compiled
+def adjust_contrast(planes: Pixels, factor: float) -> None:
+    """Blend with the rounded mean of the grey image."""
+    red, green, blue = _channels(planes)
     total = 0
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            total += _luma(image[row, column, 0], image[row, column, 1], image[row, column, 2])
-    mean = int(total / (image.shape[0] * image.shape[1]) + 0.5)
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            for channel in range(3):
-                image[row, column, channel] = _blend(mean, np.int64(image[row, column, channel]), factor)
+    for position in range(len(red)):
+        total += _luma(red[position], green[position], blue[position])
+    _blend_with_level(planes, int(total / len(red) + 0.5), factor)
 
 
 @_compiled
-def adjust_saturation(image: Pixels, factor: float) -> None:
-    """Blend with the grey image, in place; factor 0 makes the image grey."""
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            grey = _luma(image[row, column, 0], image[row, column, 1], image[row, column, 2])
-            for channel in range(3):
-                image[row, column, channel] = _blend(grey, np.int64(image[row, column, channel]), factor)
+def adjust_saturation(planes: Pixels, factor: float) -> None:
+    """Blend with the grey image; factor 0 makes the image grey."""
+    red, green, blue = _channels(planes)
+    single = np.float32(factor)
+    for position in range(len(red)):
+        grey = np.float32(_luma(red[position], green[position], blue[position]))
+        red[position] = _blend(grey, np.float32(red[position]), single)
+        green[position] = _blend(grey, np.float32(green[position]), single)
+        blue[position] = _blend(grey, np.float32(blue[position]), single)
 
 
 @_compiled
-def adjust_hue(image: Pixels, shift: float) -> None:
-    """Turn the hue by `shift` full circles (-0.5 to 0.5), in place, through PIL's 8-bit HSV."""
-    steps = int(shift * 255)
-    if steps == 0:
-        return
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            red: Integer = np.int64(image[row, column, 0])
-            green: Integer = np.int64(image[row, column, 1])
-            blue: Integer = np.int64(image[row, column, 2])
-            highest, lowest = max(red, green, blue), min(red, green, blue)
-            if highest == lowest:
-                continue
-            chroma = np.float32(highest - lowest)
-            from_red = np.float32(highest - red) / chroma
-            from_green = np.float32(highest - green) / chroma
-            from_blue = np.float32(highest - blue) / chroma
-            if red == highest:
-                sector = np.float32(from_blue - from_green)
-            elif green == highest:
-                sector = np.float32(2.0 + from_red - from_blue)
-            else:
-                sector = np.float32(4.0 + from_green - from_red)
-            turn = np.float32((sector / 6.0 + 1.0) % 1.0)
-            hue = (min(255, int(turn * 255.0)) + steps) & 255
-            saturation = int(chroma / np.float32(highest) * 255.0)
-            if saturation == 0:
-                for channel in range(3):
-                    image[row, column, channel] = highest
-                continue
-            position = np.float32(hue * 6.0 / 255.0)
-            face = int(position)
-            part = np.float32(position - face)
-            share = np.float32(saturation / 255.0)
-            low = int(highest * (1.0 - share) + 0.5)
-            falling = int(highest * (1.0 - np.float32(share * part)) + 0.5)
-            rising = int(highest * (1.0 - share * (1.0 - part)) + 0.5)
-            face %= 6
-            if face == 0:
-                red, green, blue = highest, rising, low
-            elif face == 1:
-                red, green, blue = falling, highest, low
-            elif face == 2:
-                red, green, blue = low, highest, rising
-            elif face == 3:
-                red, green, blue = low, falling, highest
-            elif face == 4:
-                red, green, blue = rising, low, highest
-            else:
-                red, green, blue = highest, low, falling
-            image[row, column, 0] = red
-            image[row, column, 1] = green
-            image[row, column, 2] = blue
+def adjust_hue(planes: Pixels, shift: float) -> None:
+    """Turn the hue by `shift` full circles (-0.5 to 0.5), through PIL's 8-bit HSV and with its rounding."""
+    reds, greens, blues = _channels(planes)
+    steps = np.int32(shift * 255)
+    for position in range(len(reds)):
+        red, green, blue = np.float32(reds[position]), np.float32(greens[position]), np.float32(blues[position])
+        highest = red if red > green else green
+        highest = highest if highest > blue else blue
+        lowest = red if red < green else green
+        lowest = lowest if lowest < blue else blue
+        chroma = highest - lowest
+        divisor = chroma if chroma > _ZERO else _ONE
+        from_red, from_green, from_blue = highest - red, highest - green, highest - blue
+        is_red, is_green = from_red == _ZERO, from_green == _ZERO
+        ahead = from_blue if is_red else (from_red if is_green else from_green)
+        behind = from_green if is_red else (from_blue if is_green else from_red)
+        first = _ZERO if is_red else (_TWO if is_green else _FOUR)
+        sector = np.float32(np.float64(first) + np.float64(ahead / divisor) - np.float64(behind / divisor))
+        turn = np.float64(sector) / 6.0 + 1.0
+        turn = turn - 1.0 if turn >= 1.0 else turn
+        hue = (np.int32(np.float64(np.float32(turn)) * 255.0) + steps) & np.int32(255)
+        brightest = highest if highest > _ZERO else _ONE
+        saturation = np.int32(np.float64(chroma / brightest) * 255.0)
+        place = np.float32(np.float64(hue) * 6.0 / 255.0)
+        face = np.int32(place)
+        part = place - np.float32(face)
+        share = np.float32(np.float64(saturation) / 255.0)
+        value = np.float64(highest)
+        low = np.int32(value * (1.0 - np.float64(share)) + 0.5)
+        falling = np.int32(value * (1.0 - np.float64(share * part)) + 0.5)
+        rising = np.int32(value * (1.0 - np.float64(share) * (1.0 - np.float64(part))) + 0.5)
+        top = np.int32(highest)
+        # Faces of the colour wheel, 0 to 5; face 6 is face 0.
+        wrapped = np.int32(0) if face == 6 else face
+        new_red = (
+            top if wrapped == 0 or wrapped == 5 else (falling if wrapped == 1 else (rising if wrapped == 4 else low))
+        )
+        new_green = (
+            top if wrapped == 1 or wrapped == 2 else (rising if wrapped == 0 else (falling if wrapped == 3 else low))
+        )
+        new_blue = (
+            top if wrapped == 3 or wrapped == 4 else (rising if wrapped == 2 else (falling if wrapped == 5 else low))
+        )
+        reds[position], greens[position], blues[position] = new_red, new_green, new_blue
+
+
+@_compiled
+def to_grayscale(planes: Pixels) -> None:
+    """Replace every colour by its ITU-R 601 luma."""
+    red, green, blue = _channels(planes)
+    for position in range(len(red)):
+        grey = _luma(red[position], green[position], blue[position])
+        red[position] = green[position] = blue[position] = grey
+
+
+@_compiled
+def solarize(planes: Pixels, threshold: int) -> None:
+    """Invert the levels from `threshold` (0 to 256) on."""
+    flat = planes.reshape(planes.size)
+    for position in range(len(flat)):
+        level = np.int32(flat[position])
+        flat[position] = np.int32(255) - level if level >= threshold else level
+
+
+@_compiled
+def _channels(planes: Pixels) -> tuple[Pixels, Pixels, Pixels]:
+    size = planes.shape[1] * planes.shape[2]
+    return planes[0].reshape(size), planes[1].reshape(size), planes[2].reshape(size)
 
 
 @_compiled
@@ -362,26 +415,16 @@ def jitter_factor(key: Integer, operation: Integer, strength: float) -> float:
 
 
 @_compiled
-def _jitter(image: Pixels, key: Integer, parameters: ViewParameters) -> None:
+def _jitter(planes: Pixels, key: Integer, parameters: ViewParameters) -> None:
     for operation in jitter_order(key):
         if operation == BRIGHTNESS and parameters.brightness > 0:
-            adjust_brightness(image, jitter_factor(key, operation, parameters.brightness))
+            adjust_brightness(planes, jitter_factor(key, operation, parameters.brightness))
         elif operation == CONTRAST and parameters.contrast > 0:
-            adjust_contrast(image, jitter_factor(key, operation, parameters.contrast))
+            adjust_contrast(planes, jitter_factor(key, operation, parameters.contrast))
         elif operation == SATURATION and parameters.saturation > 0:
-            adjust_saturation(image, jitter_factor(key, operation, parameters.saturation))
+            adjust_saturation(planes, jitter_factor(key, operation, parameters.saturation))
         elif operation == HUE and parameters.hue > 0:
-            adjust_hue(image, jitter_factor(key, operation, parameters.hue))
-
-
-@_compiled
-def to_grayscale(image: Pixels) -> None:
-    """Replace every colour by its ITU-R 601 luma, in place."""
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            grey = _luma(image[row, column, 0], image[row, column, 1], image[row, column, 2])
-            for channel in range(3):
-                image[row, column, channel] = grey
+            adjust_hue(planes, jitter_factor(key, operation, parameters.hue))
 
 
 @_compiled
@@ -391,55 +434,62 @@ def blur_kernel_size(image_size: int) -> int:
 
 
 @_compiled
-def gaussian_blur(image: Pixels, kernel_size: int, sigma: float) -> None:
-    """Convolve with a Gaussian cut off at `kernel_size` pixels, with reflected borders, in place.
+def gaussian_blur(planes: Pixels, kernel_size: int, sigma: float) -> None:
+    """Convolve with a Gaussian cut off at `kernel_size` pixels, with reflected borders.
 
     Args:
-        image: (H, W, 3), each side longer than half the kernel.
+        planes: (3, H, W), each side longer than half the kernel.
         kernel_size: odd number of taps.
         sigma: standard deviation in pixels.
     """
-    height, width = image.shape[0], image.shape[1]
+    height, width = planes.shape[1], planes.shape[2]
     radius = kernel_size // 2
     weights = np.empty(kernel_size, np.float32)
     for tap in range(kernel_size):
         weights[tap] = math.exp(-0.5 * ((tap - radius) / sigma) ** 2)
     weights /= weights.sum()
-    padded = np.empty(3 * (width + 2 * radius), np.float32)
-    rows = np.zeros((height + 2 * radius, 3 * width), np.float32)
-    for row in range(height):
-        for column in range(-radius, width + radius):
-            source = abs(column) if column < width else 2 * (width - 1) - column
-            for channel in range(3):
-                padded[3 * (column + radius) + channel] = image[row, source, channel]
-        for tap in range(kernel_size):
-            for position in range(3 * width):
-                rows[row + radius, position] += weights[tap] * padded[3 * tap + position]
-    for offset in range(1, radius + 1):
-        rows[radius - offset] = rows[radius + offset]
-        rows[radius + height - 1 + offset] = rows[radius + height - 1 - offset]
-    blurred = np.empty(3 * width, np.float32)
-    for row in range(height):
-        blurred[:] = 0
-        for tap in range(kernel_size):
-            for position in range(3 * width):
-                blurred[position] += weights[tap] * rows[row + tap, position]
-        for column in range(width):
-            for channel in range(3):
-                image[row, column, channel] = int(np.rint(min(np.float32(255), blurred[3 * column + channel])))
+    padded = np.empty(width + 2 * radius, np.float32)
+    rows = np.empty((height + 2 * radius, width), np.float32)
+    blurred = np.empty(width, np.float32)
+    for channel in range(3):
+        for row in range(height):
+            line = planes[channel, row]
+            for column in range(width):
+                padded[radius + column] = line[column]
+            for offset in range(1, radius + 1):
+                padded[radius - offset] = padded[radius + offset]
+                padded[radius + width - 1 + offset] = padded[radius + width - 1 - offset]
+            sums = rows[radius + row]
+            sums[:] = _ZERO
+            for tap in range(kernel_size):
+                weight, shifted = weights[tap], padded[tap : tap + width]
+                for column in range(width):
+                    sums[column] += weight * shifted[column]
+        for offset in range(1, radius + 1):
+            rows[radius - offset] = rows[radius + offset]
+            rows[radius + height - 1 + offset] = rows[radius + height - 1 - offset]
+        for row in range(height):
+            blurred[:] = _ZERO
+            for tap in range(kernel_size):
+                weight, sums = weights[tap], rows[row + tap]
+                for column in range(width):
+                    blurred[column] += weight * sums[column]
+            line = planes[channel, row]
+            for column in range(width):
+                line[column] = np.int32(min(_WHITE, blurred[column] + _HALF))
 
 
 @_compiled
-def make_view(image: Pixels, key: Integer, parameters: ViewParameters, out: Pixels) -> None:
+def make_view(image: Pixels, key: Integer, parameters: ViewParameters, planes: Pixels) -> None:
     """Write one random view.
 
     Args:
         image: (H, W, 3) input.
         key: from `view_key`.
         parameters: the augmentation.
-        out: (S, S, 3) output.
+        planes: (3, S, S) output.
     """
-    size = out.shape[0]
+    size = planes.shape[1]
     if parameters.crop:
         top, left, height, width = crop_box(
             key,
@@ -451,18 +501,30 @@ def make_view(image: Pixels, key: Integer, parameters: ViewParameters, out: Pixe
             parameters.ratio_high,
         )
         box = image[top : top + height, left : left + width]
-        resize_window(box, size, size, 0, 0, parameters.resampling, out)
+        resize_window(box, size, size, 0, 0, parameters.resampling, planes)
     else:
-        evaluation_view(image, parameters.evaluation_resize, out)
-    if uniform(key, FLIP, 0) < parameters.flip_probability:
-        flip(out)
+        evaluation_view(image, parameters.evaluation_resize, planes)
     if uniform(key, JITTER, 0) < parameters.jitter_probability:
-        _jitter(out, key, parameters)
+        _jitter(planes, key, parameters)
     if uniform(key, GRAYSCALE, 0) < parameters.grayscale_probability:
-        to_grayscale(out)
+        to_grayscale(planes)
     if uniform(key, BLUR, 0) < parameters.blur_probability:
         sigma = uniform_between(key, BLUR_SIGMA, 0, parameters.sigma_low, parameters.sigma_high)
-        gaussian_blur(out, blur_kernel_size(size), sigma)
+        gaussian_blur(planes, blur_kernel_size(size), sigma)
+    if uniform(key, SOLARISATION, 0) < parameters.solarisation_probability:
+        solarize(planes, parameters.solarisation_threshold)
+
+
+@_compiled
+def interleave(planes: Pixels, mirrored: bool, levels: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    """Write (3, S, S) planes to (S, S, 3), mirrored left to right if asked, each level as `levels` says."""
+    size = planes.shape[1]
+    for row in range(size):
+        line = out[row]
+        for column in range(size):
+            source = size - 1 - column if mirrored else column
+            for channel in range(3):
+                line[column, channel] = levels[planes[channel, row, source]]
 
 
 @_compiled
@@ -474,23 +536,38 @@ def make_views(
     indices: npt.NDArray[np.int64],
     epoch_key: np.uint64,
     parameters: ViewParameters,
-    out: Pixels,
+    levels: npt.NDArray[Any],
+    out: npt.NDArray[Any],
+    first: int,
 ) -> None:
     """Write the views of several images.
 
     Args:
-        pixels: read-only bytes that hold the decoded images, such as a mapped file.
+        pixels: read-only bytes that hold the decoded images.
         offsets: (n,) position of each image in `pixels`.
         heights: (n,) pixels.
         widths: (n,) pixels.
         indices: (n,) number of each image in its data set.
         epoch_key: key of the random stream of this run's epoch.
         parameters: the augmentation.
-        out: (n, views, S, S, 3) output.
+        levels: (256,) what to write for each grey level.
+        out: (views, B, S, S, 3) output, of the type of `levels`.
+        first: place of the first image in the batch `out`; the others follow.
     """
-    for image_number in range(len(indices)):
-        height, width, offset = heights[image_number], widths[image_number], offsets[image_number]
+    size = out.shape[2]
+    planes = np.empty((3, size, size), np.uint8)
+    for number in range(len(indices)):
+        height, width, offset = heights[number], widths[number], offsets[number]
         image = pixels[offset : offset + 3 * height * width].reshape(height, width, 3)
-        for view in range(out.shape[1]):
-            key = view_key(epoch_key, np.uint64(indices[image_number]), np.uint64(view))
-            make_view(image, key, parameters, out[image_number, view])
+        for view in range(len(out)):
+            key = view_key(epoch_key, np.uint64(indices[number]), np.uint64(view))
+            make_view(image, key, parameters, planes)
+            mirrored = uniform(key, FLIP, 0) < parameters.flip_probability
+            interleave(planes, mirrored, levels, out[view, first + number])
+
+
+LEVELS: dict[str, npt.NDArray[Any]] = {
+    "float32": np.arange(256, dtype=np.float32) / np.float32(255),
+    "uint8": np.arange(256, dtype=np.uint8),
+}
+"""What `make_views` may write for each grey level: numbers in [0, 1], or the level itself."""

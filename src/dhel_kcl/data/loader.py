@@ -1,137 +1,36 @@
 """Batches of random views: FFCV reads and schedules, the kernels of this package decode and augment.
 
-Equal arguments give equal bytes, for any number of workers and in any process.
+Equal arguments give equal bytes, for any number of workers, in any process, on any number of ranks taken together, and
+after any interruption.
 """
 
-import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dhel_kcl.config import AugmentationConfig
 from dhel_kcl.data.beton import open_beton
+from dhel_kcl.data.decoder import ViewDecoder
 from dhel_kcl.data.ffcv_side_effects import importing_ffcv, preserved_thread_counts
-from dhel_kcl.data.kernels import BICUBIC, FILTERS, ViewParameters, make_views
+from dhel_kcl.data.order import Epoch, EpochOrder, IndexArray
 from dhel_kcl.errors import InputError
-from dhel_kcl.seeding import derive_seed
 
 with importing_ffcv():
-    from ffcv.fields.rgb_image import IMAGE_MODES
-    from ffcv.libffcv import imdecode
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline import Compiler, PipelineSpec
-    from ffcv.pipeline.allocation_query import AllocationQuery
-    from ffcv.pipeline.operation import Operation
-    from ffcv.pipeline.state import State
-    from ffcv.traversal_order.base import TraversalOrder
 
-IndexArray = npt.NDArray[np.int64]
-
-EVALUATION_MARGIN = 256 / 224
-"""Photographs are resized to this many times the view's size before the centre is cut out (torchvision's reference)."""
-PHOTOGRAPH_SIZE = 64
-"""Views larger than this many pixels are taken for photographs."""
 POLL_SECONDS = 0.5
 
-
-class _EpochIndices(npt.NDArray[np.int64]):
-    """The order of an epoch; its slices, which FFCV hands to the decoder, know the epoch and its threads too."""
-
-    epoch: int
-    pool: ThreadPoolExecutor | None
-
-    def __array_finalize__(self, parent: Any) -> None:
-        if isinstance(parent, _EpochIndices):
-            self.epoch, self.pool = parent.epoch, parent.pool
-
-
-class _EpochOrder(TraversalOrder):  # type: ignore[misc]
-    """Sequential, or a permutation that is a hash of the seed and the epoch."""
-
-    def __init__(self, num_images: int, seed: int, shuffle: bool) -> None:
-        self.num_images, self.seed, self.shuffle = num_images, seed, shuffle
-        self.pool: ThreadPoolExecutor | None = None
-
-    def __call__(self, loader: Loader) -> "_EpochOrder":
-        """Stand for the class that FFCV wants to instantiate: it only accepts an instance, and calls it."""
-        return self
-
-    def sample_order(self, epoch: int) -> _EpochIndices:
-        if self.shuffle:
-            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch)))
-            order = generator.permutation(self.num_images)
-        else:
-            order = np.arange(self.num_images)
-        indices = order.astype(np.int64).view(_EpochIndices)
-        indices.epoch, indices.pool = epoch, self.pool
-        return indices
-
-
-class _ViewDecoder(Operation):  # type: ignore[misc]
-    """From indices to the views of the images: FFCV's first and only stage for the image field."""
-
-    def __init__(
-        self, num_views: int, image_size: int, parameters: ViewParameters, seed: int, num_workers: int
-    ) -> None:
-        super().__init__()
-        self.shape = (num_views, image_size, image_size, 3)
-        self.parameters, self.seed, self.num_workers = parameters, seed, num_workers
-
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        dtype = np.dtype("u1")
-        return replace(previous_state, shape=self.shape, dtype=dtype), AllocationQuery(self.shape, dtype)
-
-    def generate_code(self) -> Any:
-        return self.decode
-
-    def decode(
-        self, indices: _EpochIndices, out: Any, metadata: Any, storage: Any
-    ) -> tuple[npt.NDArray[np.uint8], IndexArray] | Exception:
-        """Fill `out` (B, views, S, S, 3); an exception is returned, since one raised here would end FFCV's thread."""
-        try:
-            epoch_key = np.uint64(derive_seed(self.seed, "augmentation", indices.epoch))
-            pool, plain = indices.pool, np.asarray(indices)
-            assert pool is not None  # each epoch has one
-            bounds = np.linspace(0, len(plain), self.num_workers + 1).astype(int)
-            work = [
-                pool.submit(self._fill, plain[part], metadata[plain[part]], storage, epoch_key, out[part])
-                for part in itertools.starmap(slice, itertools.pairwise(bounds))
-                if part.stop > part.start
-            ]
-            for share in work:
-                share.result()
-        except Exception as error:
-            return error
-        return out, plain
-
-    def _fill(self, indices: IndexArray, records: Any, storage: Any, epoch_key: np.uint64, out: Any) -> None:
-        file, pointers, sizes = storage
-        file = np.asarray(file)
-        heights, widths = records["height"].astype(np.int64), records["width"].astype(np.int64)
-        offsets = records["data_ptr"].astype(np.int64)
-        if not (records["mode"] == IMAGE_MODES["jpg"]).any():
-            make_views(file, offsets, heights, widths, indices, epoch_key, self.parameters, out)
-            return
-        decoded = np.empty(int((3 * heights * widths).max()), np.uint8)
-        read_only = decoded.view()
-        read_only.flags.writeable = False
-        start = np.zeros(1, np.int64)
-        lengths = sizes[np.searchsorted(pointers, records["data_ptr"])].astype(np.int64)
-        for row, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
-            height, width = int(heights[row]), int(widths[row])
-            imdecode(file[offset : offset + length], decoded, height, width, height, width, 0, 0, 1, 1, False, False)
-            one = slice(row, row + 1)
-            make_views(read_only, start, heights[one], widths[one], indices[one], epoch_key, self.parameters, out[one])
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Views (V, B, S, S, 3), labels (B,) and indices (B,)."""
 
 
 class _ViewLoader:
@@ -151,6 +50,9 @@ class _ViewLoader:
         device: str | torch.device,
         shuffle: bool,
         drop_last: bool,
+        os_cache: bool,
+        rank: int,
+        world_size: int,
     ) -> None:
         info = open_beton(path)
         if drop_last and info.num_images < batch_size:
@@ -158,65 +60,140 @@ class _ViewLoader:
                 f"{path}: a batch of {batch_size} needs more than the {info.num_images} images there are; "
                 f"lower the batch size"
             )
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank {rank} is not one of the {world_size} ranks 0 to {world_size - 1}")
+        if batch_size % world_size:
+            raise InputError(
+                f"a batch of {batch_size} cannot be shared out evenly to {world_size} ranks; use a multiple of it"
+            )
+        self.path = path
         self.num_images = info.num_images
         self.classes = info.classes
         self.num_workers = num_workers
         self.device = torch.device(device)
-        self._epoch = 0
-        self._order = _EpochOrder(info.num_images, seed, shuffle)
-        parameters = _view_parameters(augmentation, image_size)
-        decoder = _ViewDecoder(self.num_views, image_size, parameters, seed, num_workers)
+        self._settings = {
+            "sha256 of the beton": info.sha256,
+            "views": self.num_views,
+            "batch_size": batch_size,
+            "image_size": image_size,
+            "augmentation": augmentation.model_dump_json(),
+            "seed": seed,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+        }
+        self._epoch = self._batch = self._first_batch = 0
+        self._order = EpochOrder(
+            info.num_images,
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        decoder = ViewDecoder(
+            num_views=self.num_views,
+            image_size=image_size,
+            augmentation=augmentation,
+            seed=seed,
+            num_workers=num_workers,
+            for_gpu=self.device.type == "cuda",
+            page_bytes=info.page_bytes,
+        )
         with preserved_thread_counts(), _uncompiled_stages():
             # The workers are this class's own threads; FFCV's number counts numba's.
             self._loader = Loader(
                 str(path),
-                batch_size=batch_size,
+                batch_size=batch_size // world_size,
                 num_workers=1,
-                os_cache=True,
+                os_cache=os_cache,
                 order=self._order,
                 pipelines={"image": PipelineSpec("image", decoder=decoder), "label": None},
-                drop_last=drop_last,
+                drop_last=False,
             )
-        self._labels: IndexArray = self._loader.reader.metadata["f1"].astype(np.int64)
+        self._labels = torch.from_numpy(self._loader.reader.metadata["f1"].astype("int64"))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self._loader)
+        return len(self._order)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; each completed iteration advances it by one."""
-        self._epoch = epoch
+        self._epoch, self._batch, self._first_batch = epoch, 0, 0
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield views (B, views, 3, S, S), labels and indices on the device."""
-        epoch = self._epoch
-        with ThreadPoolExecutor(self.num_workers, thread_name_prefix="views") as pool:
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, to be saved with a checkpoint: in a loop, after the batch that was handed out last.
+
+        The state holds for any number of workers and ranks.
+
+        Returns:
+            `epoch`; `batch`, the batches of the epoch already handed out; and `settings`, which decide what they hold.
+        """
+        epoch, batch = self._epoch, self._batch
+        if batch == len(self):
+            epoch, batch = epoch + 1, 0
+        return {"epoch": epoch, "batch": batch, "settings": dict(self._settings)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the next iteration go on where the loader of `state` was; the one after it starts the next epoch.
+
+        Raises:
+            InputError: the state is of another data set or other settings, or is no loader's state.
+        """
+        try:
+            epoch, batch, settings = int(state["epoch"]), int(state["batch"]), dict(state["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.path}: not the state of a loader ({error!r}); start the epoch anew") from error
+        names = sorted(settings.keys() | self._settings.keys())
+        if changed := [name for name in names if settings.get(name) != self._settings.get(name)]:
+            raise InputError(
+                f"{self.path}: the state was saved with another {', another '.join(changed)}; "
+                "resume with the settings of the interrupted run"
+            )
+        if epoch < 0 or not 0 <= batch < len(self):
+            raise InputError(f"{self.path}: the state names batch {batch} of {len(self)} in epoch {epoch}")
+        self._epoch, self._batch, self._first_batch = epoch, batch, batch
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Yield the rest of the epoch on the device."""
+        epoch, first = self._epoch, self._first_batch
+        self._first_batch = 0
+        self._batch = first
+        batches = self._host_batches(epoch, first)
+        if self.device.type == "cuda":
+            batches = _one_ahead(batches, self.device)
+        with closing(batches):
+            for number, batch in enumerate(batches, start=first + 1):
+                self._epoch, self._batch = epoch, number
+                yield batch
+        self._epoch, self._batch = epoch + 1, 0
+
+    def _host_batches(self, epoch: int, first: int) -> Generator[Batch, None, None]:
+        open_beton(self.path)  # it may have changed since the loader was made
+        process = os.getpid()
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="views")
+        file = self.path.open("rb")
+        self._order.epoch, self._order.first_batch = Epoch(epoch, pool, file.fileno()), first
+        with preserved_thread_counts():
+            self._loader.next_epoch = epoch
+            thread = iter(self._loader)
+        try:
+            # FFCV's thread sets torch's thread count once more, before its first batch.
             with preserved_thread_counts():
-                self._order.pool, self._loader.next_epoch = pool, epoch
-                thread = iter(self._loader)
-            try:
-                # FFCV's thread sets torch's thread count once more, before its first batch.
-                with preserved_thread_counts():
-                    result = _next_result(thread)
-                while result is not None:
-                    yield self._to_device(*result)
-                    result = _next_result(thread)
-            finally:
+                result = _next_result(thread)
+            while result is not None:
+                views, indices = result
+                index = torch.from_numpy(indices)
+                yield views, self._labels[index], index
+                if os.getpid() != process:
+                    raise RuntimeError("this loop began before the fork; iterate over the loader anew in the child")
+                result = _next_result(thread)
+        finally:
+            if os.getpid() == process:  # threads do not survive a fork
                 _stop(thread)
-        self._epoch = epoch + 1
-
-    def _to_device(self, pixels: npt.NDArray[np.uint8], indices: IndexArray) -> tuple[Tensor, Tensor, Tensor]:
-        batch = torch.from_numpy(pixels), torch.from_numpy(self._labels[indices]), torch.from_numpy(indices.copy())
-        if self.device.type != "cuda":
-            return batch
-        # On a stream of its own, the copy need not wait for the training step; FFCV reuses its buffer after it.
-        copies = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(copies):
-            views, label, index = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        copies.synchronize()
-        for tensor in (views, label, index):
-            tensor.record_stream(torch.cuda.current_stream(self.device))
-        return views, label, index
+                pool.shutdown()
+            file.close()
+        open_beton(self.path)  # if it changed meanwhile, so did the views
 
 
 class TwoViewLoader(_ViewLoader):
@@ -224,26 +201,32 @@ class TwoViewLoader(_ViewLoader):
 
     Iterating yields `(view1, view2, label, index)` on the device: views (B, 3, S, S), float32 in [0, 1], channels
     last; labels and indices (B,), int64. The tensors are the caller's to keep. A view is a function of the seed, the
-    epoch, the image's index and which view it is, so it does not depend on workers, batches or order.
+    epoch, the image's index and which view it is, so it does not depend on workers, ranks, batches or order.
+
+    Each rank gets its share of every batch: step by step, the union over the ranks is the batch of a single process.
 
     Example:
         >>> loader = TwoViewLoader(path, batch_size=256, image_size=32, augmentation=augmentation, seed=0)
-        >>> loader.set_epoch(3)
+        >>> loader.load_state_dict(checkpoint["loader"])
         >>> for view1, view2, label, index in loader: ...
 
     Args:
         path: a beton that `write_beton` wrote.
-        batch_size: images in a batch.
+        batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a view is made.
         seed: of the order and, independently, of the views.
         num_workers: threads that make views.
-        device: where the tensors go; they travel as uint8.
+        device: where the tensors go. To a GPU they travel as uint8, one batch ahead of the one in use.
         shuffle: permute the images anew in every epoch.
         drop_last: leave out the last batch if it is not full.
+        os_cache: read images one by one, through the operating system's cache; otherwise FFCV reads the whole pages
+            that the next batches need.
+        rank: which share of each batch to load.
+        world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, or with `drop_last` holds less than one batch.
+        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
     """
 
     num_views = 2
@@ -260,6 +243,9 @@ class TwoViewLoader(_ViewLoader):
         device: str | torch.device = "cpu",
         shuffle: bool = True,
         drop_last: bool = True,
+        os_cache: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(
             path,
@@ -271,12 +257,21 @@ class TwoViewLoader(_ViewLoader):
             device=device,
             shuffle=shuffle,
             drop_last=drop_last,
+            os_cache=os_cache,
+            rank=rank,
+            world_size=world_size,
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Iterate over one epoch; leaving the loop early stops its threads."""
-        for views, label, index in self._batches():
-            yield _to_float(views[:, 0]), _to_float(views[:, 1]), label, index
+        """Iterate over the rest of the epoch; leaving the loop early stops its threads.
+
+        Raises:
+            InputError: the beton changed since the loader was made.
+            RuntimeError: a thread died, or the loop goes on in a process forked from the one it began in.
+        """
+        with closing(self._batches()) as batches:
+            for (first, second), label, index in batches:
+                yield _channels_last(first), _channels_last(second), label, index
 
 
 class OneViewLoader(_ViewLoader):
@@ -288,17 +283,20 @@ class OneViewLoader(_ViewLoader):
 
     Args:
         path: a beton that `write_beton` wrote.
-        batch_size: images in a batch.
+        batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a random view is made; None for the evaluation view.
         seed: of the order and, independently, of the views.
         num_workers: threads that make views.
-        device: where the tensors go; they travel as uint8.
+        device: where the tensors go, as in `TwoViewLoader`.
         shuffle: permute the images anew in every epoch.
-        drop_last: leave out the last batch if it is not full.
+        drop_last: leave out the last batch if it is not full; if not, a rank may get no share of it.
+        os_cache: as in `TwoViewLoader`.
+        rank: which share of each batch to load.
+        world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, or with `drop_last` holds less than one batch.
+        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
     """
 
     num_views = 1
@@ -315,6 +313,9 @@ class OneViewLoader(_ViewLoader):
         device: str | torch.device = "cpu",
         shuffle: bool = False,
         drop_last: bool = False,
+        os_cache: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(
             path,
@@ -326,42 +327,46 @@ class OneViewLoader(_ViewLoader):
             device=device,
             shuffle=shuffle,
             drop_last=drop_last,
+            os_cache=os_cache,
+            rank=rank,
+            world_size=world_size,
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterate over one epoch; leaving the loop early stops its threads."""
-        for views, label, index in self._batches():
-            yield _to_float(views[:, 0]), label, index
+        """Iterate over the rest of the epoch; as for `TwoViewLoader`."""
+        with closing(self._batches()) as batches:
+            for (view,), label, index in batches:
+                yield _channels_last(view), label, index
 
 
-def _to_float(view: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 in [0, 1], channels last."""
-    # In the order of the memory: converting and transposing at once takes torch's slow path.
-    return view.contiguous().to(torch.float32).div_(255).permute(0, 3, 1, 2)
+def _channels_last(view: Tensor) -> Tensor:
+    """(B, S, S, 3) to (B, 3, S, S), without moving anything."""
+    return view.permute(0, 3, 1, 2)
 
 
-def _view_parameters(augmentation: AugmentationConfig, image_size: int) -> ViewParameters:
-    crop, jitter, blur = augmentation.crop, augmentation.jitter, augmentation.blur
-    margin = EVALUATION_MARGIN if image_size > PHOTOGRAPH_SIZE else 1.0
-    return ViewParameters(
-        crop=crop is not None,
-        scale_low=crop.scale[0] if crop else 1.0,
-        scale_high=crop.scale[1] if crop else 1.0,
-        ratio_low=crop.ratio[0] if crop else 1.0,
-        ratio_high=crop.ratio[1] if crop else 1.0,
-        resampling=FILTERS[crop.interpolation] if crop else BICUBIC,
-        evaluation_resize=round(image_size * margin),
-        flip_probability=float(augmentation.flip_probability),
-        jitter_probability=float(jitter.probability) if jitter else 0.0,
-        brightness=float(jitter.brightness) if jitter else 0.0,
-        contrast=float(jitter.contrast) if jitter else 0.0,
-        saturation=float(jitter.saturation) if jitter else 0.0,
-        hue=float(jitter.hue) if jitter else 0.0,
-        grayscale_probability=float(augmentation.grayscale_probability),
-        blur_probability=float(blur.probability) if blur else 0.0,
-        sigma_low=float(blur.sigma[0]) if blur else 1.0,
-        sigma_high=float(blur.sigma[1]) if blur else 1.0,
-    )
+def _one_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
+    """Copy the next batch to the GPU while the caller works on the one before; the host never waits for a copy."""
+    copies = torch.cuda.Stream(device)
+    previous: tuple[Batch, torch.cuda.Event] | None = None
+    for host_views, host_label, host_index in batches:
+        with torch.cuda.stream(copies):
+            views = host_views.to(device, non_blocking=True).to(torch.float32).div_(255)
+            label = host_label.pin_memory().to(device, non_blocking=True)
+            index = host_index.pin_memory().to(device, non_blocking=True)
+        upcoming = (views, label, index), copies.record_event()
+        if previous is not None:
+            yield _handed_over(*previous, device)
+        previous = upcoming
+    if previous is not None:
+        yield _handed_over(*previous, device)
+
+
+def _handed_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) -> Batch:
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(ready)
+    for tensor in batch:
+        tensor.record_stream(stream)
+    return batch
 
 
 @contextmanager
@@ -375,7 +380,7 @@ def _uncompiled_stages() -> Iterator[None]:
         Compiler.set_enabled(enabled)
 
 
-def _next_result(thread: EpochIterator) -> tuple[npt.NDArray[np.uint8], IndexArray] | None:
+def _next_result(thread: EpochIterator) -> tuple[Tensor, IndexArray] | None:
     """Wait for the next batch; None at the end of the epoch.
 
     FFCV's own `next` waits for ever once its thread has died.
@@ -396,15 +401,18 @@ def _next_result(thread: EpochIterator) -> tuple[npt.NDArray[np.uint8], IndexArr
         _, (result,) = item
         if isinstance(result, Exception):
             raise result
-        pixels, indices = result
-        return pixels, indices
+        views, indices = result
+        return views, indices
 
 
 def _stop(thread: EpochIterator) -> None:
-    """End FFCV's thread after the batch it is working on, and wait for it."""
+    """End FFCV's threads after the batch they are working on, and wait for them."""
     thread.iter_ixes = iter(())
     while thread.is_alive():
         # The thread may be waiting for room in the queue.
         with suppress(Empty):
             thread.output_queue.get(timeout=0.01)
     thread.close()
+    if executor := getattr(thread.memory_context, "executor", None):
+        for reader in executor.threads:
+            reader.join()

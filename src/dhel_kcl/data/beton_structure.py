@@ -1,0 +1,89 @@
+"""Whether a file can be read as a beton: FFCV believes every number in it, and a wrong one crashes the interpreter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dhel_kcl.data.ffcv_side_effects import importing_ffcv
+
+with importing_ffcv():
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES
+    from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
+
+FIELDS = {"image": 2, "label": 1}
+"""FFCV's number for the type of each field, in their order."""
+MAX_SIDE = 1 << 16
+
+Records = npt.NDArray[np.void]
+
+
+def structural_problem(path: Path, *, num_images: int, num_classes: int, storage: str) -> str | None:
+    """Say what makes a file unreadable as a beton of this project; None if nothing does.
+
+    Args:
+        path: the file.
+        num_images: how many images it should hold.
+        num_classes: labels should be less than this; -1 stands for no label.
+        storage: how it should hold them, ``raw`` or ``jpg``.
+    """
+    size = path.stat().st_size
+    if size < HeaderType.itemsize:
+        return "it is shorter than a header"
+    header = np.fromfile(path, HeaderType, count=1)[0]
+    if header["version"] != CURRENT_VERSION or header["num_fields"] != len(FIELDS):
+        return "its header is not that of FFCV's format 2 with two fields"
+    if int(header["num_samples"]) != num_images:
+        return f"its header counts {header['num_samples']} images instead of {num_images}"
+    page = int(header["page_size"])
+    if page == 0 or page & (page - 1):
+        return f"its page size {page} is not a power of two"
+    metadata_type = get_metadata_type([RGBImageField(), IntField()])
+    fields_end = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize
+    metadata_end = fields_end + num_images * metadata_type.itemsize
+    table_start = int(header["alloc_table_ptr"])
+    if table_start < metadata_end or size - table_start != num_images * ALLOC_TABLE_TYPE.itemsize:
+        return "its allocation table is not where the header says, or is incomplete"
+    descriptions = np.fromfile(path, FieldDescType, count=len(FIELDS), offset=HeaderType.itemsize)
+    names = [bytes(name).rstrip(b"\0") for name in descriptions["name"]]
+    if names != [name.encode() for name in FIELDS] or descriptions["type_id"].tolist() != list(FIELDS.values()):
+        return "its fields are not an image and a label"
+    records = np.fromfile(path, metadata_type, count=num_images, offset=fields_end)
+    table = np.fromfile(path, ALLOC_TABLE_TYPE, offset=table_start)
+    return _records_problem(records["f0"], records["f1"], num_classes, storage) or _table_problem(
+        records["f0"], table, page=page, first=metadata_end, last=table_start, storage=storage
+    )
+
+
+def page_bytes(path: Path) -> int:
+    """Size of a page of a beton."""
+    return int(np.fromfile(path, HeaderType, count=1)[0]["page_size"])
+
+
+def _records_problem(images: Records, labels: Any, num_classes: int, storage: str) -> str | None:
+    sides = np.stack([images["height"], images["width"]]).astype(np.int64)
+    if sides.min() < 1 or sides.max() > MAX_SIDE:
+        return "the size of an image is impossible"
+    if (images["mode"] != IMAGE_MODES[storage]).any():
+        return f"an image is not stored as {storage}"
+    if labels.min() < -1 or labels.max() >= num_classes:
+        return "a label is not the number of a class"
+    return None
+
+
+def _table_problem(images: Records, table: Any, *, page: int, first: int, last: int, storage: str) -> str | None:
+    if not np.array_equal(table["sample_id"], np.arange(len(images), dtype=np.uint64)):
+        return "its allocation table does not list the images in their order"
+    if not np.array_equal(table["ptr"], images["data_ptr"]):
+        return "an image is not where the allocation table says"
+    starts, lengths = table["ptr"], table["size"]
+    if lengths.min() < 1 or lengths.max() > page or starts.min() < first or starts.max() >= last:
+        return "an image lies outside of the pages"
+    ends = starts + lengths  # no overflow: both are bounded now
+    if ends.max() > last or (starts // page != (ends - 1) // page).any() or (starts[1:] < ends[:-1]).any():
+        return "an image lies outside of its page or over another one"
+    if storage == "raw" and (lengths != 3 * images["height"].astype(np.uint64) * images["width"]).any():
+        return "an image has more or fewer bytes than its pixels need"
+    return None
