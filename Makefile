@@ -29,6 +29,8 @@ benchmark: setup
 	python benchmarks/losses.py
 	python benchmarks/metrics.py
 	python benchmarks/report.py
+	python benchmarks/loading.py
+	python benchmarks/loading_report.py
 
 lock: # works while the lock is stale, so it does not ask for setup
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt

@@ -108,12 +108,12 @@ def loss_table(losses: pd.DataFrame) -> str:
             cells[f"time / ours, M = {size}"] = ratio(row) if ran else ""
             cells[f"MiB, M = {size}"] = f"{row['memory_mib']:.3g}" if ran else ""
         rows.append(cells)
-    return _markdown(pd.DataFrame(rows))
+    return markdown(pd.DataFrame(rows))
 
 
 def metric_table(metrics: pd.DataFrame) -> str:
     """Time, ratio, memory and value of each implementation of each metric."""
-    return _markdown(
+    return markdown(
         pd.DataFrame(
             {
                 "metric": "`" + metrics["metric"] + "`",
@@ -127,7 +127,8 @@ def metric_table(metrics: pd.DataFrame) -> str:
     )
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table without the index."""
     return table.to_markdown(index=False, disable_numparse=True)
 
 
@@ -238,10 +239,10 @@ def main(
         for aim in targets(losses, metrics)
     )
     page = PAGE.format(
-        targets=_markdown(aims),
+        targets=markdown(aims),
         losses=loss_table(losses),
         metrics=metric_table(metrics),
-        machine=_markdown(pd.DataFrame(machine.items(), columns=["", "value"])),
+        machine=markdown(pd.DataFrame(machine.items(), columns=["", "value"])),
         folder=measurements.name,
         samples=metrics["samples"].iloc[0],
         ours=OURS,

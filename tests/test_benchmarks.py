@@ -170,3 +170,47 @@ def peak_of_zeros(count: int) -> float:
     """Peak of filling `count` float32 values, in a process of its own."""
     measure = importlib.import_module("measure")
     return float(measure.peak_mib(lambda: torch.ones(count)))
+
+
+@pytest.fixture(scope="module")
+def loading(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick measurements of the loader and their page."""
+    folder = tmp_path_factory.mktemp("loading") / "measured"
+    for script, options in (("loading.py", ["--quick", "--output", str(folder)]), ("loading_report.py", [str(folder)])):
+        outcome = run("python", str(BENCHMARKS / script), *options, cwd=folder.parent)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return folder
+
+
+def test_loaders_are_measured_on_the_same_images(loading: Path) -> None:
+    rows = pd.read_csv(loading / "loading.csv")
+    assert rows["implementation"].tolist() == ["dhel-kcl", "same kernels, not deterministic", "torchvision"]
+    assert (rows[["pairs_per_second", "first_batch_seconds", "memory_mib"]] > 0).all().all()
+    assert rows.loc[0, ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
+    expected = rows.loc[0, "pairs_per_second"] / rows["pairs_per_second"]
+    assert rows["ratio"].to_list() == pytest.approx(expected.to_list(), rel=1e-4)
+    page = loading.with_name("measured_loading.md").read_text()
+    assert f"| {rows.loc[2, 'pairs_per_second']:,.0f} " in page
+    assert (loading / "loading.png").stat().st_size > 10_000
+
+
+def test_targets_of_the_loader_are_judged_by_its_rows() -> None:
+    report = importlib.import_module("loading_report")
+    rows = [
+        (32, 2, "dhel-kcl", 1.0, 0.5),
+        (32, 2, "same kernels, not deterministic", 0.5, 0.1),
+        (32, 2, "torchvision", 20.5, 9.0),
+        (32, 2, "lightly", 14.9, 9.0),
+        (32, 4, "dhel-kcl", 1.0, 2.5),
+        (32, 4, "torchvision", 1.0, 9.0),
+        (224, 2, "torchvision", 3.1, 9.0),
+    ]
+    columns = ["image_size", "workers", "implementation", "ratio", "first_batch_seconds"]
+    verdicts = [(aim.measured, aim.met) for aim in report.targets(pd.DataFrame(rows, columns=columns))]
+    assert verdicts == [
+        ("20.5", True),
+        ("14.9", False),
+        ("3.1", True),
+        ("2 times as fast", False),
+        ("2.5 s at most", False),
+    ]
