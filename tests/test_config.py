@@ -137,6 +137,11 @@ def test_built_in_augmentations_that_are_used_are_spelt_out_when_resolved(
     values["datasets"][0]["augmentation"] = "simclr_cifar"
     config = parse_config(values, "used.yaml")
     assert set(config.augmentations) == {"digits", "simclr_cifar"}
+    inline = values["datasets"][0] | {"name": "inline", "augmentation": {"flip_probability": 0.5}}
+    assert parse_config(values | {"datasets": [inline, *values["datasets"]]}, "both.yaml").augmentations.keys() == {
+        "digits",
+        "simclr_cifar",
+    }
     assert next(iter(config.runs.values())).augmentation == built_in_augmentations()["simclr_cifar"]
     write_resolved_config(config, tmp_path / "resolved.yaml")
     assert load_config(tmp_path / "resolved.yaml") == config

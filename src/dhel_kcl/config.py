@@ -316,12 +316,13 @@ class ExperimentConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _named_built_in_augmentations_are_spelt_out(cls, values: Any) -> Any:
-        try:
-            named = {dataset["augmentation"] for dataset in values["datasets"]}
-            used = {name: built_in_augmentations()[name] for name in built_in_augmentations() if name in named}
-            return {**values, "augmentations": used | values.get("augmentations", {})}
-        except (KeyError, TypeError):
-            return values  # of a wrong form, which validation will name
+        match values:
+            case {"datasets": [*datasets]}:
+                named = [dataset.get("augmentation") for dataset in datasets if isinstance(dataset, Mapping)]
+                used = {name: each for name, each in built_in_augmentations().items() if name in named}
+                own = values.get("augmentations", {})
+                return {**values, "augmentations": {**used, **own}} if isinstance(own, Mapping) else values
+        return values  # of a wrong form, which validation will name
 
     @model_validator(mode="after")
     def _the_grid_is_possible(self) -> Self:

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from dhel_kcl.config import AugmentationConfig, BlurConfig, CropConfig, DataConfig, JitterConfig, SolarisationConfig
-from dhel_kcl.data.beton import write_beton
+from dhel_kcl.data.beton import sidecar_path, write_beton
 from dhel_kcl.data.sources import open_source
 
 
@@ -45,6 +46,15 @@ def simclr() -> AugmentationConfig:
 def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("digits") / "train.beton"
     write_beton(open_source(DataConfig(kind="digits"), "train"), path)
+    return path
+
+
+@pytest.fixture
+def digits_copy(digits_beton: Path, tmp_path: Path) -> Path:
+    """A beton with its sidecar, to be damaged."""
+    path = tmp_path / "copy.beton"
+    shutil.copy(digits_beton, path)
+    shutil.copy(sidecar_path(digits_beton), sidecar_path(path))
     return path
 
 

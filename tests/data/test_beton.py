@@ -159,12 +159,9 @@ def change_a_byte_of_the_header(path: Path) -> None:
 
 class TestGuard:
     @pytest.fixture
-    def copy(self, digits_beton: Path, tmp_path: Path) -> Path:
-        path = tmp_path / "copy.beton"
-        path.write_bytes(digits_beton.read_bytes())
-        sidecar_path(path).write_bytes(sidecar_path(digits_beton).read_bytes())
-        open_beton(path)
-        return path
+    def copy(self, digits_copy: Path) -> Path:
+        open_beton(digits_copy)
+        return digits_copy
 
     @pytest.mark.parametrize(
         ("damage", "message"),
@@ -230,13 +227,6 @@ def eight_bytes(value: int) -> bytes:
 class TestStructure:
     """A sidecar can vouch for a file that FFCV cannot read; then the guard still has to notice."""
 
-    @pytest.fixture
-    def copy(self, digits_beton: Path, tmp_path: Path) -> Path:
-        path = tmp_path / "copy.beton"
-        path.write_bytes(digits_beton.read_bytes())
-        sidecar_path(path).write_bytes(sidecar_path(digits_beton).read_bytes())
-        return path
-
     @pytest.mark.parametrize(
         ("damage", "message"),
         [
@@ -264,12 +254,12 @@ class TestStructure:
         ],
     )
     def test_a_vouched_for_file_that_ffcv_would_choke_on_is_refused(
-        self, copy: Path, damage: Callable[[Path, Places], None], message: str
+        self, digits_copy: Path, damage: Callable[[Path, Places], None], message: str
     ) -> None:
-        damage(copy, Places.of(copy))
-        sign(copy)
+        damage(digits_copy, Places.of(digits_copy))
+        sign(digits_copy)
         with pytest.raises(InputError, match=message):
-            open_beton(copy)
+            open_beton(digits_copy)
 
     def test_a_jpeg_that_is_cut_off_is_an_error_not_the_image_before_it(
         self, photo_folder: Path, tmp_path: Path
