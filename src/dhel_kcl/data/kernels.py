@@ -329,44 +329,50 @@ def adjust_hue(planes: Pixels, shift: float) -> None:
     steps = np.int32(shift * 255)
     for position in range(len(reds)):
         red, green, blue = np.float32(reds[position]), np.float32(greens[position]), np.float32(blues[position])
-        highest = red if red > green else green
-        highest = highest if highest > blue else blue
-        lowest = red if red < green else green
-        lowest = lowest if lowest < blue else blue
-        chroma = highest - lowest
-        divisor = chroma if chroma > _ZERO else _ONE
-        from_red, from_green, from_blue = highest - red, highest - green, highest - blue
-        is_red, is_green = from_red == _ZERO, from_green == _ZERO
-        ahead = from_blue if is_red else (from_red if is_green else from_green)
-        behind = from_green if is_red else (from_blue if is_green else from_red)
-        first = _ZERO if is_red else (_TWO if is_green else _FOUR)
-        sector = np.float32(np.float64(first) + np.float64(ahead / divisor) - np.float64(behind / divisor))
-        turn = np.float64(sector) / 6.0 + 1.0
-        turn = turn - 1.0 if turn >= 1.0 else turn
-        hue = (np.int32(np.float64(np.float32(turn)) * 255.0) + steps) & np.int32(255)
-        brightest = highest if highest > _ZERO else _ONE
-        saturation = np.int32(np.float64(chroma / brightest) * 255.0)
-        place = np.float32(np.float64(hue) * 6.0 / 255.0)
-        face = np.int32(place)
-        part = place - np.float32(face)
-        share = np.float32(np.float64(saturation) / 255.0)
-        value = np.float64(highest)
-        low = np.int32(value * (1.0 - np.float64(share)) + 0.5)
-        falling = np.int32(value * (1.0 - np.float64(share * part)) + 0.5)
-        rising = np.int32(value * (1.0 - np.float64(share) * (1.0 - np.float64(part))) + 0.5)
-        top = np.int32(highest)
-        # Faces of the colour wheel, 0 to 5; face 6 is face 0.
-        wrapped = np.int32(0) if face == 6 else face
-        new_red = (
-            top if wrapped == 0 or wrapped == 5 else (falling if wrapped == 1 else (rising if wrapped == 4 else low))
-        )
-        new_green = (
-            top if wrapped == 1 or wrapped == 2 else (rising if wrapped == 0 else (falling if wrapped == 3 else low))
-        )
-        new_blue = (
-            top if wrapped == 3 or wrapped == 4 else (rising if wrapped == 2 else (falling if wrapped == 5 else low))
-        )
-        reds[position], greens[position], blues[position] = new_red, new_green, new_blue
+        hue, saturation, value = _to_hsv(red, green, blue)
+        turned = (hue + steps) & np.int32(255)
+        reds[position], greens[position], blues[position] = _to_rgb(turned, saturation, value)
+
+
+@_compiled
+def _to_hsv(red: np.float32, green: np.float32, blue: np.float32) -> tuple[Integer, Integer, np.float32]:
+    """Hue and saturation in 0 to 255, and the brightest channel; PIL mixes float32 and float64 just so."""
+    highest = red if red > green else green
+    highest = highest if highest > blue else blue
+    lowest = red if red < green else green
+    lowest = lowest if lowest < blue else blue
+    chroma = highest - lowest
+    divisor = chroma if chroma > _ZERO else _ONE
+    from_red, from_green, from_blue = highest - red, highest - green, highest - blue
+    is_red, is_green = from_red == _ZERO, from_green == _ZERO
+    ahead = from_blue if is_red else (from_red if is_green else from_green)
+    behind = from_green if is_red else (from_blue if is_green else from_red)
+    first = _ZERO if is_red else (_TWO if is_green else _FOUR)
+    sector = np.float32(np.float64(first) + np.float64(ahead / divisor) - np.float64(behind / divisor))
+    turn = np.float64(sector) / 6.0 + 1.0
+    turn = turn - 1.0 if turn >= 1.0 else turn
+    hue = np.int32(np.float64(np.float32(turn)) * 255.0)
+    brightest = highest if highest > _ZERO else _ONE
+    return hue, np.int32(np.float64(chroma / brightest) * 255.0), highest
+
+
+@_compiled
+def _to_rgb(hue: Integer, saturation: Integer, value: np.float32) -> tuple[Integer, Integer, Integer]:
+    """The inverse: the hue's place on the colour wheel of six faces says which channel is what."""
+    place = np.float32(np.float64(hue) * 6.0 / 255.0)
+    face = np.int32(place)
+    part = place - np.float32(face)
+    share = np.float32(np.float64(saturation) / 255.0)
+    exact = np.float64(value)
+    top = np.int32(value)
+    low = np.int32(exact * (1.0 - np.float64(share)) + 0.5)
+    falling = np.int32(exact * (1.0 - np.float64(share * part)) + 0.5)
+    rising = np.int32(exact * (1.0 - np.float64(share) * (1.0 - np.float64(part))) + 0.5)
+    face = np.int32(0) if face == 6 else face
+    red = top if face == 0 or face == 5 else (falling if face == 1 else (rising if face == 4 else low))
+    green = top if face == 1 or face == 2 else (rising if face == 0 else (falling if face == 3 else low))
+    blue = top if face == 3 or face == 4 else (rising if face == 2 else (falling if face == 5 else low))
+    return red, green, blue
 
 
 @_compiled
