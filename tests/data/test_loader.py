@@ -469,7 +469,8 @@ class TestRobustness:
         self, digits_beton: Path, simclr: AugmentationConfig, os_cache: bool
     ) -> None:
         script = (
-            "import itertools, json, sys; sys.path.insert(0, sys.argv[1])\n"
+            "import itertools, json, signal, sys; sys.path.insert(0, sys.argv[1])\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job does not inherit
             "from pathlib import Path\n"
             "from dhel_kcl.config import AugmentationConfig\n"
             "from test_loader import two_views\n"
@@ -483,11 +484,14 @@ class TestRobustness:
         process = subprocess.Popen(
             [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "0\n"
-        process.send_signal(signal.SIGINT)
-        with finished_within(5):
-            _, errors = process.communicate(timeout=20)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "0\n"
+            process.send_signal(signal.SIGINT)
+            with finished_within(5):
+                _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
         assert process.returncode in (1, -signal.SIGINT)
         assert errors.strip().endswith("KeyboardInterrupt")
 
