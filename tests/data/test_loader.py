@@ -493,7 +493,8 @@ class TestRobustness:
         finally:
             process.kill()
         assert process.returncode in (1, -signal.SIGINT)
-        assert errors.strip().endswith("KeyboardInterrupt")
+        # FFCV's iterator may complain after it if the interrupt met its constructor.
+        assert "\nKeyboardInterrupt\n" in errors
 
     def test_after_a_fork_a_new_loop_works_and_the_old_one_says_why_not(
         self, digits_beton: Path, simclr: AugmentationConfig

@@ -173,11 +173,12 @@ class _ViewLoader:
         process = os.getpid()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="views")
         file = self.path.open("rb")
-        self._order.epoch, self._order.first_batch = Epoch(epoch, pool, file.fileno()), first
-        with preserved_thread_counts():
-            self._loader.next_epoch = epoch
-            thread = iter(self._loader)
+        thread: EpochIterator | None = None
         try:
+            self._order.epoch, self._order.first_batch = Epoch(epoch, pool, file.fileno()), first
+            with preserved_thread_counts():
+                self._loader.next_epoch = epoch
+                thread = iter(self._loader)
             # FFCV's thread sets torch's thread count once more, before its first batch.
             with preserved_thread_counts():
                 result = _next_result(thread)
@@ -190,7 +191,8 @@ class _ViewLoader:
                 result = _next_result(thread)
         finally:
             if os.getpid() == process:  # threads do not survive a fork
-                _stop(thread)
+                if thread is not None:
+                    _stop(thread)
                 pool.shutdown()
             file.close()
         open_beton(self.path)  # if it changed meanwhile, so did the views
