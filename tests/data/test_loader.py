@@ -144,9 +144,13 @@ def real_images(request: pytest.FixtureRequest, simclr: AugmentationConfig) -> C
 
 
 def in_another_process(
-    make: Callable[..., TwoViewLoader], augmentation: AugmentationConfig, **options: object
-) -> "subprocess.Popen[str]":
-    """Start to print the digests of two epochs."""
+    make: Callable[..., TwoViewLoader],
+    augmentation: AugmentationConfig,
+    *,
+    state: dict[str, object] | None = None,
+    **options: object,
+) -> list[str]:
+    """Digests of two epochs, the first resumed at `state` if there is one."""
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
@@ -154,11 +158,14 @@ def in_another_process(
         "from test_loader import epoch_digest, two_views\n"
         "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
         "loader = two_views(Path(sys.argv[2]), augmentation, **json.loads(sys.argv[4]))\n"
+        "state = json.loads(sys.argv[5])\n"
+        "if state: loader.load_state_dict(state)\n"
         "print(epoch_digest(loader), epoch_digest(loader))"
     )
     arguments = [str(Path(__file__).parent), str(make.path), augmentation.model_dump_json()]
-    arguments.append(json.dumps(make.arguments | options))
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
+    arguments += [json.dumps(make.arguments | options), json.dumps(state)]
+    outcome = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return outcome.stdout.split()
 
 
 def drop_from_the_page_cache(path: Path) -> None:
@@ -179,8 +186,7 @@ class TestDeterminism:
             loader = real_images(**options)
             assert [epoch_digest(loader), epoch_digest(loader)] == expected
         for num_workers, os_cache in ((1, False), (2, True), (4, True)):
-            process = in_another_process(real_images, simclr, num_workers=num_workers, os_cache=os_cache)
-            assert process.communicate()[0].split() == expected
+            assert in_another_process(real_images, simclr, num_workers=num_workers, os_cache=os_cache) == expected
 
     @pytest.mark.parametrize("stop_after", [0, 1, 3])
     def test_a_resumed_epoch_goes_on_with_the_same_bytes(
@@ -202,6 +208,22 @@ class TestDeterminism:
         assert resumed.state_dict() == state
         assert rest(resumed) == first[stop_after:]
         assert rest(resumed) == second
+
+    @pytest.mark.parametrize("in_mid_epoch", [False, True])
+    def test_another_process_resumes_with_the_same_bytes(
+        self, real_images: Callable[..., TwoViewLoader], simclr: AugmentationConfig, in_mid_epoch: bool
+    ) -> None:
+        loader = real_images()
+        first, second, third = (list(loader) for _ in range(3))
+        interrupted = real_images()
+        for number, _ in enumerate(interrupted, start=1):
+            if in_mid_epoch and number == 2:
+                break
+        state = interrupted.state_dict()
+        assert (state["epoch"], state["batch"]) == ((0, 2) if in_mid_epoch else (1, 0))
+        expected = [first[2:], second] if in_mid_epoch else [second, third]
+        resumed = in_another_process(real_images, simclr, state=state, num_workers=2)
+        assert resumed == [digest_of(*batches) for batches in expected]
 
     def test_after_the_last_batch_the_state_is_the_next_epoch(
         self, digits_beton: Path, simclr: AugmentationConfig
