@@ -197,7 +197,7 @@ def _data_loader(case: Case, transform: Callable[[Any], Any], workers: int) -> I
 
 
 def stock(case: Case, workers: int) -> Iterator[Any]:
-    """FFCV with its own operations: it has neither jitter nor grayscale, and the result cannot be repeated."""
+    """FFCV with its own crop and flip: it has neither hue nor grayscale, and the result cannot be repeated."""
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec
