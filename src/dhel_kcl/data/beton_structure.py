@@ -13,7 +13,7 @@ with importing_ffcv():
     from ffcv.fields.rgb_image import IMAGE_MODES
     from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
 
-FIELDS = {"image": 2, "label": 1}
+FIELD_TYPES = {"image": 2, "label": 1}
 """FFCV's number for the type of each field, in their order."""
 MAX_SIDE = 1 << 16
 
@@ -33,7 +33,7 @@ def structural_problem(path: Path, *, num_images: int, num_classes: int, storage
     if size < HeaderType.itemsize:
         return "it is shorter than a header"
     header = np.fromfile(path, HeaderType, count=1)[0]
-    if header["version"] != CURRENT_VERSION or header["num_fields"] != len(FIELDS):
+    if header["version"] != CURRENT_VERSION or header["num_fields"] != len(FIELD_TYPES):
         return "its header is not that of FFCV's format 2 with two fields"
     if int(header["num_samples"]) != num_images:
         return f"its header counts {header['num_samples']} images instead of {num_images}"
@@ -41,14 +41,16 @@ def structural_problem(path: Path, *, num_images: int, num_classes: int, storage
     if page == 0 or page & (page - 1):
         return f"its page size {page} is not a power of two"
     metadata_type = get_metadata_type([RGBImageField(), IntField()])
-    fields_end = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize
+    fields_end = HeaderType.itemsize + len(FIELD_TYPES) * FieldDescType.itemsize
     metadata_end = fields_end + num_images * metadata_type.itemsize
     table_start = int(header["alloc_table_ptr"])
     if table_start < metadata_end or size - table_start != num_images * ALLOC_TABLE_TYPE.itemsize:
         return "its allocation table is not where the header says, or is incomplete"
-    descriptions = np.fromfile(path, FieldDescType, count=len(FIELDS), offset=HeaderType.itemsize)
+    descriptions = np.fromfile(path, FieldDescType, count=len(FIELD_TYPES), offset=HeaderType.itemsize)
     names = [bytes(name).rstrip(b"\0") for name in descriptions["name"]]
-    if names != [name.encode() for name in FIELDS] or descriptions["type_id"].tolist() != list(FIELDS.values()):
+    if names != [name.encode() for name in FIELD_TYPES] or descriptions["type_id"].tolist() != list(
+        FIELD_TYPES.values()
+    ):
         return "its fields are not an image and a label"
     records = np.fromfile(path, metadata_type, count=num_images, offset=fields_end)
     table = np.fromfile(path, ALLOC_TABLE_TYPE, offset=table_start)
