@@ -151,13 +151,17 @@ def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path
         for missing in {path.resolve() for path in needed} - origins(file.resolve()):
             outcome.problems.append(f"{file}: its manifests do not lead back to {_shown(missing)}")
 
+    measuring = stages.run_stages(config)
     for run in config.runs.values():
         data = run.dataset.data
         betons = [layout.beton(run.dataset.name, split) for split in {"train", "test", data.pretrain_split}]
         for measurement in (layout.evaluation(run.id), layout.representation(run.id)):
             require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
-        require(layout.training_log(run.id), layout.beton(run.dataset.name, data.pretrain_split))
-    require(layout.results, *(file for run in config.runs for file in layout.measurements(run)))
+        if "augmented_probe" in measuring:
+            require(layout.augmented_probe(run.id), layout.encoder(run.id), *betons)
+        for training in (layout.outcome(run.id), layout.training_log(run.id)):
+            require(training, layout.beton(run.dataset.name, data.pretrain_split))
+    require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))
     for target in stages.TARGETS:
         for product in layout.products(target):
             require(product, stages.source_table(layout, target))

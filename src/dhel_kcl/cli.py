@@ -50,6 +50,8 @@ def _options(
 ) -> None:
     global _terminal
     if log is not None:
+        if (rank := os.environ.get("RANK", "0")) != "0":
+            log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
         _terminal = os.fdopen(os.dup(2), "w")
         with log.open("w") as file:
@@ -133,31 +135,45 @@ def data(
 
 @app.command()
 def pretrain(experiment: Experiment, run: RunId) -> None:
-    """Pretrain one run; interrupted, the same command continues from the last checkpoint."""
-    layout, config = _open(experiment)
-    from dhel_kcl.pretrain import pretrain as train
+    """Pretrain one run; interrupted, the same command continues from the last checkpoint.
 
+    With `compute.gpus_per_run` above 1 it starts itself under `torchrun`; started by `torchrun`, it joins the others.
+    """
+    layout, config = _open(experiment)
     chosen = config.run(run)
+    from dhel_kcl.devices import claim_gpus
+    from dhel_kcl.pretrain import pretrain as train
+    from dhel_kcl.processes import Processes, become_torchrun
+
+    claim_gpus(config.compute)
+    if config.compute.gpus_per_run > 1 and "RANK" not in os.environ:
+        become_torchrun(config.compute.gpus_per_run)
+    identity = stages.job_digest(config, "pretrain", run)
     beton = layout.beton(chosen.dataset.name, chosen.dataset.data.pretrain_split)
     seeds = {purpose: derive_seed(chosen.seed, purpose) for purpose in ("initialisation", "order", "augmentation")}
+    if not Processes.of_environment().is_first:
+        train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
+        return
     with _record_run(
         layout,
         config,
         "pretrain",
         run,
         inputs=[beton],
-        outputs=[layout.encoder(run), layout.training_log(run), layout.throughput(run)],
+        outputs=[layout.encoder(run), layout.outcome(run), layout.training_log(run), layout.throughput(run)],
         seeds=seeds | {"run": chosen.seed},
     ):
-        train(chosen, config.compute, beton, stages.job_digest(config, "pretrain", run), layout.run(run))
+        train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
 
 
 @app.command()
 def features(experiment: Experiment, run: RunId) -> None:
     """Compute the frozen encoder's features of one run for the train and test images."""
     layout, config = _open(experiment)
+    from dhel_kcl.devices import claim_gpus
     from dhel_kcl.features import extract_features
 
+    claim_gpus(config.compute)
     chosen = config.run(run)
     betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
     with _record_run(
@@ -165,11 +181,11 @@ def features(experiment: Experiment, run: RunId) -> None:
         config,
         "features",
         run,
-        inputs=[layout.encoder(run), *betons.values()],
+        inputs=[layout.encoder(run), layout.outcome(run), *betons.values()],
         outputs=[layout.features(run)],
         seeds={"run": chosen.seed},
     ):
-        extract_features(chosen, config.compute, layout.encoder(run), betons, layout.features(run))
+        extract_features(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, layout.features(run))
 
 
 @app.command()
@@ -189,6 +205,28 @@ def evaluate(experiment: Experiment, run: RunId) -> None:
         seeds={"run": seed},
     ):
         probe(layout.features(run), config.evaluation, seed, config.compute.threads, layout.evaluation(run))
+
+
+@app.command()
+def augmented_probe(experiment: Experiment, run: RunId) -> None:
+    """Linear evaluation of one run by the public protocol: SGD on augmented images, the encoder frozen."""
+    layout, config = _open(experiment)
+    from dhel_kcl.augmented_probe import evaluate as probe
+    from dhel_kcl.devices import claim_gpus
+
+    claim_gpus(config.compute)
+    chosen = config.run(run)
+    betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
+    with _record_run(
+        layout,
+        config,
+        "augmented_probe",
+        run,
+        inputs=[layout.encoder(run), layout.outcome(run), *betons.values()],
+        outputs=[layout.augmented_probe(run)],
+        seeds={"run": chosen.seed},
+    ):
+        probe(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, layout.augmented_probe(run))
 
 
 @app.command()
@@ -237,7 +275,7 @@ def collect(experiment: Experiment) -> None:
     from dhel_kcl.results import collect as gather
     from dhel_kcl.results import write_results
 
-    sources = [path for run in config.runs for path in layout.measurements(run)]
+    sources = [path for run in config.runs for path in layout.measurements(run, stages.run_stages(config))]
     sources += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
     with record(
         layout.manifest("collect"),
@@ -415,3 +453,7 @@ def _fail(message: str) -> NoReturn:
         for line in message.splitlines():
             print(f"error: {line}", file=stream, flush=True)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,6 +80,7 @@ class AugmentationConfig(_Strict):
     """
 
     crop: CropConfig | None = None
+    shift: Annotated[int, Field(ge=0)] = 0
     flip_probability: Probability = 0.0
     jitter: JitterConfig | None = None
     grayscale_probability: Probability = 0.0
@@ -92,6 +93,14 @@ def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
     """The augmentations of `data/augmentations.yaml`, which gives the source of each value, by name."""
     text = resources.files("dhel_kcl.data").joinpath("augmentations.yaml").read_text()
     return {name: AugmentationConfig.model_validate(values) for name, values in yaml.safe_load(text).items()}
+
+
+@cache
+def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
+    """The training protocols of `protocols.yaml`, which gives the source of each value, by name."""
+    text = resources.files("dhel_kcl").joinpath("protocols.yaml").read_text()
+    protocols: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return protocols
 
 
 class DataConfig(_Strict):
@@ -150,16 +159,48 @@ class OptimizerConfig(_Strict):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
 
+class ProbeConfig(_Strict):
+    """Linear evaluation on augmented images: SGD on the frozen encoder's features, the rate falling linearly to 0."""
+
+    augmentation: str | AugmentationConfig
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+
+
 class DatasetConfig(_Strict):
-    """One data set with the protocol it is trained by."""
+    """One data set with the protocol it is trained by.
+
+    `protocol` names the entry of `protocols.yaml` that the other values come from where the file says none.
+    """
 
     name: Name
+    protocol: str | None = None
     data: DataConfig
     image_size: PositiveInt
     augmentation: str | AugmentationConfig
     encoder: EncoderConfig
     optimizer: OptimizerConfig
     epochs: PositiveInt
+    probe: ProbeConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _protocol_is_spelt_out(cls, values: Any) -> Any:
+        match values:
+            case {"protocol": str(name)}:
+                if name not in built_in_protocols():
+                    raise ValueError(f"protocol: unknown {name!r}; there are {', '.join(built_in_protocols())}")
+                return {**built_in_protocols()[name], **values}
+        return values
+
+    @property
+    def augmentations(self) -> dict[str, str | AugmentationConfig]:
+        """The augmentations that the data set uses, by the key that says which."""
+        used = {"augmentation": self.augmentation}
+        return used | ({"probe.augmentation": self.probe.augmentation} if self.probe else {})
 
 
 class TemperatureLoss(_Strict):
@@ -204,11 +245,25 @@ class EvaluationConfig(_Strict):
     """Linear evaluation on cached features: the grid of inverse regularisation strengths, and k-NN.
 
     `validation_fraction` of the training set chooses the strength; the classifier is then refitted on all of it.
+    `augmented_images` adds the other protocol, each data set's `probe`.
     """
 
     regularisation_c: OneOrMore = [0.01, 0.1, 1.0, 10.0, 100.0]
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_iterations: PositiveInt = 200
+    neighbours: PositiveInt = 20
+    augmented_images: bool = False
+
+
+class MonitorConfig(_Strict):
+    """Watching the encoder while it trains, on a random sample of the pretraining images; the test set is not read.
+
+    Every `every_epochs` epochs: accuracy of `neighbours` nearest neighbours (nine tenths of the sample vote on the last
+    tenth; not without labels), and effective rank.
+    """
+
+    every_epochs: PositiveInt | None = None
+    images: Annotated[int, Field(ge=20)] = 5000
     neighbours: PositiveInt = 20
 
 
@@ -255,16 +310,26 @@ class TheoryConfig(_Strict):
 
 
 class ComputeConfig(_Strict):
-    """What a job runs on. `threads` is part of the result: sums over other thread counts round differently."""
+    """What a job runs on.
+
+    `precision`, `tf32`, `compile`, `threads` and `gpus_per_run` are part of the result: with other ones, sums round
+    differently. `precision` auto is bfloat16 autocast on GPUs that have it, and float32 elsewhere.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    tf32: bool = False
+    compile: bool = False
     threads: PositiveInt = 1
     loader_workers: PositiveInt = 1
     gpus_per_run: Annotated[int, Field(ge=0)] = 0
     memory_mb: PositiveInt = 4000
     runtime_minutes: PositiveInt = 60
     keep_features: bool = True
-    checkpoint_every_epochs: PositiveInt = 1
+    checkpoint_every_steps: PositiveInt = 500
+    checkpoints_kept: PositiveInt = 2
+    log_every_steps: PositiveInt = 20
+    tensorboard: bool = True
 
 
 def loss_label(loss: Mapping[str, float | str]) -> str:
@@ -277,6 +342,7 @@ class Run(_Strict):
 
     dataset: DatasetConfig
     augmentation: AugmentationConfig
+    probe_augmentation: AugmentationConfig | None
     loss: dict[str, float | str]
     batch_size: PositiveInt
     learning_rate: PositiveFloat
@@ -310,6 +376,7 @@ class ExperimentConfig(_Strict):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
     analysis: AnalysisConfig = AnalysisConfig()
+    monitor: MonitorConfig = MonitorConfig()
     theory: TheoryConfig = TheoryConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -318,7 +385,7 @@ class ExperimentConfig(_Strict):
     def _named_built_in_augmentations_are_spelt_out(cls, values: Any) -> Any:
         match values:
             case {"datasets": [*datasets]}:
-                named = [dataset.get("augmentation") for dataset in datasets if isinstance(dataset, Mapping)]
+                named = [name for dataset in datasets for name in _augmentation_names(dataset)]
                 used = {name: each for name, each in built_in_augmentations().items() if name in named}
                 own = values.get("augmentations", {})
                 return {**values, "augmentations": {**used, **own}} if isinstance(own, Mapping) else values
@@ -334,11 +401,16 @@ class ExperimentConfig(_Strict):
             if augmentation != built_in_augmentations().get(name, augmentation):
                 raise ValueError(f"augmentations.{name}: this name is built in with other values; choose another name")
         for dataset in self.datasets:
-            if isinstance(dataset.augmentation, str) and dataset.augmentation not in self.augmentations:
-                raise ValueError(
-                    f"datasets.{dataset.name}.augmentation: unknown {dataset.augmentation!r}; "
-                    f"there are {', '.join(sorted({*built_in_augmentations(), *self.augmentations}))}"
-                )
+            for key, used in dataset.augmentations.items():
+                if isinstance(used, str) and used not in self.augmentations:
+                    raise ValueError(
+                        f"datasets.{dataset.name}.{key}: unknown {used!r}; "
+                        f"there are {', '.join(sorted({*built_in_augmentations(), *self.augmentations}))}"
+                    )
+                if self._resolved(used).shift >= dataset.image_size:
+                    raise ValueError(f"datasets.{dataset.name}.{key}: shift must be below image_size")
+            if self.evaluation.augmented_images and dataset.probe is None:
+                raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")
             rate = dataset.optimizer.learning_rate
             if isinstance(rate, dict) and (missing := [size for size in self.batch_sizes if size not in rate]):
                 raise ValueError(f"datasets.{dataset.name}.optimizer.learning_rate: no value for batch sizes {missing}")
@@ -356,18 +428,20 @@ class ExperimentConfig(_Strict):
         ):
             axes = {key: value for key, value in grid.model_dump().items() if isinstance(value, list)}
             fixed = {key: value for key, value in grid.model_dump().items() if isinstance(value, str)}
-            chosen = dataset.augmentation
-            augmentation = self.augmentations[chosen] if isinstance(chosen, str) else chosen
             rate = dataset.optimizer.learning_rate
             for values in itertools.product(*axes.values()):
                 yield Run.model_construct(
                     dataset=dataset,
-                    augmentation=augmentation,
+                    augmentation=self._resolved(dataset.augmentation),
+                    probe_augmentation=self._resolved(dataset.probe.augmentation) if dataset.probe else None,
                     loss={**fixed, **dict(zip(axes, values, strict=True))},
                     batch_size=batch_size,
                     learning_rate=rate[batch_size] if isinstance(rate, dict) else rate,
                     seed=seed,
                 )
+
+    def _resolved(self, augmentation: str | AugmentationConfig) -> AugmentationConfig:
+        return self.augmentations[augmentation] if isinstance(augmentation, str) else augmentation
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -399,6 +473,16 @@ class ExperimentConfig(_Strict):
                 return dataset
         known = ", ".join(dataset.name for dataset in self.datasets)
         raise InputError(f"data set {name!r} is not in experiment {self.name!r}; it has {known}")
+
+
+def _augmentation_names(dataset: Any) -> list[Any]:
+    """What an unvalidated data set, with its protocol, says its augmentations are."""
+    if not isinstance(dataset, Mapping):
+        return []
+    protocol = dataset.get("protocol")
+    values = {**(built_in_protocols().get(protocol, {}) if isinstance(protocol, str) else {}), **dataset}
+    probe = values.get("probe")
+    return [values.get("augmentation"), probe.get("augmentation") if isinstance(probe, Mapping) else None]
 
 
 def _refuse_repeats(key: str, values: list[Any]) -> None:

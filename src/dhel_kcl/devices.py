@@ -1,25 +1,108 @@
-"""Choosing a device and making its arithmetic repeatable."""
+"""Which device a job runs on, that no other job has it, and how its arithmetic is made repeatable."""
 
+import fcntl
 import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from dhel_kcl.config import ComputeConfig
+from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 
+POLL_SECONDS = 1.0
 
-def prepare_device(compute: ComputeConfig) -> torch.device:
-    """Pick the device, fix the thread count and switch deterministic algorithms on.
+
+def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
+    """Pick the device, fix the thread count, TF32 and layout searches, and switch deterministic algorithms on.
+
+    Args:
+        compute: what the configuration asks for.
+        local_rank: which of the visible GPUs is this process's.
 
     Raises:
-        InputError: CUDA is asked for and there is none.
+        InputError: CUDA is asked for and there is none, or too few.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise InputError("compute.device: cuda is asked for but torch sees no GPU; use auto or cpu")
     # cuBLAS is deterministic only with a fixed workspace, and reads this before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it may choose another algorithm in another process
+    torch.backends.cudnn.allow_tf32 = compute.tf32
+    torch.backends.cuda.matmul.allow_tf32 = compute.tf32
     torch.set_num_threads(compute.threads)
-    if compute.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(compute.device)
+    if compute.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"compute.gpus_per_run: process {local_rank + 1} of this machine has no GPU; "
+            f"torch sees {torch.cuda.device_count()}"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
+    """The dtype of the encoder's arithmetic in training: bfloat16 under autocast, or float32."""
+    if compute.precision != "auto":
+        return torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
+    # On common CPUs bfloat16 is ten times slower than float32.
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def claim_gpus(compute: ComputeConfig, folder: Path | None = None) -> None:
+    """Have this process, and every program it becomes or starts, see `gpus_per_run` GPUs that no other job has.
+
+    Waits until that many are free. The claim is a lock that the system gives up when the process ends, however it
+    ends. Does nothing on a CPU, or where a launcher or Slurm has already shared out the devices.
+
+    Args:
+        compute: the device and how many of it.
+        folder: where the locks are; the default is one folder for each user of the machine.
+
+    Raises:
+        InputError: the machine has fewer GPUs than asked for, or the locks cannot be made.
+    """
+    if compute.device == "cpu" or "LOCAL_RANK" in os.environ or "SLURM_JOB_ID" in os.environ:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    if compute.device == "auto" and not any(devices):
+        return
+    count = max(1, compute.gpus_per_run)
+    if count > len(devices):
+        raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
+    folder = folder or Path(tempfile.gettempdir()) / f"dhel-kcl-gpus-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        while len(claimed := _claim(devices, count, folder)) < count:
+            console.print(f"waiting for {count} of the GPUs {', '.join(devices)}")
+            time.sleep(POLL_SECONDS)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be locked ({error.strerror}); set TMPDIR") from error
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+
+
+def _claim(devices: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Lock `count` devices, or none."""
+    locks: dict[str, int] = {}
+    for device in devices:
+        lock = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        locks[device] = lock
+        if len(locks) == count:
+            for kept in locks.values():
+                os.set_inheritable(kept, True)
+            return list(locks)
+    for lock in locks.values():
+        os.close(lock)
+    return []

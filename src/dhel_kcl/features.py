@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ComputeConfig, Run
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
 from dhel_kcl.devices import prepare_device
@@ -17,25 +18,29 @@ BATCH_SIZE = 256  # fixed, because sums over batches of other sizes may round di
 
 
 def extract_features(
-    run: Run, compute: ComputeConfig, encoder_path: Path, betons: dict[str, Path], output: Path
+    run: Run, compute: ComputeConfig, encoder_path: Path, outcome: Path, betons: dict[str, Path], output: Path
 ) -> None:
     """Write ``h`` and ``z`` of the train and test images, and of two random views of the test images.
 
     The file (safetensors, float32) holds ``{train,test}_{h,z}`` ``(N, dim)`` and ``{train,test}_label``
     ``(N,)`` of the unaugmented images, and ``test_view{1,2}_{h,z}`` of positive pairs drawn by the
     training augmentation, which alignment is measured on. The encoder is in evaluation mode and is
-    never written to.
+    never written to. The file of a diverged run holds nothing.
 
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
         encoder_path: weights written by pretraining.
+        outcome: how pretraining ended.
         betons: the splits ``train`` and ``test``.
         output: where the features go.
 
     Raises:
         InputError: an input is missing or damaged, or the features are not finite.
     """
+    if read_json(outcome)["status"] == "diverged":
+        save_features({}, output)
+        return
     device = prepare_device(compute)
     encoder = load_encoder(run.dataset.encoder, encoder_path).to(device).eval()
     tensors: dict[str, Tensor] = {}

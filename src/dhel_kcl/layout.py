@@ -1,5 +1,6 @@
 """Where every file of an experiment lives; the command line and the workflow both ask here."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,16 @@ class Layout:
         return self.run(run) / "encoder.safetensors"
 
     def training_log(self, run: str) -> Path:
-        """Loss, its two terms and the learning rate for each epoch."""
+        """Loss, its two terms, gradient norm and learning rate for each epoch; there while the run trains."""
         return self.run(run) / "training_log.csv"
 
     def throughput(self, run: str) -> Path:
         """Images per second for each epoch; apart from the log because it is never the same twice."""
         return self.run(run) / "throughput.csv"
+
+    def outcome(self, run: str) -> Path:
+        """How training ended: finished or diverged."""
+        return self.run(run) / "outcome.json"
 
     def features(self, run: str) -> Path:
         """Cached outputs of the frozen encoder."""
@@ -47,9 +52,21 @@ class Layout:
         """Metrics of the representation."""
         return self.run(run) / "representation.json"
 
-    def measurements(self, run: str) -> list[Path]:
-        """The files that hold everything measured on one run."""
-        return [self.evaluation(run), self.representation(run), self.training_log(run), self.throughput(run)]
+    def augmented_probe(self, run: str) -> Path:
+        """Linear-probe accuracies of the protocol with augmented images."""
+        return self.run(run) / "augmented_probe.json"
+
+    def measurements(self, run: str, stages: Sequence[str]) -> list[Path]:
+        """The files that hold everything that some stages measured on one run."""
+        return [file(run) for stage in stages for file in self._measured_by().get(stage, ())]
+
+    def _measured_by(self) -> dict[str, tuple[Callable[[str], Path], ...]]:
+        return {
+            "pretrain": (self.outcome, self.training_log, self.throughput),
+            "evaluate": (self.evaluation,),
+            "augmented_probe": (self.augmented_probe,),
+            "analyse": (self.representation,),
+        }
 
     @property
     def results(self) -> Path:

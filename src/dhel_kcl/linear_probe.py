@@ -84,12 +84,15 @@ def _classifier(c: float, config: EvaluationConfig) -> Pipeline:
 
 
 def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path) -> None:
-    """Evaluate the backbone features of one run and write the accuracies as JSON.
+    """Evaluate the backbone features of one run and write the accuracies as JSON; of a diverged run, none.
 
     Raises:
         InputError: the features are missing, damaged or cannot be evaluated.
     """
     features = {name: tensor.numpy() for name, tensor in load_features(features_path).items()}
+    if not features:
+        write_json(output, {})
+        return
     train, train_labels = features["train_h"], features["train_label"]
     test, test_labels = features["test_h"], features["test_label"]
     with threadpool_limits(threads):

@@ -1,220 +1,288 @@
 """Contrastive pretraining of one run.
 
-Two views of each image go through the encoder in one pass (so that batch normalisation sees both),
-and the loss pulls their projections together. A checkpoint after every few epochs makes the run
-resumable; it is removed when the final weights are written.
+Two views of each image go through the encoder in one pass (so that batch normalisation sees both), and the loss pulls
+their projections together. Checkpoints every few steps make the run resumable in mid-epoch, to the bit; they are
+removed when the final weights are written. Started by `torchrun`, the processes train one run together.
 """
 
-import io
 import math
-import pickle
-import time
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from dhel_kcl.artifacts import atomic_path, sha256_json
-from dhel_kcl.config import ComputeConfig, OptimizerConfig, Run
+from dhel_kcl.artifacts import sha256_json, write_json
+from dhel_kcl.checkpoints import Checkpoints
+from dhel_kcl.config import ComputeConfig, MonitorConfig, Run
+from dhel_kcl.console import console
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import TwoViewLoader
-from dhel_kcl.devices import prepare_device
+from dhel_kcl.devices import prepare_device, training_dtype
 from dhel_kcl.errors import InputError
-from dhel_kcl.losses import PairLoss, build_loss
-from dhel_kcl.models import Encoder, build_encoder, save_encoder
+from dhel_kcl.losses import PairLoss, build_loss, deferred_checks
+from dhel_kcl.models import build_encoder, save_encoder
+from dhel_kcl.monitor import Monitor
+from dhel_kcl.optimization import build_optimizer, build_schedule
+from dhel_kcl.processes import Processes, synchronise_batch_norm
+from dhel_kcl.training_log import Diverged, ProgressDisplay, TensorBoard, Throughput, TrainingLog, progress_display
 
-_console = Console(stderr=True)
 
-
-def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up to 1 over `warmup_steps`, then a half cosine to 0 at `total_steps`.
+def train_step(
+    encoder: Callable[[Tensor], tuple[Tensor, Tensor]],
+    contrastive_loss: PairLoss,
+    optimizer: Optimizer,
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    world_size: int = 1,
+) -> Tensor:
+    """One optimiser step on a batch of positive pairs; the host does not wait for the device.
 
     Args:
-        step: steps already taken, in [0, total_steps].
-        total_steps: steps of the whole run.
-        warmup_steps: steps of the warm-up, in [0, total_steps).
+        encoder: gives ``(h, z)``; in training mode.
+        contrastive_loss: of the whole batch, over all processes.
+        optimizer: of the encoder's parameters.
+        view1: (B, 3, S, S), float32, this process's share of the batch.
+        view2: (B, 3, S, S), the other view of the same images.
+        dtype: of the encoder's arithmetic; the parameters and the loss are float32.
+        world_size: number of processes whose gradients are averaged.
+
+    Returns:
+        (4,) on the device: the loss, its terms ``alignment`` and ``energy``, and the norm of the gradient, all before
+        the step. What is not finite is returned as it is.
     """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+    with torch.autocast(view1.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        _, z = encoder(torch.cat([view1, view2]))
+    with deferred_checks():
+        terms = contrastive_loss.terms(*z.chunk(2))
+    loss = terms.alignment + terms.energy
+    optimizer.zero_grad(set_to_none=True)
+    # Each process has the whole batch's gradient of its own rows; averaging would divide their sum.
+    (world_size * loss).backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradient_norm = nn.utils.get_total_norm(gradients)
+    optimizer.step()
+    return torch.stack([loss.detach(), terms.alignment.detach(), terms.energy.detach(), gradient_norm])
 
 
-def build_optimizer(encoder: nn.Module, config: OptimizerConfig, learning_rate: float) -> Optimizer:
-    """SGD or LARS (timm's); weight decay spares batch normalisation, as in the public training code."""
-    normalisation = {
-        id(parameter)
-        for module in encoder.modules()
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-        for parameter in module.parameters()
-    }
-    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if id(p) not in normalisation], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if id(p) in normalisation], "weight_decay": 0.0},
-    ]
-    if config.name == "lars":
-        from timm.optim.lars import Lars  # imported here because timm takes seconds to import
+class _Training:
+    """Everything that a run's training consists of, and its state."""
 
-        return Lars(groups, lr=learning_rate, momentum=config.momentum)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum)
+    def __init__(
+        self, run: Run, compute: ComputeConfig, beton: Path, device: torch.device, processes: Processes
+    ) -> None:
+        self.run, self.compute, self.device, self.processes = run, compute, device, processes
+        self.loader = TwoViewLoader(
+            beton,
+            batch_size=run.batch_size,
+            image_size=run.dataset.image_size,
+            augmentation=run.augmentation,
+            seed=run.seed,
+            num_workers=compute.loader_workers,
+            device=device,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+        self.total_steps = run.dataset.epochs * len(self.loader)
+        self.dtype = training_dtype(compute, device)
+        self.encoder = build_encoder(run.dataset.encoder, run.seed).to(device)
+        synchronise_batch_norm(self.encoder, processes, device)
+        self.optimizer = build_optimizer(self.encoder, run.dataset.optimizer, run.learning_rate)
+        self.schedule = build_schedule(self.optimizer, run.dataset.optimizer, self.total_steps)
+        self.loss = build_loss(run.loss)
+        self.log = TrainingLog(device, len(self.loader), compute.log_every_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = ("encoder", "optimizer", "schedule", "loader", "log")
+        return {name: getattr(self, name).state_dict() for name in parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+    def train(
+        self, checkpoints: Checkpoints, monitor: Monitor, board: TensorBoard, throughput: Throughput, log_path: Path
+    ) -> None:
+        """Train from the present state to the end of the last epoch.
+
+        Raises:
+            Diverged: a loss or gradient was not finite.
+            InputError: the run was asked to stop, and its checkpoint is written.
+        """
+        parallel = self.processes.data_parallel(self.encoder, self.device)
+        forward = torch.compile(parallel) if self.compute.compile else parallel
+        parallel.train()
+        with progress_display(self.run.id, self.total_steps, self.log.step) as display, _stop_signal() as asked_to_stop:
+            while self.log.step < self.total_steps:
+                for view1, view2, _, _ in throughput.timed(self.loader):
+                    learning_rate = float(self.schedule.get_last_lr()[0])
+                    self.log.add(
+                        train_step(
+                            forward,
+                            self.loss,
+                            self.optimizer,
+                            view1,
+                            view2,
+                            dtype=self.dtype,
+                            world_size=self.processes.world_size,
+                        )
+                    )
+                    self.schedule.step()
+                    stopping = asked_to_stop()
+                    due = self.log.step % self.compute.checkpoint_every_steps == 0
+                    ends = self.log.step % len(self.loader) == 0
+                    if due or ends or stopping or self.log.is_full:
+                        self._read_log(board, display, throughput)
+                    if ends:
+                        self._end_epoch(learning_rate, monitor, board, display, throughput, log_path)
+                    if (due or stopping or self.log.step == self.total_steps) and self.processes.is_first:
+                        checkpoints.save(self.log.step, self.state_dict())
+                    if stopping:
+                        raise InputError(
+                            f"{self.run.id}: stopped after step {self.log.step} of {self.total_steps} as asked; "
+                            "the same command goes on from there"
+                        )
+
+    def _read_log(self, board: TensorBoard, display: ProgressDisplay, throughput: Throughput) -> None:
+        rows = self.log.read()
+        board.steps(rows, self.log.step)
+        if rows:
+            display.update(self.log.step, rows[-1][0], throughput.images_per_second)
+
+    def _end_epoch(
+        self,
+        learning_rate: float,
+        monitor: Monitor,
+        board: TensorBoard,
+        display: ProgressDisplay,
+        throughput: Throughput,
+        log_path: Path,
+    ) -> None:
+        epoch = self.log.step // len(self.loader)
+        throughput.end_epoch(epoch)
+        watching = monitor.is_due(epoch) and self.processes.is_first
+        row = self.log.end_epoch(learning_rate, monitor.measure(self.encoder) if watching else {})
+        rate = throughput.images_per_second
+        board.epoch(row, rate)
+        knn = f", k-NN accuracy {row['knn_top1']:.3f}" if "knn_top1" in row else ""
+        display.line(
+            f"epoch {epoch}/{self.run.dataset.epochs}: loss {row['loss']:.4f}{knn}, "
+            f"learning rate {learning_rate:.4g}, {rate:.0f} images/s"
+        )
+        if self.processes.is_first:
+            self.log.write(log_path)
 
 
-def pretrain(run: Run, compute: ComputeConfig, beton: Path, identity: str, folder: Path) -> None:
-    """Train one run and write ``encoder.safetensors``, ``training_log.csv`` and ``throughput.csv``.
+def pretrain(
+    run: Run,
+    compute: ComputeConfig,
+    beton: Path,
+    identity: str,
+    folder: Path,
+    monitor: MonitorConfig | None = None,
+) -> None:
+    """Train one run and write its ``encoder.safetensors``, ``training_log.csv``, ``throughput.csv``, ``outcome.json``.
+
+    The log is there, up to the last finished epoch, while the run trains. A run whose loss or gradient is not finite
+    ends as diverged: ``outcome.json`` says at which step and with which terms, and the weights are those of the last
+    checkpoint, or the initial ones.
 
     Args:
         run: what to train.
-        compute: device, threads and how often to write a checkpoint.
+        compute: device, precision, threads, and how often to read the log and write a checkpoint.
         beton: the images.
         identity: digest of the settings and the code that the weights depend on; a checkpoint made under another one
             is not resumed.
         folder: the run's folder.
+        monitor: how to watch the encoder; not at all by default.
 
     Raises:
-        InputError: the data cannot be used, or training diverged.
+        InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT
+            or SIGTERM, in which case its checkpoint is written.
     """
-    device = prepare_device(compute)
-    loader = TwoViewLoader(
-        beton,
-        batch_size=run.batch_size,
-        image_size=run.dataset.image_size,
-        augmentation=run.augmentation,
-        seed=run.seed,
-        num_workers=compute.loader_workers,
-        device=device,
-    )
-    encoder = build_encoder(run.dataset.encoder, run.seed).to(device)
-    contrastive_loss = build_loss(run.loss)
-    optimizer = build_optimizer(encoder, run.dataset.optimizer, run.learning_rate)
-    total_steps = run.dataset.epochs * len(loader)
-    warmup_steps = round(run.dataset.optimizer.warmup_fraction * total_steps)
-    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup_steps))
-    key = sha256_json([identity, open_beton(beton).sha256])
-    checkpoint = Checkpoint(folder / "checkpoint.pt", key, encoder, optimizer, schedule)
-    checkpoint.resume()
-
-    with _progress() as progress:
-        task = progress.add_task(run.id, total=total_steps, completed=checkpoint.epoch * len(loader), loss=math.nan)
-        for epoch in range(checkpoint.epoch, run.dataset.epochs):
-            started = time.monotonic()
-            loader.set_epoch(epoch)
-            rows: list[dict[str, float]] = []
-            for view1, view2, _, _ in loader:
-                rate = float(schedule.get_last_lr()[0])
-                try:
-                    row = train_step(encoder, contrastive_loss, optimizer, view1, view2)
-                except ValueError as error:
-                    raise InputError(
-                        f"{run.id}: diverged in epoch {epoch + 1} at step {len(rows) + 1} of {len(loader)} ({error}); "
-                        "lower optimizer.learning_rate"
-                    ) from error
-                schedule.step()
-                rows.append(row)
-                progress.update(task, advance=1, loss=row["loss"])
-            means = {name: math.fsum(row[name] for row in rows) / len(rows) for name in ("loss", "alignment", "energy")}
-            step = (epoch + 1) * len(loader)
-            checkpoint.log.append({"epoch": epoch + 1, "step": step, **means, "learning_rate": rate})
-            seconds = time.monotonic() - started
-            rate_of_images = len(loader) * run.batch_size / seconds
-            checkpoint.throughput.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": rate_of_images})
-            checkpoint.epoch = epoch + 1
-            progress.console.print(
-                f"epoch {epoch + 1}/{run.dataset.epochs}: loss {means['loss']:.4f}, "
-                f"learning rate {rate:.4g}, {rate_of_images:.0f} images/s"
-            )
-            if checkpoint.epoch % compute.checkpoint_every_epochs == 0:
-                checkpoint.save()
-
-    _write_csv(folder / "training_log.csv", checkpoint.log)
-    _write_csv(folder / "throughput.csv", checkpoint.throughput)
-    save_encoder(encoder, folder / "encoder.safetensors")
-    checkpoint.path.unlink(missing_ok=True)
-
-
-def train_step(
-    encoder: Encoder, contrastive_loss: PairLoss, optimizer: Optimizer, view1: Tensor, view2: Tensor
-) -> dict[str, float]:
-    """One optimiser step on a batch of positive pairs.
-
-    Returns:
-        The loss and its two terms, ``alignment`` and ``energy``, before the step.
-
-    Raises:
-        ValueError: the loss is not finite, or the projections are not.
-    """
-    encoder.train()
-    _, z = encoder(torch.cat([view1, view2]))
-    z1, z2 = z.chunk(2)
-    terms = contrastive_loss.terms(z1, z2)
-    loss = terms.alignment + terms.energy
-    row = {"loss": loss.item(), "alignment": terms.alignment.item(), "energy": terms.energy.item()}
-    if not math.isfinite(row["loss"]):
-        raise ValueError(f"the loss is not finite: {row}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return row
-
-
-class Checkpoint:
-    """The state of a run between two epochs, and the file that holds it."""
-
-    def __init__(self, path: Path, key: str, encoder: Encoder, optimizer: Optimizer, schedule: LambdaLR) -> None:
-        self.path = path
-        self.key = key
-        self._parts: dict[str, Encoder | Optimizer | LambdaLR] = {
-            "encoder": encoder,
-            "optimizer": optimizer,
-            "schedule": schedule,
-        }
-        self.epoch = 0
-        self.log: list[dict[str, float]] = []
-        self.throughput: list[dict[str, float]] = []
-
-    def save(self) -> None:
-        """Write the state, replacing the previous checkpoint only when the new one is whole."""
-        state = {name: part.state_dict() for name, part in self._parts.items()}
-        content = io.BytesIO()
-        torch.save(
-            {"key": self.key, "epoch": self.epoch, "log": self.log, "throughput": self.throughput, **state}, content
+    processes = Processes.of_environment()
+    console.quiet = not processes.is_first
+    device = prepare_device(compute, processes.local_rank)
+    with processes.joined(device):
+        training = _Training(run, compute, beton, device, processes)
+        key = sha256_json([identity, open_beton(beton).sha256, processes.world_size])
+        checkpoints = Checkpoints(folder / "checkpoints", key, compute.checkpoints_kept)
+        if (state := checkpoints.newest()) is not None:
+            training.load_state_dict(state)
+            console.print(f"{checkpoints.own}: resuming after step {training.log.step} of {training.total_steps}")
+        watcher = Monitor(
+            monitor or MonitorConfig(),
+            beton,
+            image_size=run.dataset.image_size,
+            num_workers=compute.loader_workers,
+            device=device,
         )
-        with atomic_path(self.path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-
-    def resume(self) -> None:
-        """Continue from the file if it is whole and was made under the same settings; else start afresh."""
-        if not self.path.exists():
-            return
+        events = folder / "tensorboard" if compute.tensorboard and processes.is_first else None
+        board = TensorBoard(events, training.log.step)
+        throughput = Throughput(run.batch_size)
+        log_path = folder / "training_log.csv"
+        outcome: dict[str, Any] = {"status": "finished", "step": training.total_steps}
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            _console.print(f"{self.path}: unreadable checkpoint ({type(error).__name__}); starting from epoch 0")
-            return
-        if state["key"] != self.key:
-            _console.print(f"{self.path}: made under other settings or code; starting from epoch 0")
-            return
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
-        self.epoch, self.log, self.throughput = state["epoch"], state["log"], state["throughput"]
-        _console.print(f"{self.path}: resuming after epoch {self.epoch}")
+            training.train(checkpoints, watcher, board, throughput, log_path)
+        except Diverged as event:
+            outcome = _diverged(event, training, checkpoints)
+        finally:
+            board.close()
+        if processes.is_first:
+            facts = {"device": device.type, "dtype": str(training.dtype).removeprefix("torch.")}
+            write_json(folder / "outcome.json", {**outcome, **facts, "processes": processes.world_size})
+            training.log.write(log_path)
+            throughput.write(folder / "throughput.csv")
+            save_encoder(training.encoder, folder / "encoder.safetensors")
+            if outcome["status"] == "finished":
+                checkpoints.discard()
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-        console=_console,
+def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Put the last finite weights back and say what happened."""
+    run = training.run
+    state = checkpoints.newest()
+    initial = build_encoder(run.dataset.encoder, run.seed).state_dict()
+    training.encoder.load_state_dict(initial if state is None else state["encoder"])
+    kept = 0 if state is None else state["log"]["step"]
+    epoch = math.ceil(event.step / len(training.loader))
+    console.print(
+        f"{run.id}: diverged in epoch {epoch} at {event} (of {training.total_steps}); recorded as diverged, with the "
+        f"weights after step {kept}. A lower optimizer.learning_rate may help"
     )
+    terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
+    return {"status": "diverged", "step": event.step, "epoch": epoch, "weights_of_step": kept, "terms": terms}
 
 
-def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
-    with atomic_path(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+@contextmanager
+def _stop_signal() -> Iterator[Any]:
+    """Give a function that says whether SIGINT or SIGTERM came; a second signal acts as it would without this block.
+
+    Several processes do not agree on the step at which to stop: there the signals act at once.
+    """
+    received = threading.Event()
+    handled: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.set()
+        for each, previous in handled.items():
+            signal.signal(each, previous)
+
+    if threading.current_thread() is threading.main_thread() and Processes.of_environment().world_size == 1:
+        for asking in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(asking) is not signal.SIG_IGN:
+                handled[asking] = signal.signal(asking, note)
+    try:
+        yield received.is_set
+    finally:
+        for each, previous in handled.items():
+            signal.signal(each, previous)

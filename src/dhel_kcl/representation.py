@@ -18,13 +18,16 @@ def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: P
     """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
 
     Everything is measured on l2-normalised rows: alignment on two random views of each test image,
-    the rest on the unaugmented images.
+    the rest on the unaugmented images. Of a diverged run there is nothing to measure.
 
     Raises:
         InputError: the features are missing, damaged or collapsed to zero.
     """
     torch.set_num_threads(threads)
     features = load_features(features_path)
+    if not features:
+        write_json(output, {})
+        return
     try:
         with threadpool_limits(threads):  # NumPy's linear algebra rounds differently with other thread counts
             description = {

@@ -12,13 +12,22 @@ from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.stages import run_stages
 
 _TRAINING_METRICS = {
-    "loss": "training_loss",
-    "alignment": "training_alignment",
-    "energy": "training_energy",
-    "learning_rate": "learning_rate",
+    "loss": ("training_loss", ""),
+    "alignment": ("training_alignment", ""),
+    "energy": ("training_energy", ""),
+    "gradient_norm": ("gradient_norm", ""),
+    "learning_rate": ("learning_rate", ""),
+    "knn_top1": ("training_knn_top1", "h"),
+    "effective_rank_h": ("training_effective_rank", "h"),
+    "effective_rank_z": ("training_effective_rank", "z"),
 }
+"""Columns of a training log: the metric, and the representation that it is measured on."""
+
+_THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
+_COLUMNS = ("metric", "representation", "x", "value")
 
 Measurement = dict[str, Any]
 
@@ -43,9 +52,9 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     parts = []
     for run in config.runs.values():
         keys = _run_keys(run, train_images[run.dataset.name])
-        for source in layout.measurements(run.id):
+        for source in layout.measurements(run.id, run_stages(config)):
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
-            measurements = pd.DataFrame(read_measurements(source))
+            measurements = pd.DataFrame(read_measurements(source), columns=_COLUMNS)
             parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
     return pd.concat(parts, ignore_index=True)
 
@@ -61,7 +70,11 @@ def write_results(table: pd.DataFrame, parquet: Path) -> None:
 def read_measurements(source: Path) -> Iterator[Measurement]:
     """Every value in one run's file of measurements, as (metric, representation, x, value)."""
     match source.name:
-        case "evaluation.json":
+        case "outcome.json":
+            outcome = read_json(source)
+            diverged = outcome["status"] == "diverged"
+            yield _measurement("diverged", "", outcome["step"], diverged)
+        case "evaluation.json" | "augmented_probe.json":
             for metric, value in read_json(source).items():
                 yield _measurement(metric, "h", math.nan, value)
         case "representation.json":
@@ -75,11 +88,13 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
                     yield _measurement("similarity_density", representation, x, value)
         case "training_log.csv":
             for row in _read_csv(source):
-                for column, metric in _TRAINING_METRICS.items():
-                    yield _measurement(metric, "", row["epoch"], row[column])
+                for column, (metric, representation) in _TRAINING_METRICS.items():
+                    if not math.isnan(row[column]):
+                        yield _measurement(metric, representation, row["epoch"], row[column])
         case "throughput.csv":
             for row in _read_csv(source):
-                yield _measurement("images_per_second", "", row["epoch"], row["images_per_second"])
+                for metric in _THROUGHPUT_METRICS:
+                    yield _measurement(metric, "", row["epoch"], row[metric])
         case _:
             raise ValueError(f"{source}: not a file of measurements")
 

@@ -15,6 +15,7 @@ MODULES = {
     "pretrain": "dhel_kcl.pretrain",
     "features": "dhel_kcl.features",
     "evaluate": "dhel_kcl.linear_probe",
+    "augmented_probe": "dhel_kcl.augmented_probe",
     "analyse": "dhel_kcl.representation",
     "collect": "dhel_kcl.results",
     "theory": "dhel_kcl.theory.verification",
@@ -24,8 +25,8 @@ MODULES = {
 }
 """The module that a stage runs."""
 
-RUN_STAGES = ("pretrain", "features", "evaluate", "analyse")
-"""Stages with one job for each run, in order."""
+RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "analyse")
+"""Stages with one job for each run, in order; `run_stages` gives those of an experiment."""
 
 FIGURES = (
     "fig_batch_size",
@@ -52,6 +53,11 @@ _REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
 
 
+def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
+    """The stages that each run of an experiment goes through."""
+    return tuple(stage for stage in RUN_STAGES if stage != "augmented_probe" or config.evaluation.augmented_images)
+
+
 def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
     """The part of the configuration that a job's outputs depend on, as JSON values.
 
@@ -67,22 +73,30 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
         dataset = config.dataset(subject.partition("/")[0])
         return dataset.model_dump(mode="json", include={"data"})
     if stage in RUN_STAGES:
-        run, threads = config.run(subject), config.compute.threads
+        run, compute = config.run(subject), config.compute
+        threads, device = compute.threads, {"device": compute.device, "tf32": compute.tf32}
         match stage:
             case "pretrain":
-                values = run.model_dump(mode="json")
-                values["dataset"].pop("augmentation")
+                values = run.model_dump(mode="json", exclude={"probe_augmentation"})
+                for key in ("augmentation", "protocol", "probe"):  # resolved, or of no account here
+                    values["dataset"].pop(key)
                 values["dataset"]["optimizer"].pop("learning_rate")
-                return {**values, "threads": threads, "device": config.compute.device}
+                arithmetic = compute.model_dump(include={"precision", "compile", "gpus_per_run"})
+                return {**values, "monitor": config.monitor.model_dump(), "threads": threads, **device, **arithmetic}
             case "features":
                 views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
-                return {**views, "seed": run.seed, "threads": threads, "device": config.compute.device}
+                return {**views, "seed": run.seed, "threads": threads, **device}
             case "evaluate":
-                return {**config.evaluation.model_dump(mode="json"), "threads": threads, "seed": run.seed}
+                values = config.evaluation.model_dump(mode="json", exclude={"augmented_images"})
+                return {**values, "threads": threads, "seed": run.seed}
+            case "augmented_probe":
+                values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
+                probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
+                return {**values, **probe, "threads": threads, **device}
             case "analyse":
                 return {**config.analysis.model_dump(mode="json"), "threads": threads}
     if stage == "collect":
-        return list(config.runs)
+        return {"runs": list(config.runs), "stages": list(run_stages(config))}
     if stage == "theory":
         return config.theory.model_dump(mode="json")
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
@@ -120,7 +134,7 @@ def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, t
         for split in dataset.data.splits:
             expected[layout.manifest("data", f"{dataset.name}-{split}")] = ("data", f"{dataset.name}/{split}")
     for run in config.runs:
-        for stage in RUN_STAGES:
+        for stage in run_stages(config):
             expected[layout.run_manifest(stage, run)] = (stage, run)
     expected[layout.manifest("collect")] = ("collect", config.name)
     expected[layout.manifest("theory")] = ("theory", config.name)

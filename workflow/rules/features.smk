@@ -2,6 +2,7 @@ rule features:
     """Compute the features of the frozen encoder."""
     input:
         encoder=layout.encoder("{run}"),
+        outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
     output:
         features=(

@@ -6,7 +6,9 @@ rule collect:
             for dataset in experiment.datasets
         ],
         measurements=[
-            file for run in experiment.runs for file in layout.measurements(run)
+            file
+            for run in experiment.runs
+            for file in layout.measurements(run, stages.run_stages(experiment))
         ],
     output:
         parquet=layout.results,

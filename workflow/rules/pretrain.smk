@@ -4,6 +4,7 @@ rule pretrain:
         beton=lambda wildcards: pretrain_beton(wildcards.run),
     output:
         encoder=layout.encoder("{run}"),
+        outcome=layout.outcome("{run}"),
         training_log=layout.training_log("{run}"),
         throughput=layout.throughput("{run}"),
         manifest=layout.run_manifest("pretrain", "{run}"),

@@ -180,6 +180,7 @@ def view_parameters(augmentation: AugmentationConfig, image_size: int) -> ViewPa
         ratio_high=crop.ratio[1] if crop else 1.0,
         resampling=FILTERS[crop.interpolation] if crop else BICUBIC,
         evaluation_resize=round(image_size * margin),
+        shift=augmentation.shift,
         flip_probability=float(augmentation.flip_probability),
         jitter_probability=float(jitter.probability) if jitter else 0.0,
         brightness=float(jitter.brightness) if jitter else 0.0,

@@ -19,6 +19,7 @@ Integer = int | np.integer[Any]
 (CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, BLUR_SIGMA, SOLARISATION) = (
     range(12)
 )
+SHIFT = 12
 """Operations that draw random numbers; the value is part of the key of the draw."""
 
 BILINEAR, BICUBIC = range(2)
@@ -47,6 +48,7 @@ class ViewParameters(NamedTuple):
     ratio_high: float
     resampling: int
     evaluation_resize: int
+    shift: int
     flip_probability: float
     jitter_probability: float
     brightness: float
@@ -262,6 +264,32 @@ def evaluation_view(image: Pixels, shorter_side: int, out: Pixels) -> None:
     top = int(np.rint((full_height - rows) / 2))
     left = int(np.rint((full_width - columns) / 2))
     resize_window(image, full_height, full_width, top, left, BICUBIC, out)
+
+
+@_compiled
+def shift_offset(key: Integer, axis: int, most: int) -> int:
+    """Draw a whole number of pixels in [-most, most]."""
+    return int(uniform(key, SHIFT, axis) * (2 * most + 1)) - most
+
+
+@_compiled
+def shift_reflected(planes: Pixels, down: int, right: int) -> None:
+    """Move the content of (3, S, S) planes; what enters is its mirror image, without repeating the border.
+
+    Args:
+        planes: changed in place.
+        down: in (-S, S), pixels; negative moves up.
+        right: in (-S, S), pixels; negative moves left.
+    """
+    size = planes.shape[1]
+    last = size - 1
+    original = planes.copy()
+    for row in range(size):
+        source_row = last - abs(last - abs(row - down))
+        for column in range(size):
+            source_column = last - abs(last - abs(column - right))
+            for channel in range(3):
+                planes[channel, row, column] = original[channel, source_row, source_column]
 
 
 # The colour operations below work in place on (3, H, W) planes. They compute in float32 without branches, in which
@@ -510,6 +538,8 @@ def make_view(image: Pixels, key: Integer, parameters: ViewParameters, planes: P
         resize_window(box, size, size, 0, 0, parameters.resampling, planes)
     else:
         evaluation_view(image, parameters.evaluation_resize, planes)
+    if parameters.shift > 0:
+        shift_reflected(planes, shift_offset(key, 0, parameters.shift), shift_offset(key, 1, parameters.shift))
     if uniform(key, JITTER, 0) < parameters.jitter_probability:
         _jitter(planes, key, parameters)
     if uniform(key, GRAYSCALE, 0) < parameters.grayscale_probability:

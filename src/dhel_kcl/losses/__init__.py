@@ -12,6 +12,7 @@ from dhel_kcl.losses.kernels import IMQ, Gaussian, GaussianRiesz, Kernel, Log, R
 from dhel_kcl.losses.ntxent import NTXent
 from dhel_kcl.losses.pair_loss import PairLoss, Terms
 from dhel_kcl.losses.registry import build_loss
+from dhel_kcl.losses.unit_views import deferred_checks
 
 __all__ = [
     "DCL",
@@ -28,4 +29,5 @@ __all__ = [
     "Riesz",
     "Terms",
     "build_loss",
+    "deferred_checks",
 ]

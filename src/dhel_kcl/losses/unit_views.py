@@ -1,5 +1,8 @@
 """Projections onto the unit sphere, and the checks that every loss makes of its input."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -7,6 +10,30 @@ from torch import Tensor
 
 from dhel_kcl.losses.distributed import agree
 from dhel_kcl.losses.operators import Operator
+
+_deferred: ContextVar[bool] = ContextVar("deferred", default=False)
+
+
+@contextmanager
+def deferred_checks() -> Iterator[None]:
+    """Have the losses in this block never wait for the device: a row without direction makes the loss NaN.
+
+    Outside, such a row is a ValueError, for which the host must read values from the device at each call. A training
+    loop that looks at its losses every few steps anyway does not need that. Processes of a distributed run do not
+    compare their shapes either: each must bring the same number of rows. The Riesz kernels still look for coinciding
+    rows.
+
+    Example:
+        >>> with deferred_checks():
+        ...     loss = DHEL(temperature=0.3)(z1, z2)
+        >>> bool(loss.isfinite())  # whenever it suits
+        True
+    """
+    token = _deferred.set(True)
+    try:
+        yield
+    finally:
+        _deferred.reset(token)
 
 
 def unit_views(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,6 +51,8 @@ def unit_views(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
             if a row is zero or holds NaN or infinity, or if the processes of a distributed run differ in M or d.
     """
     fault = _fault_of_shapes(z1, z2)
+    if fault and _deferred.get():
+        raise ValueError(fault)
     if fault:
         agree(0, 0, fault, z1.device)
     dtype = torch.promote_types(torch.promote_types(z1.dtype, z2.dtype), torch.float32)
@@ -44,18 +73,27 @@ def _fault_of_shapes(z1: Tensor, z2: Tensor) -> str:
 
 
 def _unit_rows(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if _deferred.get():
+        entries = _largest_entries(z1, z2)
+        z1, z2 = z1 / entries[0], z2 / entries[1]
+        lengths = _lengths(z1, z2)
+        return z1 / lengths[0], z2 / lengths[1], entries * lengths
     fault = ""
     lengths = norms = _lengths(z1, z2)
     smallest, largest = torch.aminmax(norms)
     # Outside this range squares overflow or underflow, and rows are divided by their largest entry first.
     if not (float(smallest) > torch.finfo(z1.dtype).tiny ** 0.25 and float(largest) < torch.inf):
-        entries = torch.stack([z.abs().amax(dim=1, keepdim=True) for z in (z1, z2)])
+        entries = _largest_entries(z1, z2)
         fault = _fault_of_rows(entries)
         z1, z2 = z1 / entries[0], z2 / entries[1]
         lengths = _lengths(z1, z2)
         norms = entries * lengths
     agree(len(z1), z1.shape[1], fault, z1.device)
     return z1 / lengths[0], z2 / lengths[1], norms
+
+
+def _largest_entries(z1: Tensor, z2: Tensor) -> Tensor:
+    return torch.stack([z.abs().amax(dim=1, keepdim=True) for z in (z1, z2)])
 
 
 def _lengths(z1: Tensor, z2: Tensor) -> Tensor:

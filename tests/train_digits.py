@@ -1,0 +1,31 @@
+"""One small pretraining run as a program of its own, to be killed, or started by torchrun.
+
+Usage: train_digits.py BETON FOLDER [key=value of the computing settings ...]
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+from workspace import TINY
+
+from dhel_kcl.checkpoints import Checkpoints
+from dhel_kcl.config import ComputeConfig, MonitorConfig, load_config
+from dhel_kcl.pretrain import pretrain
+
+RUN = "digits-dhel-temperature0.3-bs128-seed0"
+EPOCHS = 4
+
+
+def main(beton: str, folder: str, *settings: str) -> None:
+    """Train, and keep the last checkpoint for the test to look at."""
+    Checkpoints.discard = lambda self: None  # type: ignore[method-assign]
+    run = load_config(TINY).run(RUN)
+    run = run.model_copy(update={"dataset": run.dataset.model_copy(update={"epochs": EPOCHS})})
+    values = {"device": "cpu", "threads": 1, "checkpoint_every_steps": 3, "log_every_steps": 4, "tensorboard": False}
+    values |= yaml.safe_load("{" + ", ".join(setting.replace("=", ": ") for setting in settings) + "}")
+    pretrain(run, ComputeConfig.model_validate(values), Path(beton), "settings", Path(folder), MonitorConfig())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,27 @@
+rule augmented_probe:
+    """Linear evaluation by SGD on augmented images, the encoder frozen."""
+    input:
+        encoder=layout.encoder("{run}"),
+        outcome=layout.outcome("{run}"),
+        betons=lambda wildcards: probe_betons(wildcards.run),
+    output:
+        accuracies=layout.augmented_probe("{run}"),
+        manifest=layout.run_manifest("augmented_probe", "{run}"),
+    log:
+        layout.log("augmented_probe", "{run}"),
+    benchmark:
+        layout.benchmark("augmented_probe", "{run}")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+        gpu=experiment.compute.gpus_per_run,
+    params:
+        experiment=layout.root,
+        digest=lambda wildcards: stages.job_digest(
+            experiment, "augmented_probe", wildcards.run
+        ),
+    shell:
+        "dhel-kcl --log {log} augmented-probe {params.experiment} {wildcards.run}"
