@@ -31,6 +31,7 @@ benchmark: setup
 	python benchmarks/report.py
 	python benchmarks/loading.py
 	python benchmarks/loading_report.py
+	python benchmarks/training.py
 
 lock: # works while the lock is stale, so it does not ask for setup
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt

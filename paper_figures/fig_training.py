@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
+from dhel_kcl.robustness import metric_rows, seed_means
+
 METRICS = ("training_loss", "training_alignment", "training_energy", "validation_top1")
 PARTS: dict[str, tuple[str, LineStyleType]] = {
     "training_loss": ("loss", "-"),
@@ -23,7 +25,16 @@ PARTS: dict[str, tuple[str, LineStyleType]] = {
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """Mean of the loss and of its parts, per data set, loss and epoch."""
-    return best_of_each_loss(results, *PARTS).drop(columns="representation").rename(columns={"x": "epoch"})
+    return _by_epoch(best_of_each_loss(results, *PARTS))
+
+
+def live_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same of runs that are still training, which validation cannot choose among yet: all in `rows`."""
+    return _by_epoch(seed_means(metric_rows(rows, *PARTS), ["representation", "metric", "x"]))
+
+
+def _by_epoch(means: pd.DataFrame) -> pd.DataFrame:
+    return means.drop(columns="representation").rename(columns={"x": "epoch"})
 
 
 @mpl.rc_context(style.RC)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from workspace import TINY, make_workspace, snakemake
 
-from dhel_kcl.config import ExperimentConfig, load_config
+from dhel_kcl.config import DataConfig, ExperimentConfig, load_config
+from dhel_kcl.data.beton import write_beton
+from dhel_kcl.data.sources import open_source
 from dhel_kcl.layout import Layout
 
 torch.set_num_threads(1)  # tests run in several processes
@@ -24,6 +26,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_config() -> ExperimentConfig:
     return load_config(TINY)
+
+
+@pytest.fixture(scope="session")
+def digits_betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both splits of the handwritten digits, by name."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split in ("train", "test"):
+        write_beton(open_source(DataConfig(kind="digits"), split), folder / f"{split}.beton")
+    return {split: folder / f"{split}.beton" for split in ("train", "test")}
+
+
+@pytest.fixture(scope="session")
+def digits_beton(digits_betons: dict[str, Path]) -> Path:
+    return digits_betons["train"]
 
 
 @pytest.fixture

@@ -214,3 +214,36 @@ def test_targets_of_the_loader_are_judged_by_its_rows() -> None:
         ("2 times as fast", False),
         ("2.5 s at most", False),
     ]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick measurement of a training step and its page."""
+    folder = tmp_path_factory.mktemp("training") / "measured"
+    outcome = run("python", str(BENCHMARKS / "training.py"), "--quick", "--output", str(folder), cwd=folder.parent)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return folder
+
+
+def test_both_training_loops_are_measured_on_the_same_images(training: Path) -> None:
+    rows = pd.read_csv(training / "training.csv")
+    assert rows["implementation"].tolist() == ["dhel-kcl", "plain PyTorch loop"]
+    assert (rows["images_per_second"] > 0).all()
+    assert rows["waiting_for_data"].between(0, 1).all()
+    assert rows["ratio"].to_list() == pytest.approx(
+        (rows.loc[0, "images_per_second"] / rows["images_per_second"]).to_list(), rel=1e-4
+    )
+    assert f"| {rows.loc[1, 'images_per_second']:,.1f} " in training.with_name("measured_training.md").read_text()
+
+
+def test_targets_of_training_are_judged_by_its_rows() -> None:
+    module = importlib.import_module("training")
+    rows = [
+        (0.25, "dhel-kcl", 1.0, 0.01),
+        (0.25, "plain PyTorch loop", 1.3, 0.3),
+        (1.0, "dhel-kcl", 1.0, 0.03),
+        (1.0, "plain PyTorch loop", 1.2, 0.3),
+    ]
+    table = pd.DataFrame(rows, columns=["width", "implementation", "ratio", "waiting_for_data"])
+    verdicts = [(aim.measured, aim.met) for aim in module.targets(table)]
+    assert verdicts == [("1.3", True), ("1.2", False), ("3% at most", False)]

@@ -1,12 +1,17 @@
 """The command line: it teaches, and its errors are one line with a remedy."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from workspace import TINY, run
 
 from dhel_kcl.config import load_config
+
+RUN = "digits-dhel-temperature0.3-bs256-seed0"
 
 
 def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) -> None:
@@ -17,6 +22,8 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "pretrain",
         "features",
         "evaluate",
+        "augmented-probe",
+        "watch",
         "analyse",
         "collect",
         "theory",
@@ -46,7 +53,7 @@ def experiment(tmp_path: Path) -> Path:
 def test_configure_resolves_every_default_and_lists_the_runs(experiment: Path) -> None:
     resolved = experiment / "results" / "tiny" / "config.yaml"
     assert load_config(resolved) == load_config(TINY)
-    assert yaml.safe_load(resolved.read_text())["compute"]["checkpoint_every_epochs"] == 1
+    assert yaml.safe_load(resolved.read_text())["compute"]["checkpoint_every_steps"] == 500
     listed = run("dhel-kcl", "runs", "results/tiny", cwd=experiment).stdout.split()
     assert listed == list(load_config(TINY).runs)
 
@@ -70,7 +77,8 @@ def test_configuring_again_changes_nothing(experiment: Path) -> None:
             ["features", "results/tiny", "digits-dhel-temperature0.3-bs256-seed0"],
             "encoder.safetensors: missing; run the rule that writes it",
         ),
-        (["collect", "results/tiny"], "evaluation.json: missing; run the rule that writes it"),
+        (["collect", "results/tiny"], "outcome.json: missing; run the rule that writes it"),
+        (["watch", "results/tiny", RUN, "--once"], "training_log.csv: missing; it appears when the first epoch"),
         (["render", "results/tiny", "fig_x"], "target 'fig_x' is unknown; choose one of fig_batch_size"),
         (["show", "results/tiny"], "table_linear_accuracy.md: missing; run snakemake for results/tiny first"),
         (
@@ -89,3 +97,20 @@ def test_a_mistake_is_answered_with_one_line_that_names_the_remedy(
     assert last.startswith("error: ")
     assert said in last
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_run_can_be_watched_until_it_ends(copy_of_finished: Path) -> None:
+    folder = copy_of_finished / "results" / "tiny" / "runs" / RUN
+    log, outcome = folder / "training_log.csv", folder / "outcome.json"
+    lines, end = log.read_text().splitlines(keepends=True), outcome.read_text()
+    log.write_text("".join(lines[:2]))
+    outcome.unlink()
+    command = [str(Path(sys.executable).parent / "dhel-kcl"), "watch", "results/tiny", RUN, "--every", "0.05"]
+    with subprocess.Popen(command, cwd=copy_of_finished, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == f"results/tiny/runs/{RUN}/live/fig_training.png: 1 of 2 epochs\n"
+        log.write_text("".join(lines))
+        assert watching.stdout.readline().endswith("fig_training.png: 2 of 2 epochs\n")
+        outcome.write_text(end)
+        assert watching.wait(timeout=60) == 0
+    assert pd.read_csv(folder / "live" / "fig_training.csv")["epoch"].max() == 2

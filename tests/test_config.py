@@ -1,6 +1,7 @@
 """What a configuration may say, and what it stands for."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from workspace import REPOSITORY, TINY
 
 from dhel_kcl.config import (
     AugmentationConfig,
+    DatasetConfig,
     ExperimentConfig,
     built_in_augmentations,
     load_config,
@@ -80,6 +82,12 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("batch_sizes", [1], "greater than or equal to 2"),
         ("batch_sizes", [128, 128], "batch_sizes: repeated values 128"),
         ("datasets.0.augmentation", "simclr", "unknown 'simclr'; there are crop_flip, digits, none,"),
+        ("datasets.0.probe.augmentation", "shift", "datasets.digits.probe.augmentation: unknown 'shift'"),
+        ("datasets.0.probe", None, "datasets.digits.probe: missing, and evaluation.augmented_images needs it"),
+        ("datasets.0.probe.augmentation", {"shift": 8}, "probe.augmentation: shift must be below image_size"),
+        ("datasets.0.protocol", "simclr", "protocol: unknown 'simclr'; there are simclr_cifar, simclr_imagenet100"),
+        ("compute.checkpoint_every_epochs", 1, "checkpoint_every_epochs: unknown key"),
+        ("compute.precision", "float16", "'auto', 'float32' or 'bfloat16'"),
         ("datasets.0.optimizer.learning_rate", {128: 0.1}, "no value for batch sizes [256]"),
         ("datasets.0.data", {"kind": "digits", "train_images": 100}, "256 is larger than the 100 training images"),
         ("datasets.0.data", {"kind": "imagefolder"}, "root: kind imagefolder needs the folder"),
@@ -131,6 +139,60 @@ def test_an_unknown_run_is_refused_with_an_example(tiny_config: ExperimentConfig
         tiny_config.run("digits-dhel")
 
 
+def test_a_protocol_is_spelt_out_and_gives_way_to_what_the_data_set_says(tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    data = {"kind": "cifar10", "root": "data"}
+    values["batch_sizes"] = [256]
+    values["datasets"] = [
+        {"name": "plain", "data": data, "protocol": "simclr_cifar"},
+        {"name": "short", "data": data, "protocol": "simclr_cifar", "epochs": 3},
+    ]
+    config = parse_config(values, "protocol.yaml")
+    plain, short = config.datasets
+    assert (plain.epochs, short.epochs) == (200, 3)
+    assert plain.optimizer == short.optimizer
+    assert plain.augmentations == {"augmentation": "simclr_cifar", "probe.augmentation": "shift_flip"}
+    write_resolved_config(config, tmp_path / "resolved.yaml")
+    resolved = yaml.safe_load((tmp_path / "resolved.yaml").read_text())
+    assert resolved["datasets"][0]["optimizer"]["learning_rate"]["256"] == 1.0
+    assert resolved["augmentations"]["shift_flip"]["shift"] == 4
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "backbone", "rate", "warmup", "probe_rate", "probe_batch"),
+    [
+        ("simclr_cifar", 32, "resnet18", 1.0, 0.01, 0.1, 1024),
+        ("simclr_imagenet100", 224, "resnet50", 1.4, 0.1, 0.5, 512),
+    ],
+)
+def test_the_protocols_are_those_of_the_public_code(
+    name: str, size: int, backbone: str, rate: float, warmup: float, probe_rate: float, probe_batch: int
+) -> None:
+    data = {"kind": "cifar10", "root": "data"}
+    dataset = DatasetConfig.model_validate({"name": "any", "data": data, "protocol": name})
+    assert (dataset.image_size, dataset.epochs, dataset.encoder.backbone) == (size, 200, backbone)
+    assert dataset.encoder.embedding_dim == 128
+    optimizer, probe = dataset.optimizer, dataset.probe
+    assert isinstance(optimizer.learning_rate, dict)
+    assert (optimizer.name, optimizer.learning_rate[256], optimizer.momentum) == ("sgd", rate, 0.9)
+    assert (optimizer.weight_decay, optimizer.warmup_fraction) == (1e-6, warmup)
+    assert probe is not None
+    assert (probe.learning_rate, probe.batch_size, probe.epochs) == (probe_rate, probe_batch, 200)
+    assert (probe.weight_decay, probe.momentum) == (1e-4, 0.9)
+
+
+def test_every_value_of_a_protocol_names_its_source() -> None:
+    """A comment on the line, or on the line above it, says where the value comes from."""
+    lines = (REPOSITORY / "src" / "dhel_kcl" / "protocols.yaml").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("simclr_cifar:"))
+    for number, line in enumerate(lines[start:], start):
+        key, _, value = line.partition("#")[0].strip().partition(":")
+        if key and (value.strip() or "{" in key):
+            near = lines[number - 1] + line
+            assert re.search(r"#.*(\[[AMP]\]|the data set's own|chosen here)", near), line
+
+
 def test_built_in_augmentations_that_are_used_are_spelt_out_when_resolved(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -149,7 +211,7 @@ def test_built_in_augmentations_that_are_used_are_spelt_out_when_resolved(
 
 def test_the_built_in_augmentations() -> None:
     built_in = built_in_augmentations()
-    assert set(built_in) == {"simclr_cifar", "simclr_imagenet", "crop_flip", "none"}
+    assert set(built_in) == {"simclr_cifar", "simclr_imagenet", "crop_flip", "shift_flip", "none"}
     assert built_in["none"] == AugmentationConfig()
     # Colour strength 0.5 and 1.0 of (0.8, 0.8, 0.8, 0.2), as the public training code states it.
     for name, strength in (("simclr_cifar", 0.5), ("simclr_imagenet", 1.0)):

@@ -46,8 +46,16 @@ def test_they_are_what_the_encoder_gives_in_evaluation_mode(layout: Layout, tiny
 def test_extracting_again_gives_the_same_bytes(layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path) -> None:
     betons = {split: layout.beton("digits", split) for split in ("train", "test")}
     compute = ComputeConfig(device="cpu", threads=1, loader_workers=2)
-    extract_features(tiny_config.run(RUN), compute, layout.encoder(RUN), betons, tmp_path / "again.safetensors")
+    run, files = tiny_config.run(RUN), (layout.encoder(RUN), layout.outcome(RUN))
+    extract_features(run, compute, *files, betons, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == layout.features(RUN).read_bytes()
+
+
+def test_a_diverged_run_has_no_features(layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text('{"status": "diverged"}')
+    files = layout.encoder(RUN), tmp_path / "outcome.json"
+    extract_features(tiny_config.run(RUN), ComputeConfig(device="cpu"), *files, {}, tmp_path / "none.safetensors")
+    assert load_features(tmp_path / "none.safetensors") == {}
 
 
 def test_missing_and_damaged_features_are_named(layout: Layout, tmp_path: Path) -> None:

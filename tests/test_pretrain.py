@@ -1,169 +1,306 @@
-"""Pretraining: the protocol, and that interruption changes nothing."""
+"""Pretraining: the protocol, and that neither interruption nor the machine's schedule changes a bit."""
 
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from train_digits import EPOCHS, RUN
+from workspace import REPOSITORY
 
-from dhel_kcl.config import ComputeConfig, ExperimentConfig, OptimizerConfig, Run
-from dhel_kcl.data.beton import write_beton
-from dhel_kcl.data.sources import open_source
+from dhel_kcl.config import ComputeConfig, EncoderConfig, ExperimentConfig, MonitorConfig, Run
 from dhel_kcl.errors import InputError
-from dhel_kcl.losses import build_loss
-from dhel_kcl.models import build_encoder
-from dhel_kcl.pretrain import build_optimizer, learning_rate_factor, pretrain, train_step
+from dhel_kcl.losses import DHEL, build_loss
+from dhel_kcl.models import build_encoder, load_encoder
+from dhel_kcl.optimization import build_optimizer
+from dhel_kcl.pretrain import pretrain, train_step
 
-COMPUTE = ComputeConfig(device="cpu", threads=1)
+COMPUTE = ComputeConfig(device="cpu", threads=1, tensorboard=False)
+SMALL = EncoderConfig(width=0.0625, embedding_dim=16)
 
 
 @pytest.fixture(scope="module")
 def run(tiny_config: ExperimentConfig) -> Run:
-    return tiny_config.run("digits-dhel-temperature0.3-bs256-seed0")
+    return tiny_config.run(RUN)
 
 
 @pytest.fixture(scope="module")
-def beton(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "train.beton"
-    write_beton(open_source(run.dataset.data, "train"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(run: Run, beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(run: Run, digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    pretrain(run, COMPUTE, beton, "settings", folder)
+    pretrain(run, COMPUTE, digits_beton, "settings", folder)
     return folder
 
 
-def _bytes(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("encoder.safetensors", "training_log.csv")]
+def written(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("encoder.safetensors", "training_log.csv", "outcome.json")]
 
 
-def test_warm_up_is_linear_and_the_rest_a_half_cosine() -> None:
-    factors = [learning_rate_factor(step, 100, 10) for step in range(101)]
-    assert factors[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
-    assert factors[10] == 1.0
-    assert factors[55] == pytest.approx(0.5)
-    assert factors[100] == pytest.approx(0.0)
-    assert learning_rate_factor(0, 100, 0) == 1.0
-
-
-def test_weight_decay_spares_batch_normalisation_only(run: Run) -> None:
-    encoder = build_encoder(run.dataset.encoder, seed=0)
-    optimizer = build_optimizer(encoder, OptimizerConfig(learning_rate=0.1, weight_decay=1e-3), 0.1)
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
-    for name, parameter in encoder.named_parameters():
-        if parameter.requires_grad:
-            module = encoder.get_submodule(name.rpartition(".")[0])
-            assert (id(parameter) in decayed) != ("BatchNorm" in type(module).__name__), name
-
-
-def test_lars_comes_from_timm(run: Run) -> None:
-    encoder = build_encoder(run.dataset.encoder, seed=0)
-    optimizer = build_optimizer(encoder, OptimizerConfig(name="lars", learning_rate=0.1), 0.1)
-    assert type(optimizer).__module__.startswith("timm.")
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        {"name": "infonce", "temperature": 0.2},
-        {"name": "ntxent", "temperature": 0.2},
-        {"name": "dcl", "temperature": 0.2},
-        {"name": "dhel", "temperature": 0.2},
-        {"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0},
-        {"name": "kcl", "kernel": "log", "t": 2.0, "gamma": 16.0},
-        {"name": "kcl", "kernel": "imq", "c": 1.0, "gamma": 16.0},
-    ],
-    ids=lambda loss: "-".join(str(value) for value in loss.values()),
-)
-def test_every_loss_decreases_on_a_fixed_batch(run: Run, loss: dict[str, float | str]) -> None:
-    encoder = build_encoder(run.dataset.encoder, seed=0)
-    optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+def views(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    view1 = torch.rand(32, 3, 8, 8, generator=generator)
-    view2 = (view1 + 0.05 * torch.rand(32, 3, 8, 8, generator=generator)).clamp(0, 1)
-    rows = [train_step(encoder, build_loss(loss), optimizer, view1, view2) for _ in range(12)]
-    assert rows[-1]["loss"] < rows[0]["loss"]
-    for row in rows:
-        assert row["loss"] == pytest.approx(row["alignment"] + row["energy"], abs=1e-4)
+    view1 = torch.rand(count, 3, 8, 8, generator=generator)
+    return view1, (view1 + 0.05 * torch.rand(count, 3, 8, 8, generator=generator)).clamp(0, 1)
 
 
-def test_the_log_has_a_row_for_each_epoch_and_no_clock(run: Run, uninterrupted: Path) -> None:
-    log = pd.read_csv(uninterrupted / "training_log.csv")
-    assert list(log) == ["epoch", "step", "loss", "alignment", "energy", "learning_rate"]
-    assert list(log["epoch"]) == list(range(1, run.dataset.epochs + 1))
-    assert log["loss"].iloc[-1] < log["loss"].iloc[0]
-    throughput = pd.read_csv(uninterrupted / "throughput.csv")
-    assert (throughput["images_per_second"] > 0).all()
+class TestStep:
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            {"name": "infonce", "temperature": 0.2},
+            {"name": "ntxent", "temperature": 0.2},
+            {"name": "dcl", "temperature": 0.2},
+            {"name": "dhel", "temperature": 0.2},
+            {"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0},
+            {"name": "kcl", "kernel": "log", "t": 2.0, "gamma": 16.0},
+            {"name": "kcl", "kernel": "imq", "c": 1.0, "gamma": 16.0},
+        ],
+        ids=lambda loss: "-".join(str(value) for value in loss.values()),
+    )
+    def test_every_loss_decreases_on_a_fixed_batch(self, run: Run, loss: dict[str, float | str]) -> None:
+        encoder = build_encoder(SMALL, seed=0).train()
+        optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+        steps = [train_step(encoder, build_loss(loss), optimizer, *views(32)).tolist() for _ in range(12)]
+        assert steps[-1][0] < steps[0][0]
+        for total, alignment, energy, gradient_norm in steps:
+            assert total == pytest.approx(alignment + energy, abs=1e-4)
+            assert gradient_norm > 0
+
+    def test_it_reports_the_gradient_that_it_descends(self, run: Run) -> None:
+        encoder = build_encoder(SMALL, seed=0).train()
+        loss, optimizer = DHEL(0.3), build_optimizer(encoder, run.dataset.optimizer, 1e-3)
+        _, z = build_encoder(SMALL, seed=0).train()(torch.cat(views(16)))
+        reported = train_step(encoder, loss, optimizer, *views(16))
+        assert float(reported[0]) == pytest.approx(float(loss(*z.detach().chunk(2))), rel=1e-6)
+        gradients = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        assert float(reported[3]) == pytest.approx(float(gradients.norm()), rel=1e-5)
+
+    def test_bfloat16_reaches_the_encoder_only(self, run: Run) -> None:
+        encoder = build_encoder(SMALL, seed=0).train()
+        optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+        half = train_step(encoder, DHEL(0.3), optimizer, *views(32), dtype=torch.bfloat16)
+        encoder = build_encoder(SMALL, seed=0).train()
+        optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+        single = train_step(encoder, DHEL(0.3), optimizer, *views(32))
+        assert half.dtype == torch.float32
+        assert not torch.equal(half, single)
+        torch.testing.assert_close(half[0], single[0], rtol=0.02, atol=0)
+        assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+    def test_what_is_not_finite_is_returned_and_not_raised(self, run: Run) -> None:
+        encoder = build_encoder(SMALL, seed=0).train()
+        optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+        view1, view2 = views(8)
+        view1[3] = torch.nan
+        assert not train_step(encoder, DHEL(0.3), optimizer, view1, view2).isfinite().all()
 
 
-def test_equal_seeds_give_equal_bytes_and_other_seeds_others(
-    run: Run, beton: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    pretrain(run, COMPUTE, beton, "settings", tmp_path / "same")
-    assert _bytes(tmp_path / "same") == _bytes(uninterrupted)
-    pretrain(run.model_copy(update={"seed": 1}), COMPUTE, beton, "settings", tmp_path / "other")
-    assert _bytes(tmp_path / "other") != _bytes(uninterrupted)
+class TestRun:
+    def test_the_log_has_a_row_for_each_epoch_and_no_clock(self, run: Run, uninterrupted: Path) -> None:
+        log = pd.read_csv(uninterrupted / "training_log.csv")
+        measured = ["epoch", "step", "loss", "alignment", "energy", "gradient_norm", "learning_rate"]
+        assert list(log) == [*measured, "knn_top1", "effective_rank_h", "effective_rank_z"]
+        assert list(log["epoch"]) == list(range(1, run.dataset.epochs + 1))
+        assert log["loss"].iloc[-1] < log["loss"].iloc[0]
+        throughput = pd.read_csv(uninterrupted / "throughput.csv")
+        assert (throughput["images_per_second"] > 0).all()
+        assert throughput["waiting_for_data"].between(0, 1).all()
+
+    def test_the_outcome_says_what_it_ran_on(self, run: Run, uninterrupted: Path) -> None:
+        outcome = json.loads((uninterrupted / "outcome.json").read_text())
+        steps = run.dataset.epochs * (1437 // 128)
+        assert outcome == {
+            **{"status": "finished", "step": steps},
+            **{"device": "cpu", "dtype": "float32", "processes": 1},
+        }
+
+    def test_checkpoints_reading_and_workers_do_not_change_the_result(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path
+    ) -> None:
+        settings = {"checkpoint_every_steps": 2, "log_every_steps": 3, "loader_workers": 2, "tensorboard": True}
+        pretrain(run, COMPUTE.model_copy(update=settings), digits_beton, "settings", tmp_path)
+        assert written(tmp_path) == written(uninterrupted)
+        assert not (tmp_path / "checkpoints").exists()
+
+    def test_watching_does_not_change_the_weights(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path
+    ) -> None:
+        pretrain(run, COMPUTE, digits_beton, "settings", tmp_path, MonitorConfig(every_epochs=2, images=300))
+        assert written(tmp_path)[0] == written(uninterrupted)[0]
+        log = pd.read_csv(tmp_path / "training_log.csv")
+        for column in ("knn_top1", "effective_rank_h", "effective_rank_z"):
+            assert log[column].isna().tolist() == [True, False]
+
+    def test_another_seed_differs_in_initialisation_order_and_views(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path
+    ) -> None:
+        other = run.model_copy(update={"seed": 1})
+        pretrain(other, COMPUTE, digits_beton, "settings", tmp_path / "other")
+        assert written(tmp_path / "other") != written(uninterrupted)
+        first, second = (build_encoder(SMALL, seed).backbone.conv1.weight for seed in (0, 1))
+        assert not torch.equal(first, second)
+
+    def test_compilation_changes_rounding_only(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path
+    ) -> None:
+        short = run.model_copy(update={"learning_rate": 1e-4})
+        losses = []
+        for compiled in (False, True):
+            folder = tmp_path / str(compiled)
+            pretrain(short, COMPUTE.model_copy(update={"compile": compiled}), digits_beton, "settings", folder)
+            losses.append(pd.read_csv(folder / "training_log.csv")["loss"])
+            assert load_encoder(run.dataset.encoder, folder / "encoder.safetensors")
+        assert losses[0].to_list() == pytest.approx(losses[1].to_list(), rel=1e-4)
+
+    def test_a_run_that_diverges_is_recorded_as_such(
+        self, run: Run, digits_beton: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        hot = run.model_copy(update={"learning_rate": 1e30})
+        pretrain(hot, COMPUTE.model_copy(update={"checkpoint_every_steps": 1}), digits_beton, "settings", tmp_path)
+        outcome = json.loads((tmp_path / "outcome.json").read_text())
+        assert outcome["status"] == "diverged"
+        assert outcome["epoch"] == 1
+        assert outcome["weights_of_step"] == outcome["step"] - 1, "the last checkpoint before"
+        assert outcome["terms"].keys() == {"loss", "alignment", "energy", "gradient_norm"}
+        assert {"nan", "inf"} & set(map(str, outcome["terms"].values()))
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{run.id}: diverged in epoch 1 at step {outcome['step']}: loss" in said
+        encoder = load_encoder(run.dataset.encoder, tmp_path / "encoder.safetensors")
+        assert all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
+        assert list((tmp_path / "checkpoints").rglob("*.pt")), "to be looked at"
+
+    def test_a_run_that_diverges_before_any_checkpoint_keeps_its_initial_weights(
+        self, run: Run, digits_beton: Path, tmp_path: Path
+    ) -> None:
+        pretrain(run.model_copy(update={"learning_rate": 1e30}), COMPUTE, digits_beton, "settings", tmp_path)
+        kept = load_encoder(run.dataset.encoder, tmp_path / "encoder.safetensors").state_dict()
+        for name, tensor in build_encoder(run.dataset.encoder, run.seed).state_dict().items():
+            assert torch.equal(kept[name], tensor), name
+
+    def test_cuda_without_a_gpu_is_refused(self, run: Run, digits_beton: Path, tmp_path: Path) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+        with pytest.raises(InputError, match=r"compute\.device: cuda is asked for but torch sees no GPU"):
+            pretrain(run, ComputeConfig(device="cuda"), digits_beton, "settings", tmp_path)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_equal_seeds_give_equal_bytes_on_a_gpu(self, run: Run, digits_beton: Path, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            pretrain(run, ComputeConfig(device="cuda", tensorboard=False), digits_beton, "settings", tmp_path / name)
+        assert written(tmp_path / "one") == written(tmp_path / "two")
+        assert json.loads(written(tmp_path / "one")[2])["dtype"] in ("bfloat16", "float32")
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_a_step_on_a_gpu_never_waits_for_it(self, run: Run) -> None:
+        encoder = build_encoder(SMALL, seed=0).cuda().train()
+        optimizer = build_optimizer(encoder, run.dataset.optimizer, 0.05)
+        view1, view2 = (view.cuda() for view in views(32))
+        for name in ("dhel", "ntxent"):
+            train_step(encoder, build_loss({"name": name, "temperature": 0.3}), optimizer, view1, view2)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_step(encoder, DHEL(0.3), optimizer, view1, view2)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
-def _interrupt_after_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    from dhel_kcl.pretrain import Checkpoint
-
-    save = Checkpoint.save
-
-    def save_then_stop(self: Checkpoint) -> None:
-        save(self)
-        if self.epoch == epoch:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoint, "save", save_then_stop)
+def start(beton: Path, folder: Path, *settings: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(REPOSITORY / "tests" / "train_digits.py"), str(beton), str(folder), *settings]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_an_interrupted_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    run: Run, beton: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        _interrupt_after_epoch(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(run, COMPUTE, beton, "settings", tmp_path)
-    assert (tmp_path / "checkpoint.pt").exists()
-    pretrain(run, COMPUTE, beton, "settings", tmp_path)
-    assert _bytes(tmp_path) == _bytes(uninterrupted)
-    assert not (tmp_path / "checkpoint.pt").exists()
+def finish(beton: Path, folder: Path, *settings: str) -> str:
+    with start(beton, folder, *settings) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
 
 
-@pytest.mark.parametrize("damage", ["other settings", "truncated"])
-def test_a_checkpoint_that_cannot_be_used_is_said_and_not_used(
-    damage: str,
-    run: Run,
-    beton: Path,
-    uninterrupted: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with monkeypatch.context() as patch:
-        _interrupt_after_epoch(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(run, COMPUTE, beton, "other" if damage == "other settings" else "settings", tmp_path)
-    checkpoint = tmp_path / "checkpoint.pt"
-    if damage == "truncated":
-        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    pretrain(run, COMPUTE, beton, "settings", tmp_path)
-    assert "starting from epoch 0" in capsys.readouterr().err.replace("\n", " ")
-    assert _bytes(tmp_path) == _bytes(uninterrupted)
+def await_next_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    before = set(folder.rglob("*.pt"))
+    while set(folder.rglob("*.pt")) <= before:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.002)
 
 
-def test_divergence_stops_the_run_and_names_the_remedy(run: Run, beton: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"diverged in epoch 1 at step .* lower optimizer\.learning_rate"):
-        pretrain(run.model_copy(update={"learning_rate": 1e30}), COMPUTE, beton, "settings", tmp_path)
-    assert not (tmp_path / "encoder.safetensors").exists()
+def everything(folder: Path) -> dict[str, bytes]:
+    """The results and the last checkpoint: weights, optimiser, schedule, loader and log."""
+    last = max((folder / "checkpoints").rglob("*.pt"))
+    return {last.name: last.read_bytes()} | dict(enumerate(written(folder)))
 
 
-def test_cuda_without_a_gpu_is_refused(run: Run, beton: Path, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(InputError, match=r"compute\.device: cuda is asked for but torch sees no GPU"):
-        pretrain(run, ComputeConfig(device="cuda"), beton, "settings", tmp_path)
+@pytest.fixture(scope="module")
+def whole(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    finish(digits_beton, folder)
+    return everything(folder)
+
+
+class TestInterruption:
+    def test_a_run_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(
+        self, digits_beton: Path, whole: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        delays = random.Random(0)
+        for _ in range(4):
+            with start(digits_beton, tmp_path) as process:
+                await_next_checkpoint(tmp_path, process)
+                time.sleep(delays.uniform(0, 0.12))
+                process.kill()
+        assert not (tmp_path / "encoder.safetensors").exists()
+        assert "resuming after step" in finish(digits_beton, tmp_path, "loader_workers=2")
+        assert everything(tmp_path) == whole
+
+    def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(
+        self, digits_beton: Path, whole: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        with start(digits_beton, tmp_path) as process:
+            await_next_checkpoint(tmp_path, process)
+            await_next_checkpoint(tmp_path, process)
+            process.kill()
+        newest = max((tmp_path / "checkpoints").rglob("*.pt"))
+        newest.write_bytes(newest.read_bytes()[:5000])
+        said = finish(digits_beton, tmp_path)
+        assert f"{newest}: damaged" in said
+        assert everything(tmp_path) == whole
+
+    @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+    def test_a_run_asked_to_stop_does_so_after_a_step_and_loses_nothing(
+        self, asked: signal.Signals, digits_beton: Path, whole: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and asked is signal.SIGINT:
+            pytest.skip("interrupts are ignored in processes started from here")
+        with start(digits_beton, tmp_path, "checkpoint_every_steps=5") as process:
+            await_next_checkpoint(tmp_path, process)
+            process.send_signal(asked)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 1
+        stopped = said.rpartition("stopped after step ")[2]
+        assert "of 44 as asked; the same command goes on from there" in stopped
+        assert f"resuming after step {stopped.split()[0]} of 44" in finish(digits_beton, tmp_path)
+        assert everything(tmp_path) == whole
+
+    def test_other_settings_do_not_resume(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with start(digits_beton, tmp_path) as process:
+            await_next_checkpoint(tmp_path, process)
+            process.kill()
+        pretrain(run, COMPUTE, digits_beton, "other settings", tmp_path)
+        assert "other settings, code or images; they are not used" in capsys.readouterr().err
+        assert written(tmp_path) == written(uninterrupted)
+
+    def test_a_checkpoint_that_cannot_be_written_stops_the_run_with_one_line(
+        self, run: Run, digits_beton: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "checkpoints").write_text("a file where the folder should be")
+        settings = COMPUTE.model_copy(update={"checkpoint_every_steps": 1})
+        with pytest.raises(InputError, match=r"checkpoints/.*: cannot be written"):
+            pretrain(run, settings, digits_beton, "settings", tmp_path)
+
+
+def test_the_program_of_these_tests_trains_longer_than_it_takes_to_interrupt_it() -> None:
+    assert EPOCHS * (1437 // 128) == 44

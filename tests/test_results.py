@@ -21,6 +21,8 @@ def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: Experime
     assert set(results["run"]) == set(tiny_config.runs)
     metrics = {
         *("linear_top1", "linear_top5", "validation_top1", "regularisation_c", "knn_top1"),
+        *("augmented_top1", "augmented_top5", "diverged", "gradient_norm", "waiting_for_data"),
+        *("training_knn_top1", "training_effective_rank"),
         *("alignment", "uniformity", "wasserstein_uniformity", "rank", "effective_rank", "embedding_dim"),
         *("singular_value", "similarity_density"),
         *("training_loss", "training_alignment", "training_energy", "learning_rate", "images_per_second"),
@@ -46,7 +48,8 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
 
 
 def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> None:
-    curves = {"singular_value", "similarity_density", "images_per_second", "learning_rate"}
+    curves = {"singular_value", "similarity_density", "images_per_second", "waiting_for_data", "learning_rate"}
+    curves |= {"gradient_norm", "diverged"}  # the latter's position is the step at which training ended
     is_curve = results["metric"].isin(curves) | results["metric"].str.startswith("training_")
     assert results.loc[is_curve, "x"].notna().all()
     assert results.loc[~is_curve, "x"].isna().all()

@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from packaging.requirements import Requirement
 from workspace import REPOSITORY, TINY, run, snakemake
@@ -156,7 +157,8 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     encoder = copy_of_finished / LAYOUT.encoder(run_id)
     kept = encoder.read_bytes()
     encoder.write_bytes(kept[:1000])
-    later = [LAYOUT.features(run_id), *LAYOUT.measurements(run_id)[:2], LAYOUT.evaluation(other)]
+    later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
+    later += [LAYOUT.augmented_probe(run_id), LAYOUT.evaluation(other)]
     later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
     later += [file for target in stages.TARGETS for file in LAYOUT.products(target)]
     for path in later:
@@ -171,6 +173,25 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     mended = snakemake(cwd=copy_of_finished)
     assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr[-2000:]
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
+
+
+def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["datasets"][0]["optimizer"]["learning_rate"] = {128: 0.1, 256: 1e30}
+    values["losses"] = values["losses"][:1]
+    config = tmp_path / "diverging.yaml"
+    config.write_text(yaml.safe_dump(values))
+    outcome = snakemake(cwd=workspace, config=config)
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    assert (workspace / LAYOUT.audit).exists()
+    results = pd.read_parquet(workspace / LAYOUT.results)
+    diverged, finished = ("digits-dhel-temperature0.3-bs256-seed0", "digits-dhel-temperature0.3-bs128-seed0")
+    rows = results[results["metric"] == "diverged"].set_index("run")["value"]
+    assert rows.to_dict() == {diverged: 1, finished: 0}
+    assert "linear_top1" not in set(results.loc[results["run"] == diverged, "metric"])
+    assert "linear_top1" in set(results.loc[results["run"] == finished, "metric"])
+    table = pd.read_csv(workspace / LAYOUT.tables / "table_robustness.csv")
+    assert (table["diverged"] == 1).all()
 
 
 def test_the_lock_and_the_conda_file_agree_with_the_package() -> None:

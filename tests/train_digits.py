@@ -1,6 +1,6 @@
 """One small pretraining run as a program of its own, to be killed, or started by torchrun.
 
-Usage: train_digits.py BETON FOLDER [key=value of the computing settings ...]
+Usage: train_digits.py BETON FOLDER [learning_rate=value] [key=value of the computing settings ...]
 """
 
 import sys
@@ -20,10 +20,12 @@ EPOCHS = 4
 def main(beton: str, folder: str, *settings: str) -> None:
     """Train, and keep the last checkpoint for the test to look at."""
     Checkpoints.discard = lambda self: None  # type: ignore[method-assign]
-    run = load_config(TINY).run(RUN)
-    run = run.model_copy(update={"dataset": run.dataset.model_copy(update={"epochs": EPOCHS})})
     values = {"device": "cpu", "threads": 1, "checkpoint_every_steps": 3, "log_every_steps": 4, "tensorboard": False}
     values |= yaml.safe_load("{" + ", ".join(setting.replace("=", ": ") for setting in settings) + "}")
+    run = load_config(TINY).run(RUN)
+    dataset = run.dataset.model_copy(update={"epochs": EPOCHS})
+    rate = values.pop("learning_rate", run.learning_rate)
+    run = run.model_copy(update={"dataset": dataset, "learning_rate": rate})
     pretrain(run, ComputeConfig.model_validate(values), Path(beton), "settings", Path(folder), MonitorConfig())
 
 

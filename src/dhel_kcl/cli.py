@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `--help` and errors come
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -337,6 +338,35 @@ def render(
     ):
         draw(script, table, products[0].parent)
     typer.echo("\n".join(str(path) for path in products))
+
+
+@app.command()
+def watch(
+    experiment: Experiment,
+    run: RunId,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at the log.")] = 30,
+    once: Annotated[bool, typer.Option(help="Draw once instead of until the run ends.")] = False,
+) -> None:
+    """Draw fig_training of one run from its log while it trains, into its folder `live`; see also `tensorboard`."""
+    layout, config = _open(experiment)
+    chosen = config.run(run)
+    from dhel_kcl.paper import render_live
+    from dhel_kcl.results import training_rows
+
+    log, drawn = layout.training_log(run), 0
+    while True:
+        over = once or layout.outcome(run).exists()
+        seen = log.stat().st_mtime_ns if log.exists() else 0
+        if seen > drawn:
+            rows = training_rows(chosen, log)
+            paths = render_live(SCRIPTS / "fig_training.py", rows, layout.run(run) / "live")
+            typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
+            drawn = seen
+        if over and not drawn:
+            raise InputError(f"{log}: missing; it appears when the first epoch of the run is over")
+        if over:
+            return
+        time.sleep(every)
 
 
 @app.command()

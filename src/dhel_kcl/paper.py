@@ -1,9 +1,11 @@
 """Figures and tables: each is a script that turns the tidy results into points, and points into ink.
 
-A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows
-shown; the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a
-figure) or `layout(points)` (a printed table). The first line of its docstring is the title, the rest is the caption.
-It reads one tidy table, the results, or another key of `COLUMNS` that it names as `TABLE`.
+A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
+the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
+`layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; a figure that
+can be drawn of a run that is still training has `live_points(rows)` too. The first line of its docstring is the
+title, the rest is the caption. It reads one tidy table, the results, or another key of `COLUMNS` that it names as
+`TABLE`.
 """
 
 import importlib.util
@@ -42,7 +44,9 @@ class Target:
     caption: str
     table: str
     metrics: tuple[str, ...]
+    optional_metrics: tuple[str, ...]
     points: Callable[[pd.DataFrame], pd.DataFrame]
+    live_points: Callable[[pd.DataFrame], pd.DataFrame] | None
     draw: Callable[[pd.DataFrame], Figure] | None
     layout: Callable[[pd.DataFrame], pd.DataFrame] | None
 
@@ -77,7 +81,9 @@ def load_target(script: Path) -> Target:
         caption=" ".join(caption.split()),
         table=table,
         metrics=tuple(module.METRICS),
+        optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
         points=module.points,
+        live_points=getattr(module, "live_points", None),
         draw=draw,
         layout=layout,
     )
@@ -129,7 +135,7 @@ def rederive(script: Path, results: Path) -> pd.DataFrame:
 
 
 def _points(target: Target, results: Path) -> pd.DataFrame:
-    rows = load_results(results, target.metrics, target.table)
+    rows = load_results(results, (*target.metrics, *target.optional_metrics), target.table)
     absent = [metric for metric in target.metrics if metric not in set(rows["metric"])]
     if absent:
         raise InputError(f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
@@ -186,6 +192,29 @@ def render(script: Path, results: Path, output_dir: Path) -> list[Path]:
     if target.layout:
         with atomic_path(paths[1]) as temporary:
             temporary.write_text(table_text(target, written))
+    return paths
+
+
+def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path]:
+    """Write the figure of a run that is still training, as CSV, PNG and PDF.
+
+    Args:
+        script: a figure script with `live_points`.
+        rows: what the run has measured so far, in the columns of the results.
+        output_dir: where the files go.
+
+    Raises:
+        InputError: the script cannot do that, or there is nothing to show yet.
+    """
+    target = load_target(script)
+    if target.draw is None or target.live_points is None:
+        raise InputError(f"{script}: cannot be drawn of a run that is still training; fig_training can")
+    points = target.live_points(rows)
+    if points.empty:
+        raise InputError(f"{output_dir}: nothing to show yet; the first epoch is not over")
+    paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
+    write_points(points, paths[0])
+    _save(target.draw(read_points(paths[0])), paths[1:])
     return paths
 
 

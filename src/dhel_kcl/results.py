@@ -59,6 +59,16 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def training_rows(run: Run, log: Path) -> pd.DataFrame:
+    """What a run has logged so far, finished or not, in the columns of the results but for those of its origin.
+
+    Raises:
+        InputError: the log is not a table.
+    """
+    measurements = pd.DataFrame(read_measurements(log), columns=_COLUMNS)
+    return pd.DataFrame(_run_keys(run, train_images=0), index=measurements.index).join(measurements)
+
+
 def write_results(table: pd.DataFrame, parquet: Path) -> None:
     """Write the table as Parquet and, beside it, as CSV."""
     with atomic_path(parquet.with_suffix(".csv")) as temporary:

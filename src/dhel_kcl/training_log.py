@@ -196,7 +196,7 @@ def progress_display(description: str, total_steps: int, completed: int) -> Iter
         TextColumn("loss {task.fields[loss]:.4f}, {task.fields[rate]:.0f} images/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total_steps, completed=completed, loss=math.nan, rate=0.0)
         yield ProgressDisplay(progress, task, total_steps)
 

@@ -42,13 +42,6 @@ def simclr() -> AugmentationConfig:
     )
 
 
-@pytest.fixture(scope="session")
-def digits_beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("digits") / "train.beton"
-    write_beton(open_source(DataConfig(kind="digits"), "train"), path)
-    return path
-
-
 @pytest.fixture
 def digits_copy(digits_beton: Path, tmp_path: Path) -> Path:
     """A beton with its sidecar, to be damaged."""

@@ -93,6 +93,28 @@ class TestRandomNumbers:
         assert np.abs(correlations).max() < 4 / math.sqrt(DRAWS)
 
 
+class TestShift:
+    @pytest.mark.parametrize(("down", "right"), [(0, 0), (3, -2), (-4, 4), (15, -15), (1, 0)])
+    def test_it_is_a_crop_of_the_image_padded_by_its_reflection(
+        self, photographs: list[np.ndarray], down: int, right: int
+    ) -> None:
+        image = resized(photographs[0], 16, 16, "bicubic")
+        padded = F.pad(as_tensor(image), [15], padding_mode="reflect")
+        theirs = F.crop(padded, 15 - down, 15 - right, 16, 16)
+        assert np.array_equal(changed(kernels.shift_reflected, image, down, right), from_tensor(theirs))
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_every_shift_is_as_likely_as_any_other(self, axis: int) -> None:
+        offsets = [int(kernels.shift_offset(key, axis, 4)) for key in KEYS]
+        counts = np.bincount(np.array(offsets) + 4, minlength=9)
+        assert len(counts) == 9
+        assert stats.chisquare(counts).pvalue > SIGNIFICANCE
+
+    def test_rows_and_columns_shift_independently(self) -> None:
+        offsets = [[kernels.shift_offset(key, axis, 4) for key in KEYS] for axis in (0, 1)]
+        assert abs(np.corrcoef(offsets)[0, 1]) < 4 / math.sqrt(DRAWS)
+
+
 class TestCrop:
     @pytest.mark.parametrize("resampling", ["bilinear", "bicubic"])
     @pytest.mark.parametrize("size", [8, 32, 80])

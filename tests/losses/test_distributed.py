@@ -1,11 +1,10 @@
 """With several processes a loss is that of the concatenated batch, in value and gradient, on every process."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from distributed import launch
 from loss_cases import CASES
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,21 +17,6 @@ ROWS_EACH, DIM = 5, 4
 def batch(processes: int) -> tuple[Tensor, Tensor]:
     z1, z2 = torch.randn(2, processes * ROWS_EACH, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return z1, z2
-
-
-def launch(work, processes: int, folder: Path) -> list:
-    """Run `work(rank, processes)` in as many processes joined by gloo, and return what each returned."""
-    torch.multiprocessing.spawn(_process, (processes, work, folder), nprocs=processes)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
-
-
-def _process(rank: int, processes: int, work, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes, timeout=timedelta(seconds=60)
-    )
-    torch.save(work(rank, processes), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def losses_of_own_rows(rank: int, processes: int) -> dict:

@@ -88,6 +88,7 @@ def whole_experiment(
             random = np.random.default_rng(len(builder.rows))
             failed = diverged(dataset=dataset, loss=loss, batch_size=batch_size, seed=seed, **hyperparameters)
             _train(add, random, loss, epochs, 1 if failed else epochs)
+            add("diverged", float(failed), x=epochs)
             if not failed:
                 _evaluate(add, random, loss, batch_size, hyperparameters, dataset)
                 for representation, dimension in zip("hz", dimensions, strict=True):

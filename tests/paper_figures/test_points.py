@@ -182,7 +182,43 @@ def test_robustness_is_printed_per_axis(target: Any, grid: pd.DataFrame) -> None
         "0.760",
         "0.660",
         "0.100",
+        "0",
     ]
+
+
+def test_diverged_runs_are_counted_beside_the_statistics_that_lack_them(target: Any, experiment: pd.DataFrame) -> None:
+    points = target.table_robustness.points(experiment)
+    diverged = points.set_index(["dataset", "loss", "axis"])["diverged"]
+    assert (diverged.xs("dhel", level="loss") == 2).all(), "two seeds of one setting"
+    assert (diverged.drop("dhel", level="loss") == 0).all()
+    printed = target.table_robustness.layout(points)
+    assert set(printed.loc[printed["Loss"] == "DHEL", "Diverged runs"]) == {"2"}
+
+
+def test_the_other_linear_evaluation_stands_beside_ours_where_it_ran(target: Any, builder: Any) -> None:
+    for loss, augmented in (("dhel", 0.9), ("dcl", None)):
+        add = builder.run(loss=loss, temperature=0.5)
+        add("validation_top1", 0.5)
+        add("linear_top1", 0.8, "h")
+        if augmented:
+            add("augmented_top1", augmented, "h")
+    table = target.table_linear_accuracy
+    printed = table.layout(table.points(builder.table()))
+    assert printed.iloc[:, :-1].to_numpy().tolist() == [
+        ["CIFAR-10", "linear top-1", "DCL"],
+        ["CIFAR-10", "linear top-1", "DHEL"],
+        ["CIFAR-10", "augmented linear top-1", "DHEL"],
+    ]
+    assert printed.iloc[-1, -1] == "0.900 (n=1)"
+
+
+def test_training_of_a_run_that_is_not_over_needs_no_validation(target: Any, builder: Any) -> None:
+    add = builder.run(temperature=0.5)
+    for epoch in (1, 2):
+        for metric in ("training_loss", "training_alignment", "training_energy"):
+            add(metric, 4.0 - epoch, x=epoch)
+    live = target.fig_training.live_points(builder.table())
+    assert live.query("metric == 'training_loss'")[["epoch", "mean"]].to_numpy().tolist() == [[1, 3], [2, 2]]
 
 
 def test_representation_prints_one_row_per_embedding(target: Any, experiment: pd.DataFrame) -> None:

@@ -1,0 +1,101 @@
+"""Jobs on one machine get GPUs of their own. The devices here are only names: no GPU is needed to share them out."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from dhel_kcl.config import ComputeConfig
+from dhel_kcl.devices import claim_gpus, training_dtype
+from dhel_kcl.errors import InputError
+
+CPU = torch.device("cpu")
+CUDA = ComputeConfig(device="cuda")
+
+JOB = """
+import os, sys, time
+from pathlib import Path
+from dhel_kcl.config import ComputeConfig
+from dhel_kcl import devices
+devices.POLL_SECONDS = 0.02
+devices.claim_gpus(ComputeConfig(device="cuda", gpus_per_run=int(sys.argv[2])), Path(sys.argv[1]))
+# The claim outlives this program: the next one, which it becomes, has the device.
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[3]])
+"""
+WORK = "import os, time; t = time.time(); time.sleep(0.3); print(os.environ['CUDA_VISIBLE_DEVICES'], t, time.time())"
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def start(folder: Path, count: int, visible: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
+    command = [sys.executable, "-c", JOB, str(folder), str(count), WORK]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_jobs_that_run_at_the_same_time_have_different_devices(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, count, "3,5,GPU-a") for count in (1, 2, 1, 2, 1)]
+    used: list[tuple[set[str], float, float]] = []
+    for job in jobs:
+        output, said = job.communicate(timeout=120)
+        assert job.returncode == 0, said
+        devices, began, ended = output.split()
+        used.append((set(devices.split(",")), float(began), float(ended)))
+    assert sorted(len(devices) for devices, _, _ in used) == [1, 1, 1, 2, 2]
+    assert set().union(*(devices for devices, _, _ in used)) <= {"3", "5", "GPU-a"}
+    for number, (devices, began, ended) in enumerate(used):
+        for others, other_began, other_ended in used[:number]:
+            assert not devices & others or began >= other_ended or other_began >= ended
+
+
+def test_a_killed_job_gives_its_device_back(tmp_path: Path) -> None:
+    job = start(tmp_path, 1, "0")
+    while not (tmp_path / "0.lock").exists():
+        assert job.poll() is None
+    job.kill()
+    job.wait()
+    output, said = start(tmp_path, 1, "0").communicate(timeout=60)
+    assert output.split()[0] == "0", said
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_JOB_ID"])
+def test_a_launcher_s_choice_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    claim_gpus(CUDA, tmp_path)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert not Counter(tmp_path.iterdir())
+
+
+def test_a_cpu_job_claims_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    claim_gpus(ComputeConfig(device="cpu", gpus_per_run=2), tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    claim_gpus(ComputeConfig(device="auto"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(InputError, match=r"compute\.gpus_per_run: 3 asked for, and this machine shows 2"):
+        claim_gpus(ComputeConfig(device="cuda", gpus_per_run=3), tmp_path)
+
+
+def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file.*: cannot be locked"):
+        claim_gpus(CUDA, tmp_path / "file")
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
+    assert training_dtype(ComputeConfig(), CPU) == torch.float32
+    assert training_dtype(ComputeConfig(precision="bfloat16"), CPU) == torch.bfloat16
