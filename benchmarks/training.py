@@ -20,9 +20,10 @@ from report import Target, markdown, ratio
 from rich.progress import track
 
 from dhel_kcl.artifacts import atomic_path, write_json
-from dhel_kcl.config import DataConfig, EncoderConfig, OptimizerConfig
+from dhel_kcl.config import ComputeConfig, DataConfig, EncoderConfig, OptimizerConfig
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
+from dhel_kcl.devices import prepare_device
 from dhel_kcl.seeding import derive_seed
 
 PLAIN = "plain PyTorch loop"
@@ -124,6 +125,8 @@ IMPLEMENTATIONS = {OURS: ours, PLAIN: plain}
 def measure(implementation: str, case: Case, width: float, steps: int) -> Measurement:
     """Time some steps after two that warm up."""
     torch.set_num_threads(THREADS)
+    if implementation == OURS:  # with deterministic algorithms, as the workflow trains
+        prepare_device(ComputeConfig(device="cpu", threads=THREADS))
     batches, step = IMPLEMENTATIONS[implementation](case, width)
     for _ in range(2):
         step(next(batches))

@@ -20,8 +20,8 @@ STATISTICS = {"mean": "Mean", "std": "Std", "best": "Best", "worst": "Worst", "r
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """The statistics per data set, loss and axis, and how many runs of the loss diverged."""
     keys = ["dataset", "loss"]
-    diverged = metric_rows(results, "diverged").groupby(keys)["value"].sum().astype(int).rename("diverged")
-    statistics = robustness(results, "linear_top1").merge(diverged, on=keys, how="left")
+    diverged = metric_rows(results, "diverged").groupby(keys)["value"].sum().rename("diverged")
+    statistics = robustness(results, "linear_top1").merge(diverged, on=keys, how="left").fillna({"diverged": 0})
     return statistics[[*(column for column in statistics if column != "runs"), "runs"]]
 
 
@@ -31,7 +31,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     for statistic in STATISTICS:
         table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]
     for count in ("settings", "diverged"):
-        table[count] = table[count].astype(str)
+        table[count] = table[count].map("{:.0f}".format)
     names = {"dataset": "Data set", "axis": "Over", "loss": "Loss", "settings": "Settings", **STATISTICS}
     names["diverged"] = "Diverged runs"
     return table[list(names)].rename(columns=names)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dhel_kcl.config import ComputeConfig
-from dhel_kcl.devices import claim_gpus, training_dtype
+from dhel_kcl.devices import claim_gpus, prepare_device, training_dtype
 from dhel_kcl.errors import InputError
 
 CPU = torch.device("cpu")
@@ -94,6 +94,16 @@ def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file.*: cannot be locked"):
         claim_gpus(CUDA, tmp_path / "file")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_what_the_configuration_says(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", backend.allow_tf32)
+    prepare_device(ComputeConfig(device="cpu", tf32=tf32))
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == tf32
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == 1
 
 
 def test_a_cpu_computes_in_float32_unless_told_otherwise() -> None:
