@@ -221,7 +221,7 @@ def main(
         beton = Path(temporary) / "images.beton"
         write_beton(open_source(DataConfig(kind="imagefolder", root=images), "train"), beton, num_workers=2)
         case = Case(name, images, beton, 32, batch_size, "simclr_cifar")
-        plan = [(0.0625, 1, 2)] if quick else [(0.25, 5, 8), (1.0, 3, 3)]
+        plan = [(0.0625, 1, 2)] if quick else [(0.25, 3, 8), (1.0, 3, 2)]
         training = pd.concat([compare(case, *each) for each in track(plan, "measuring")])
     typer.echo(training.to_string(index=False, float_format="{:.4g}".format))
     with atomic_path(output / "training.csv") as path:

@@ -31,7 +31,8 @@ def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
     # cuBLAS is deterministic only with a fixed workspace, and reads this before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    # Filling costs time, and nothing here reads memory that was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False  # it may choose another algorithm in another process
     torch.backends.cudnn.allow_tf32 = compute.tf32
     torch.backends.cuda.matmul.allow_tf32 = compute.tf32
