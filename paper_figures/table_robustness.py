@@ -10,7 +10,7 @@ of the loss, so that a loss that only trains with some settings does not pass fo
 import pandas as pd
 import style
 
-from dhel_kcl.robustness import metric_rows, robustness
+from dhel_kcl.robustness import join_runs, metric_rows, robustness
 
 METRICS = ("linear_top1", "diverged")
 AXES = {"hyperparameters": "hyperparameters", "batch_size": "batch size", "both": "both"}
@@ -20,9 +20,16 @@ STATISTICS = {"mean": "Mean", "std": "Std", "best": "Best", "worst": "Worst", "r
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """The statistics per data set, loss and axis, and how many runs of the loss diverged."""
     keys = ["dataset", "loss"]
-    diverged = metric_rows(results, "diverged").groupby(keys)["value"].sum().rename("diverged")
-    statistics = robustness(results, "linear_top1").merge(diverged, on=keys, how="left").fillna({"diverged": 0})
-    return statistics[[*(column for column in statistics if column != "runs"), "runs"]]
+    ended = metric_rows(results, "diverged")
+    diverged = ended[ended["value"] == 1]
+    rows = ended[keys].drop_duplicates().merge(pd.DataFrame({"axis": list(AXES)}), how="cross")
+    rows = rows.merge(robustness(results, "linear_top1"), on=[*keys, "axis"], how="outer")
+    lost = diverged.groupby(keys)["run"].agg(diverged="size", lost=join_runs)
+    rows = rows.merge(lost, on=keys, how="left").fillna({"settings": 0, "groups": 0, "diverged": 0})
+    runs = [";".join(filter(None, parts)) for parts in rows[["runs", "lost"]].fillna("").to_numpy()]
+    rows = rows.drop(columns=["runs", "lost"]).assign(runs=[join_runs(pd.Series(cell)) for cell in runs])
+    counts = ["settings", "groups", "diverged"]
+    return rows.astype(dict.fromkeys(counts, int)).sort_values([*keys, "axis"], ignore_index=True)
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
@@ -31,7 +38,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     for statistic in STATISTICS:
         table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]
     for count in ("settings", "diverged"):
-        table[count] = table[count].map("{:.0f}".format)
+        table[count] = table[count].astype(str)
     names = {"dataset": "Data set", "axis": "Over", "loss": "Loss", "settings": "Settings", **STATISTICS}
     names["diverged"] = "Diverged runs"
     return table[list(names)].rename(columns=names)

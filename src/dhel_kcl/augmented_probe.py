@@ -55,7 +55,7 @@ def augmented_linear_probe(
         ``augmented_top1`` and ``augmented_top5`` in [0, 1], of the classifier after the last step.
 
     Raises:
-        InputError: a beton is damaged or has fewer images than a batch, the classes differ, or training diverged.
+        InputError: a beton is damaged, the classes differ, or the classifier's training diverged.
     """
     device = next(encoder.parameters()).device
     batch_size, workers = config.batch_size, num_workers

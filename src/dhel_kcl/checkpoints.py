@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,19 @@ class Checkpoints:
         if others and not self.own.exists():
             console.print(f"{others[0]}: checkpoints of other settings, code or images; they are not used")
         for path in self.paths():
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # another process of this run found it damaged
+                continue
             if (match := _NAME.fullmatch(path.name)) and hashlib.sha256(content).hexdigest().startswith(match[2]):
                 state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 return state
             console.print(f"{path}: damaged (its sha256 is not the one in its name); removed, using the one before")
-            path.unlink()
+            path.unlink(missing_ok=True)
         return None
 
     def discard(self) -> None:
-        """Remove the checkpoints of every key."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the checkpoints of this key."""
+        shutil.rmtree(self.own, ignore_errors=True)
+        with suppress(OSError):  # those of other keys are there
+            self.folder.rmdir()

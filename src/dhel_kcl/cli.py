@@ -142,13 +142,16 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     """
     layout, config = _open(experiment)
     chosen = config.run(run)
-    from dhel_kcl.devices import claim_gpus
+    processes = max(1, config.compute.gpus_per_run)
+    _claim_gpus(config, processes)
     from dhel_kcl.pretrain import pretrain as train
     from dhel_kcl.processes import Processes, become_torchrun
 
-    claim_gpus(config.compute)
-    if config.compute.gpus_per_run > 1 and "RANK" not in os.environ:
-        become_torchrun(config.compute.gpus_per_run)
+    if processes > 1 and "RANK" not in os.environ:
+        if _terminal is not None:  # each process opens a log of its own
+            os.dup2(_terminal.fileno(), 1)
+            os.dup2(_terminal.fileno(), 2)
+        become_torchrun(processes)
     identity = stages.job_digest(config, "pretrain", run)
     beton = layout.beton(chosen.dataset.name, chosen.dataset.data.pretrain_split)
     seeds = {purpose: derive_seed(chosen.seed, purpose) for purpose in ("initialisation", "order", "augmentation")}
@@ -171,11 +174,10 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
 def features(experiment: Experiment, run: RunId) -> None:
     """Compute the frozen encoder's features of one run for the train and test images."""
     layout, config = _open(experiment)
-    from dhel_kcl.devices import claim_gpus
+    chosen = config.run(run)
+    _claim_gpus(config)
     from dhel_kcl.features import extract_features
 
-    claim_gpus(config.compute)
-    chosen = config.run(run)
     betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
     with _record_run(
         layout,
@@ -212,11 +214,10 @@ def evaluate(experiment: Experiment, run: RunId) -> None:
 def augmented_probe(experiment: Experiment, run: RunId) -> None:
     """Linear evaluation of one run by the public protocol: SGD on augmented images, the encoder frozen."""
     layout, config = _open(experiment)
-    from dhel_kcl.augmented_probe import evaluate as probe
-    from dhel_kcl.devices import claim_gpus
-
-    claim_gpus(config.compute)
     chosen = config.run(run)
+    _claim_gpus(config)
+    from dhel_kcl.augmented_probe import evaluate as probe
+
     betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
     with _record_run(
         layout,
@@ -245,6 +246,14 @@ def analyse(experiment: Experiment, run: RunId) -> None:
         outputs=[layout.representation(run)],
     ):
         measure(layout.features(run), config.analysis, config.compute.threads, layout.representation(run))
+
+
+def _claim_gpus(config: ExperimentConfig, count: int = 1) -> None:
+    """Before the stage's module is imported: FFCV initialises CUDA, which then sees every device."""
+    if config.compute.device != "cpu":
+        from dhel_kcl.devices import claim_gpus
+
+        claim_gpus(config.compute, count)
 
 
 def _record_run(

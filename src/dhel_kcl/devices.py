@@ -1,6 +1,7 @@
 """Which device a job runs on, that no other job has it, and how its arithmetic is made repeatable."""
 
 import fcntl
+import itertools
 import os
 import tempfile
 import time
@@ -53,41 +54,55 @@ def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
     """The dtype of the encoder's arithmetic in training: bfloat16 under autocast, or float32."""
     if compute.precision != "auto":
         return torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
-    # On common CPUs bfloat16 is ten times slower than float32.
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    # On common CPUs, and on GPUs that only emulate it, bfloat16 is slower than float32.
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
 
 
-def claim_gpus(compute: ComputeConfig, folder: Path | None = None) -> None:
-    """Have this process, and every program it becomes or starts, see `gpus_per_run` GPUs that no other job has.
+def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = None) -> None:
+    """Have this process, and every program it becomes or starts, see `count` GPUs that no other job has.
 
     Waits until that many are free. The claim is a lock that the system gives up when the process ends, however it
-    ends. Does nothing on a CPU, or where a launcher or Slurm has already shared out the devices.
+    ends. Does nothing on a CPU, or in a process that a launcher started. To be called before anything initialises
+    CUDA, which FFCV does when it is imported.
 
     Args:
-        compute: the device and how many of it.
-        folder: where the locks are; the default is one folder for each user of the machine.
+        compute: the device.
+        count: how many GPUs, at least 1.
+        folder: where the locks are; the default is a folder for each user of the machine, and within Slurm for each
+            job step, as Slurm may number the devices of every job from 0.
 
     Raises:
         InputError: the machine has fewer GPUs than asked for, or the locks cannot be made.
     """
-    if compute.device == "cpu" or "LOCAL_RANK" in os.environ or "SLURM_JOB_ID" in os.environ:
+    if compute.device == "cpu" or "LOCAL_RANK" in os.environ:
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(i) for i in range(torch.cuda.device_count())] if visible is None else visible.split(",")
-    if compute.device == "auto" and not any(devices):
+    devices = _visible_devices()
+    if compute.device == "auto" and not devices:
         return
-    count = max(1, compute.gpus_per_run)
     if count > len(devices):
         raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
-    folder = folder or Path(tempfile.gettempdir()) / f"dhel-kcl-gpus-{os.getuid()}"
+    slurm = [os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ]
+    folder = folder or Path(tempfile.gettempdir()) / "-".join(["dhel-kcl-gpus", str(os.getuid()), *slurm])
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        while len(claimed := _claim(devices, count, folder)) < count:
+        claimed = _claim(devices, count, folder)
+        if not claimed:
             console.print(f"waiting for {count} of the GPUs {', '.join(devices)}")
+        while not claimed:
             time.sleep(POLL_SECONDS)
+            claimed = _claim(devices, count, folder)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be locked ({error.strerror}); set TMPDIR") from error
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+
+
+def _visible_devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(torch.cuda.device_count())]
+    # As CUDA reads it: what follows an entry that is no device is hidden.
+    names = (name.strip() for name in visible.split(","))
+    return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
 
 
 def _claim(devices: Sequence[str], count: int, folder: Path) -> list[str]:

@@ -211,7 +211,7 @@ def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path
         raise InputError(f"{script}: cannot be drawn of a run that is still training; fig_training can")
     points = target.live_points(rows)
     if points.empty:
-        raise InputError(f"{output_dir}: nothing to show yet; the first epoch is not over")
+        raise InputError(f"{output_dir}: nothing to show yet; the run has finished no epoch")
     paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
     write_points(points, paths[0])
     _save(target.draw(read_points(paths[0])), paths[1:])

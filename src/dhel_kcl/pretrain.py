@@ -44,7 +44,7 @@ def train_step(
     dtype: torch.dtype = torch.float32,
     world_size: int = 1,
 ) -> Tensor:
-    """One optimiser step on a batch of positive pairs; the host does not wait for the device.
+    """One optimiser step on a batch of positive pairs; on one device, the host does not wait for it.
 
     Args:
         encoder: gives ``(h, z)``; in training mode.
@@ -145,7 +145,7 @@ class _Training:
                     if ends:
                         self._end_epoch(learning_rate, monitor, board, display, throughput, log_path)
                     if (due or stopping or self.log.step == self.total_steps) and self.processes.is_first:
-                        checkpoints.save(self.log.step, self.state_dict())
+                        checkpoints.save(self.log.step, self.state_dict() | {"throughput": throughput.epochs})
                     if stopping:
                         raise InputError(
                             f"{self.run.id}: stopped after step {self.log.step} of {self.total_steps} as asked; "
@@ -214,9 +214,13 @@ def pretrain(
     device = prepare_device(compute, processes.local_rank)
     with processes.joined(device):
         training = _Training(run, compute, beton, device, processes)
-        key = sha256_json([identity, open_beton(beton).sha256, processes.world_size])
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        arithmetic = [device.type, gpu, str(training.dtype), torch.__version__, processes.world_size]
+        key = sha256_json([identity, open_beton(beton).sha256, *arithmetic])
         checkpoints = Checkpoints(folder / "checkpoints", key, compute.checkpoints_kept)
+        throughput = Throughput(run.batch_size)
         if (state := checkpoints.newest()) is not None:
+            throughput.epochs = state.pop("throughput")
             training.load_state_dict(state)
             console.print(f"{checkpoints.own}: resuming after step {training.log.step} of {training.total_steps}")
         watcher = Monitor(
@@ -228,7 +232,6 @@ def pretrain(
         )
         events = folder / "tensorboard" if compute.tensorboard and processes.is_first else None
         board = TensorBoard(events, training.log.step)
-        throughput = Throughput(run.batch_size)
         log_path = folder / "training_log.csv"
         outcome: dict[str, Any] = {"status": "finished", "step": training.total_steps}
         try:

@@ -42,17 +42,15 @@ class Processes:
             yield
             return
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        yield
+        dist.destroy_process_group()  # not after an error: it would wait for the others, which the launcher ends
 
     def data_parallel(self, encoder: Encoder, device: torch.device) -> nn.Module:
         """The encoder as all processes train it together: batch statistics of all, and averaged gradients."""
         if self.world_size == 1:
             return encoder
         devices = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(encoder, device_ids=devices, forward_sync_buffers=False)
+        return DistributedDataParallel(encoder, device_ids=devices)
 
 
 def become_torchrun(num_processes: int) -> None:

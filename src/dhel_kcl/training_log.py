@@ -1,6 +1,6 @@
 """What a run says while it trains: its log, its throughput, its progress bar, TensorBoard.
 
-The terms of each step stay on the device and are read every few steps, so that the host never waits for a single step.
+The terms of each step stay on the device and are read every few steps, so that the host does not wait for each.
 """
 
 import math

@@ -17,7 +17,7 @@ rule augmented_probe:
     resources:
         mem_mb=experiment.compute.memory_mb,
         runtime=experiment.compute.runtime_minutes,
-        gpu=experiment.compute.gpus_per_run,
+        gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,
         digest=lambda wildcards: stages.job_digest(

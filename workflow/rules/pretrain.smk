@@ -14,9 +14,9 @@ rule pretrain:
         layout.benchmark("pretrain", "{run}")
     conda:
         "../../envs/environment.yaml"
-    threads: experiment.compute.threads
+    threads: experiment.compute.threads * max(1, experiment.compute.gpus_per_run)
     resources:
-        mem_mb=experiment.compute.memory_mb,
+        mem_mb=experiment.compute.memory_mb * max(1, experiment.compute.gpus_per_run),
         runtime=experiment.compute.runtime_minutes,
         gpu=experiment.compute.gpus_per_run,
     params:
