@@ -1,6 +1,5 @@
 """Pretraining: the protocol, and that neither interruption nor the machine's schedule changes a bit."""
 
-import io
 import json
 import random
 import signal
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -172,7 +172,7 @@ class TestRun:
         assert f"{run.id}: diverged in epoch 1 at step {outcome['step']}: loss" in said
         encoder = load_encoder(run.dataset.encoder, tmp_path / "encoder.safetensors")
         assert all(tensor.isfinite().all() for tensor in encoder.state_dict().values())
-        assert list((tmp_path / "checkpoints").rglob("*.pt")), "to be looked at"
+        assert list((tmp_path / "checkpoints").rglob("step-*.pt")), "to be looked at"
 
     def test_a_run_that_diverges_before_any_checkpoint_keeps_its_initial_weights(
         self, run: Run, digits_beton: Path, tmp_path: Path
@@ -222,24 +222,34 @@ def finish(beton: Path, folder: Path, *settings: str) -> str:
 
 
 def await_next_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
-    before = set(folder.rglob("*.pt"))
-    while set(folder.rglob("*.pt")) <= before:
+    before = set(folder.rglob("step-*.pt"))
+    while set(folder.rglob("step-*.pt")) <= before:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.002)
 
 
-def everything(folder: Path) -> dict[str | int, bytes]:
-    """The results and the last checkpoint: weights, optimiser, schedule, loader and log."""
-    last = max((folder / "checkpoints").rglob("*.pt"))
+def everything(folder: Path) -> dict[str, Any]:
+    """The results and the last checkpoint: weights, optimiser, schedule, loader and log; the clock left out."""
+    last = max((folder / "checkpoints").rglob("step-*.pt"))
     state = torch.load(last, weights_only=True)
     assert [epoch["epoch"] for epoch in state.pop("throughput")] == list(range(1, EPOCHS + 1))
-    content = io.BytesIO()
-    torch.save(state, content)
-    return {last.name.rpartition("-")[0]: content.getvalue()} | dict(enumerate(written(folder)))
+    return {"results": written(folder), "step": last.name.rpartition("-")[0], "state": to_bytes(state)}
+
+
+def to_bytes(value: Any) -> Any:
+    """The same structure with the bytes of each tensor in its place."""
+    match value:
+        case torch.Tensor():
+            return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
+        case dict():
+            return {key: to_bytes(item) for key, item in value.items()}
+        case list() | tuple():
+            return [to_bytes(item) for item in value]
+    return value
 
 
 @pytest.fixture(scope="module")
-def whole(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str | int, bytes]:
+def whole(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     finish(digits_beton, folder)
     return everything(folder)
@@ -247,7 +257,7 @@ def whole(digits_beton: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 class TestInterruption:
     def test_a_run_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(
-        self, digits_beton: Path, whole: dict[str | int, bytes], tmp_path: Path
+        self, digits_beton: Path, whole: dict[str, Any], tmp_path: Path
     ) -> None:
         delays = random.Random(0)
         for _ in range(4):
@@ -260,13 +270,13 @@ class TestInterruption:
         assert everything(tmp_path) == whole
 
     def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before(
-        self, digits_beton: Path, whole: dict[str | int, bytes], tmp_path: Path
+        self, digits_beton: Path, whole: dict[str, Any], tmp_path: Path
     ) -> None:
         with start(digits_beton, tmp_path) as process:
             await_next_checkpoint(tmp_path, process)
             await_next_checkpoint(tmp_path, process)
             process.kill()
-        newest = max((tmp_path / "checkpoints").rglob("*.pt"))
+        newest = max((tmp_path / "checkpoints").rglob("step-*.pt"))
         newest.write_bytes(newest.read_bytes()[:5000])
         said = finish(digits_beton, tmp_path)
         assert f"{newest}: damaged" in said
@@ -274,7 +284,7 @@ class TestInterruption:
 
     @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
     def test_a_run_asked_to_stop_does_so_after_a_step_and_loses_nothing(
-        self, asked: signal.Signals, digits_beton: Path, whole: dict[str | int, bytes], tmp_path: Path
+        self, asked: signal.Signals, digits_beton: Path, whole: dict[str, Any], tmp_path: Path
     ) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and asked is signal.SIGINT:
             pytest.skip("interrupts are ignored in processes started from here")
