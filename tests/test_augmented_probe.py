@@ -34,7 +34,8 @@ def probe(encoder: Encoder, betons: dict[str, Path], config: ProbeConfig = CONFI
 def test_it_learns_real_digits_from_an_untrained_encoder(encoder: Encoder, digits_betons: dict[str, Path]) -> None:
     config = CONFIG.model_copy(update={"epochs": 15})
     accuracies = probe(encoder, digits_betons, config)
-    assert 0.6 < accuracies["augmented_top1"] < accuracies["augmented_top5"] <= 1
+    chance = 0.1
+    assert 3 * chance < accuracies["augmented_top1"] < accuracies["augmented_top5"] <= 1
 
 
 def test_it_is_sgd_from_zero_with_a_rate_that_falls_to_zero(encoder: Encoder, digits_betons: dict[str, Path]) -> None:

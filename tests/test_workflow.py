@@ -158,7 +158,10 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     kept = encoder.read_bytes()
     encoder.write_bytes(kept[:1000])
     later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
-    later += [LAYOUT.augmented_probe(run_id), LAYOUT.evaluation(other)]
+    later += [LAYOUT.evaluation(other)]
+    # Newer than the encoder, so that one job fails: when two fail at once, Snakemake does not go on with the others.
+    for path in (LAYOUT.augmented_probe(run_id), LAYOUT.run_manifest("augmented_probe", run_id)):
+        (copy_of_finished / path).touch()
     later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
     later += [file for target in stages.TARGETS for file in LAYOUT.products(target)]
     for path in later:

@@ -57,7 +57,9 @@ def epoch_digest(loader: TwoViewLoader) -> str:
 
 
 def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    """All but the main one and multiprocessing's, which serves tensors of tests that ran before."""
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    return [thread for thread in others if "_serve" not in thread.name]
 
 
 @contextmanager
