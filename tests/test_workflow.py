@@ -159,21 +159,23 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     encoder.write_bytes(kept[:1000])
     later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
     later += [LAYOUT.evaluation(other)]
-    # Newer than the encoder, so that one job fails: when two fail at once, Snakemake does not go on with the others.
-    for path in (LAYOUT.augmented_probe(run_id), LAYOUT.run_manifest("augmented_probe", run_id)):
-        (copy_of_finished / path).touch()
+    # Without the other job that reads the encoder: when two fail at once, Snakemake does not go on with the others.
+    values = yaml.safe_load(TINY.read_text())
+    values["evaluation"]["augmented_images"] = False
+    config = copy_of_finished / "cached_features_only.yaml"
+    config.write_text(yaml.safe_dump(values))
     later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
     later += [file for target in stages.TARGETS for file in LAYOUT.products(target)]
     for path in later:
         (copy_of_finished / path).unlink()
-    failed = snakemake(cwd=copy_of_finished)
+    failed = snakemake(cwd=copy_of_finished, config=config)
     assert failed.returncode != 0
     said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text().splitlines()
     assert said[-1].startswith(f"error: {LAYOUT.encoder(run_id)}: damaged")
     assert said[-1] in failed.stdout + failed.stderr, "the reason is on the terminal too"
     assert (copy_of_finished / LAYOUT.evaluation(other)).exists(), "the other runs are finished all the same"
     encoder.unlink()
-    mended = snakemake(cwd=copy_of_finished)
+    mended = snakemake(cwd=copy_of_finished, config=config)
     assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr[-2000:]
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
 
