@@ -1,7 +1,6 @@
 """Pairs of views per second, time to the first batch and memory of the loader, against other ways to make two views."""
 
 import queue
-import random
 import tempfile
 import threading
 import time
@@ -18,7 +17,7 @@ import pandas as pd
 import psutil
 import torch
 import typer
-from measure import isolated, machine
+from measure import interleaved, isolated, machine, rate_ratios
 from PIL import Image
 from rich.progress import track
 from sklearn.datasets import load_sample_image
@@ -265,25 +264,15 @@ def compare(case: Case, workers: int, names: list[str], rounds: int, seconds: fl
 
     `ratio` is how many times the pairs per second of an implementation ours makes in the same round.
     """
-    shuffle = random.Random(derive_seed(0, "order")).shuffle
-    runs: dict[str, list[Measurement]] = {name: [] for name in names}
-    for _ in range(rounds):
-        order = sorted(names)
-        shuffle(order)
-        for name in order:
-            runs[name].append(isolated(measure, name, case, workers, seconds))
+    seed = derive_seed(0, "order")
+    runs = interleaved(names, rounds, lambda name: isolated(measure, name, case, workers, seconds), seed)
     rates = pd.DataFrame({name: [run.pairs_per_second for run in of_name] for name, of_name in runs.items()})
-    ratios = (1 / rates).mul(rates[OURS], axis=0)
-    table = pd.DataFrame(
-        {
-            "rounds": rates.count(),
-            "pairs_per_second": rates.median(),
-            "ratio": ratios.median(),
-            "ratio_low": ratios.quantile(0.25),
-            "ratio_high": ratios.quantile(0.75),
-            "first_batch_seconds": {name: np.median([run.first_batch_seconds for run in runs[name]]) for name in names},
-            "memory_mib": {name: np.median([run.memory_mib for run in runs[name]]) for name in names},
-        }
+    table = rate_ratios(rates, OURS).assign(
+        pairs_per_second=rates.median(),
+        first_batch_seconds=pd.Series(
+            {name: np.median([run.first_batch_seconds for run in runs[name]]) for name in runs}
+        ),
+        memory_mib=pd.Series({name: np.median([run.memory_mib for run in runs[name]]) for name in runs}),
     )
     table = table.rename_axis("implementation").reset_index()
     return table.assign(images=case.images, image_size=case.image_size, workers=workers)[COLUMNS]

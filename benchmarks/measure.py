@@ -6,7 +6,7 @@ import platform
 import random
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -110,6 +110,46 @@ def peak_mib(call: Callable[[], object]) -> float:
 def _status_mib(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
+def interleaved(names: Iterable[str], count: int, run: Callable[[str], T], seed: int) -> dict[str, list[T]]:
+    """Run every name once a round, in random order, so that drift of the machine meets all alike.
+
+    Args:
+        names: what to run.
+        count: number of rounds.
+        run: runs one and returns what it measured.
+        seed: of the orders.
+    """
+    shuffle = random.Random(seed).shuffle
+    measured: dict[str, list[T]] = {name: [] for name in names}
+    for _ in range(count):
+        order = sorted(measured)
+        shuffle(order)
+        for name in order:
+            measured[name].append(run(name))
+    return measured
+
+
+def rate_ratios(rates: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """How many times the rate of each column the reference has within the same round.
+
+    Args:
+        rates: work per second, a row for each round.
+        reference: a column.
+
+    Returns:
+        For each column `rounds`, and `ratio`, `ratio_low`, `ratio_high`: median and quartiles.
+    """
+    ratios = (1 / rates).mul(rates[reference], axis=0)
+    return pd.DataFrame(
+        {
+            "rounds": rates.count(),
+            "ratio": ratios.median(),
+            "ratio_low": ratios.quantile(0.25),
+            "ratio_high": ratios.quantile(0.75),
+        }
+    )
 
 
 def rounds(calls: Mapping[str, Callable[[], object]], reference: str, effort: Effort, seed: int) -> pd.DataFrame:

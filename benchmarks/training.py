@@ -1,7 +1,6 @@
 """Images per second of a training step, against a plain loop that does the same work; on the CPU."""
 
 import json
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import torch
 import typer
 from implementations import TEMPERATURE, plain_ntxent
 from loading import OURS, Case, torchvision, write_pieces
-from measure import isolated, machine
+from measure import interleaved, isolated, machine, rate_ratios
 from report import Target, markdown, ratio
 from rich.progress import track
 
@@ -143,26 +142,11 @@ def measure(implementation: str, case: Case, width: float, steps: int) -> Measur
 
 def compare(case: Case, width: float, rounds: int, steps: int) -> pd.DataFrame:
     """The columns of training.csv for one width; each round runs both implementations once, in random order."""
-    shuffle = random.Random(derive_seed(0, "order")).shuffle
-    runs: dict[str, list[Measurement]] = {name: [] for name in IMPLEMENTATIONS}
-    for _ in range(rounds):
-        order = sorted(runs)
-        shuffle(order)
-        for name in order:
-            runs[name].append(isolated(measure, name, case, width, steps))
+    seed = derive_seed(0, "order")
+    runs = interleaved(IMPLEMENTATIONS, rounds, lambda name: isolated(measure, name, case, width, steps), seed)
     rates = pd.DataFrame({name: [run.images_per_second for run in of_name] for name, of_name in runs.items()})
     waits = pd.DataFrame({name: [run.waiting_for_data for run in of_name] for name, of_name in runs.items()})
-    ratios = (1 / rates).mul(rates[OURS], axis=0)
-    table = pd.DataFrame(
-        {
-            "rounds": rates.count(),
-            "images_per_second": rates.median(),
-            "ratio": ratios.median(),
-            "ratio_low": ratios.quantile(0.25),
-            "ratio_high": ratios.quantile(0.75),
-            "waiting_for_data": waits.median(),
-        }
-    )
+    table = rate_ratios(rates, OURS).assign(images_per_second=rates.median(), waiting_for_data=waits.median())
     table = table.rename_axis("implementation").reset_index()
     return table.assign(images=case.images, width=width, batch_size=case.batch_size)[COLUMNS]
 

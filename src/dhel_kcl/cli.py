@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
@@ -178,17 +178,9 @@ def features(experiment: Experiment, run: RunId) -> None:
     _claim_gpus(config)
     from dhel_kcl.features import extract_features
 
-    betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
-    with _record_run(
-        layout,
-        config,
-        "features",
-        run,
-        inputs=[layout.encoder(run), layout.outcome(run), *betons.values()],
-        outputs=[layout.features(run)],
-        seeds={"run": chosen.seed},
-    ):
-        extract_features(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, layout.features(run))
+    output = layout.features(run)
+    with _record_of_frozen_encoder(layout, config, "features", run, output) as betons:
+        extract_features(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, output)
 
 
 @app.command()
@@ -218,17 +210,9 @@ def augmented_probe(experiment: Experiment, run: RunId) -> None:
     _claim_gpus(config)
     from dhel_kcl.augmented_probe import evaluate as probe
 
-    betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
-    with _record_run(
-        layout,
-        config,
-        "augmented_probe",
-        run,
-        inputs=[layout.encoder(run), layout.outcome(run), *betons.values()],
-        outputs=[layout.augmented_probe(run)],
-        seeds={"run": chosen.seed},
-    ):
-        probe(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, layout.augmented_probe(run))
+    output = layout.augmented_probe(run)
+    with _record_of_frozen_encoder(layout, config, "augmented_probe", run, output) as betons:
+        probe(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, output)
 
 
 @app.command()
@@ -254,6 +238,18 @@ def _claim_gpus(config: ExperimentConfig, count: int = 1) -> None:
         from dhel_kcl.devices import claim_gpus
 
         claim_gpus(config.compute, count)
+
+
+@contextmanager
+def _record_of_frozen_encoder(
+    layout: Layout, config: ExperimentConfig, stage: str, run: str, output: Path
+) -> Iterator[dict[str, Path]]:
+    """Record a job that applies a run's encoder to the labelled images, whose betons it gives by split."""
+    chosen = config.run(run)
+    betons = {split: layout.beton(chosen.dataset.name, split) for split in ("train", "test")}
+    inputs = [layout.encoder(run), layout.outcome(run), *betons.values()]
+    with _record_run(layout, config, stage, run, inputs=inputs, outputs=[output], seeds={"run": chosen.seed}):
+        yield betons
 
 
 def _record_run(

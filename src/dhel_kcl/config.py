@@ -103,6 +103,12 @@ def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
     return protocols
 
 
+def _with_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """An unvalidated data set, with what it does not say itself from the protocol that it names, if there is one."""
+    name = dataset.get("protocol")
+    return {**(built_in_protocols().get(name, {}) if isinstance(name, str) else {}), **dataset}
+
+
 class DataConfig(_Strict):
     """Where a data set's images come from and how its beton stores them."""
 
@@ -189,11 +195,10 @@ class DatasetConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _protocol_is_spelt_out(cls, values: Any) -> Any:
-        match values:
-            case {"protocol": str(name)}:
-                if name not in built_in_protocols():
-                    raise ValueError(f"protocol: unknown {name!r}; there are {', '.join(built_in_protocols())}")
-                return {**built_in_protocols()[name], **values}
+        if isinstance(values, Mapping) and isinstance(name := values.get("protocol"), str):
+            if name not in built_in_protocols():
+                raise ValueError(f"protocol: unknown {name!r}; there are {', '.join(built_in_protocols())}")
+            return _with_protocol(values)
         return values
 
     @property
@@ -479,8 +484,7 @@ def _augmentation_names(dataset: Any) -> list[Any]:
     """What an unvalidated data set, with its protocol, says its augmentations are."""
     if not isinstance(dataset, Mapping):
         return []
-    protocol = dataset.get("protocol")
-    values = {**(built_in_protocols().get(protocol, {}) if isinstance(protocol, str) else {}), **dataset}
+    values = _with_protocol(dataset)
     probe = values.get("probe")
     return [values.get("augmentation"), probe.get("augmentation") if isinstance(probe, Mapping) else None]
 

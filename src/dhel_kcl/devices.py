@@ -18,7 +18,7 @@ POLL_SECONDS = 1.0
 
 
 def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
-    """Pick the device, fix the thread count, TF32 and layout searches, and switch deterministic algorithms on.
+    """Pick the device, set threads and TF32 as the configuration says, and switch deterministic algorithms on.
 
     Args:
         compute: what the configuration asks for.

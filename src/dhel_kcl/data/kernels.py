@@ -16,10 +16,8 @@ from numba import njit
 Pixels = npt.NDArray[np.uint8]
 Integer = int | np.integer[Any]
 
-(CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, BLUR, BLUR_SIGMA, SOLARISATION) = (
-    range(12)
-)
-SHIFT = 12
+CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(8)
+GRAYSCALE, BLUR, BLUR_SIGMA, SOLARISATION, SHIFT = range(8, 13)
 """Operations that draw random numbers; the value is part of the key of the draw."""
 
 BILINEAR, BICUBIC = range(2)
