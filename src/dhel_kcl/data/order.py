@@ -32,7 +32,7 @@ class Epoch:
     file: int
 
 
-class EpochIndices(npt.NDArray[np.int64]):
+class EpochIndices(np.ndarray[tuple[Any, ...], np.dtype[np.int64]]):
     """The order of an epoch; its slices, which FFCV hands to the decoder, know the epoch too."""
 
     epoch: Epoch | None
