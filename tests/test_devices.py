@@ -22,7 +22,7 @@ from pathlib import Path
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl import devices
 devices.POLL_SECONDS = 0.02
-devices.claim_gpus(ComputeConfig(device="cuda"), int(sys.argv[2]), Path(sys.argv[1]))
+devices.claim_gpus(ComputeConfig(device="cuda", runs_per_gpu=int(sys.argv[4])), int(sys.argv[2]), Path(sys.argv[1]))
 # The claim outlives this program: the next one, which it becomes, has the device.
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[3]])
 """
@@ -35,25 +35,50 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def start(folder: Path, count: int, visible: str) -> subprocess.Popen[str]:
+def start(folder: Path, count: int, visible: str, runs_per_gpu: int = 1) -> subprocess.Popen[str]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
-    command = [sys.executable, "-c", JOB, str(folder), str(count), WORK]
+    command = [sys.executable, "-c", JOB, str(folder), str(count), WORK, str(runs_per_gpu)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(job: subprocess.Popen[str]) -> tuple[set[str], float, float]:
+    """The devices of a job, when it began to use them and when it ended."""
+    output, said = job.communicate(timeout=120)
+    assert job.returncode == 0, said
+    devices, began, ended = output.split()
+    return set(devices.split(",")), float(began), float(ended)
 
 
 def test_jobs_that_run_at_the_same_time_have_different_devices(tmp_path: Path) -> None:
     jobs = [start(tmp_path, count, "3,5,GPU-a") for count in (1, 2, 1, 2, 1)]
-    used: list[tuple[set[str], float, float]] = []
-    for job in jobs:
-        output, said = job.communicate(timeout=120)
-        assert job.returncode == 0, said
-        devices, began, ended = output.split()
-        used.append((set(devices.split(",")), float(began), float(ended)))
+    used = [finish(job) for job in jobs]
     assert sorted(len(devices) for devices, _, _ in used) == [1, 1, 1, 2, 2]
     assert set().union(*(devices for devices, _, _ in used)) <= {"3", "5", "GPU-a"}
     for number, (devices, began, ended) in enumerate(used):
         for others, other_began, other_ended in used[:number]:
             assert not devices & others or began >= other_ended or other_began >= ended
+
+
+def test_as_many_jobs_share_a_device_as_the_configuration_says(tmp_path: Path) -> None:
+    used = [finish(job) for job in [start(tmp_path, 1, "0,1", runs_per_gpu=2) for _ in range(8)]]
+    at_once = [
+        sum(other[0] == devices and other[1] <= began < other[2] for other in used) for devices, began, _ in used
+    ]
+    assert {len(devices) for devices, _, _ in used} == {1}
+    assert max(at_once) == 2
+
+
+def test_a_job_that_wants_a_whole_device_waits_for_those_that_share_it_and_they_for_it(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, 1, "0", runs_per_gpu) for runs_per_gpu in (3, 1, 3, 1, 3)]
+    used = [finish(job) for job in jobs]
+    for alone in (1, 3):
+        for other in {0, 1, 2, 3, 4} - {alone}:
+            assert used[alone][1] >= used[other][2] or used[other][1] >= used[alone][2]
+
+
+def test_a_run_on_several_devices_shares_none_of_them() -> None:
+    with pytest.raises(ValueError, match="runs_per_gpu: a run on several GPUs has them to itself"):
+        ComputeConfig(gpus_per_run=2, runs_per_gpu=2)
 
 
 def test_a_killed_job_gives_its_device_back(tmp_path: Path) -> None:

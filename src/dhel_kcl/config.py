@@ -328,6 +328,7 @@ class ComputeConfig(_Strict):
     threads: PositiveInt = 1
     loader_workers: PositiveInt = 1
     gpus_per_run: Annotated[int, Field(ge=0)] = 0
+    runs_per_gpu: PositiveInt = 1
     memory_mb: PositiveInt = 4000
     runtime_minutes: PositiveInt = 60
     keep_features: bool = True
@@ -335,6 +336,12 @@ class ComputeConfig(_Strict):
     checkpoints_kept: PositiveInt = 2
     log_every_steps: PositiveInt = 20
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _a_device_is_whole_or_shared(self) -> Self:
+        if self.runs_per_gpu > 1 and self.gpus_per_run > 1:
+            raise ValueError("runs_per_gpu: a run on several GPUs has them to itself; set one of the two to 1")
+        return self
 
 
 def loss_label(loss: Mapping[str, float | str]) -> str:

@@ -61,9 +61,9 @@ def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
 def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = None) -> None:
     """Have this process, and every program it becomes or starts, see `count` GPUs that no other job has.
 
-    Waits until that many are free. The claim is a lock that the system gives up when the process ends, however it
-    ends. Does nothing on a CPU, or in a process that a launcher started. To be called before anything initialises
-    CUDA, which FFCV does when it is imported.
+    With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free. The claim
+    is a lock that the system gives up when the process ends, however it ends. Does nothing on a CPU, or in a process
+    that a launcher started. To be called before anything initialises CUDA, which FFCV does when it is imported.
 
     Args:
         compute: the device.
@@ -85,12 +85,12 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     folder = folder or Path(tempfile.gettempdir()) / "-".join(["dhel-kcl-gpus", str(os.getuid()), *slurm])
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        claimed = _claim(devices, count, folder)
+        claimed = _claim(devices, count, compute.runs_per_gpu, folder)
         if not claimed:
             console.print(f"waiting for {count} of the GPUs {', '.join(devices)}")
         while not claimed:
             time.sleep(POLL_SECONDS)
-            claimed = _claim(devices, count, folder)
+            claimed = _claim(devices, count, compute.runs_per_gpu, folder)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be locked ({error.strerror}); set TMPDIR") from error
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
@@ -105,21 +105,41 @@ def _visible_devices() -> list[str]:
     return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
 
 
-def _claim(devices: Sequence[str], count: int, folder: Path) -> list[str]:
-    """Lock `count` devices, or none."""
-    locks: dict[str, int] = {}
-    for device in devices:
-        lock = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        locks[device] = lock
+def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> list[str]:
+    """Lock `count` devices, or none; of a device with sharers, one place."""
+    locks: dict[str, list[int]] = {}
+    # Places are the outer loop: jobs spread over the devices before two of them meet on one.
+    for place, device in itertools.product(range(sharers), devices):
+        whole = folder / f"{device}.lock"
+        lock = _locked_place(whole, place) if sharers > 1 else _locked(whole, shared=False)
+        if lock:
+            locks[device] = lock
         if len(locks) == count:
-            for kept in locks.values():
+            for kept in itertools.chain.from_iterable(locks.values()):
                 os.set_inheritable(kept, True)
             return list(locks)
-    for lock in locks.values():
-        os.close(lock)
+    for unused in itertools.chain.from_iterable(locks.values()):
+        os.close(unused)
     return []
+
+
+def _locked_place(device: Path, place: int) -> list[int]:
+    """Lock one place of a device, and the device itself against jobs that want the whole of it."""
+    whole = _locked(device, shared=True)
+    part = whole and _locked(device.with_suffix(f".{place}.lock"), shared=False)
+    if not part:
+        for lock in whole:
+            os.close(lock)
+        return []
+    return [*whole, *part]
+
+
+def _locked(path: Path, shared: bool) -> list[int]:
+    """The descriptor of a file that is now locked, or nothing if another job's lock forbids it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return []
+    return [lock]
