@@ -62,8 +62,8 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     """Have this process, and every program it becomes or starts, see `count` GPUs that no other job has.
 
     With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free. The
-    claim is a lock that the system gives up when the process ends, however it ends. Does nothing on a CPU, or in a process
-    that a launcher started. To be called before anything initialises CUDA, which FFCV does when it is imported.
+    claim is a lock that the system gives up when the process ends, however it ends. Does nothing on a CPU, or in a
+    process that a launcher started. To be called before anything initialises CUDA, which FFCV does when imported.
 
     Args:
         compute: the device.
