@@ -10,31 +10,19 @@ a claim is about every M, the M shown is the worst case; ">" marks a claim that 
 tolerance. A claim that does not hold fails the target.
 """
 
-import numpy as np
 import pandas as pd
 import style
-from theorems import averages, limits, minima
+from theorems import METRICS, theorems
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.robustness import join_runs
 
+__all__ = ["METRICS"]
 TABLE = "theory"
-METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
-CHECKS = {"minimise": minima, "mini_batches": averages, "uniform": limits}
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """A row per claim and loss; those that agree with the theory to within the tolerance hold."""
-    results = results.sort_values(["run", "metric", "x"])
-    undefined = results[~np.isfinite(results["value"])]
-    if not undefined.empty:
-        raise InputError(f"{', '.join(undefined['metric'].unique())} not finite in {join_runs(undefined['run'])}")
-    claims = []
-    for check, claims_of in CHECKS.items():
-        rows = results[results["check"] == check]
-        for loss in style.in_order(rows["loss"], style.LOSS_NAMES):
-            claims += claims_of(rows[rows["loss"] == loss])
-    points = pd.DataFrame(claims)
+    points = theorems(results)
     failed = points[points["verdict"] == "fails"]
     if not failed.empty:
         raise InputError("\n".join(_failure(row) for _, row in failed.iterrows()))

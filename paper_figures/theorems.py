@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import style
 from scipy.stats import norm, t
 
+from dhel_kcl.errors import InputError
 from dhel_kcl.robustness import join_runs
+
+METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
 
 MINIMUM = 1e-6  # relative
 VIEWS = 1e-6  # squared distance
@@ -16,6 +21,24 @@ LIMIT_TIMES_BATCH_SIZE = 8
 STANDARD_ERRORS = 4
 
 Claim = dict[str, Any]
+
+
+def theorems(theory: pd.DataFrame) -> pd.DataFrame:
+    """A row per theorem and loss, with the verdict ``holds`` or ``fails``.
+
+    Raises:
+        InputError: a measured value is not finite.
+    """
+    theory = theory.sort_values(["run", "metric", "x"])
+    undefined = theory[~np.isfinite(theory["value"])]
+    if not undefined.empty:
+        raise InputError(f"{', '.join(undefined['metric'].unique())} not finite in {join_runs(undefined['run'])}")
+    claims = []
+    for check, claims_of in (("minimise", minima), ("mini_batches", averages), ("uniform", limits)):
+        rows = theory[theory["check"] == check]
+        for loss in style.in_order(rows["loss"], style.LOSS_NAMES):
+            claims += claims_of(rows[rows["loss"] == loss])
+    return pd.DataFrame(claims)
 
 
 def minima(rows: pd.DataFrame) -> list[Claim]:

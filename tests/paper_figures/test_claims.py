@@ -1,0 +1,191 @@
+"""The verdicts on the paper's claims, on results whose right verdict is known."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ResultsBuilder
+
+from dhel_kcl.paper import Target, load_target
+
+ACCURACY = "higher accuracy of linear evaluation than the best of the InfoNCE family"
+BATCH_SIZE = "accuracy depends less on the batch size"
+HYPERPARAMETERS = "accuracy depends less on the hyperparameters"
+BOTH = "accuracy depends less on both together"
+RANK_Z = "less dimensional collapse: higher effective rank of the projector's output z"
+RANK_H = "less dimensional collapse: higher effective rank of the backbone's features h"
+TEST_IMAGES = 10_000
+
+
+@pytest.fixture(scope="module")
+def table(scripts: Path) -> Target:
+    return load_target(scripts / "table_claims.py")
+
+
+@pytest.fixture
+def judge(table: Target, builder: ResultsBuilder, theory: pd.DataFrame) -> Callable[..., pd.Series]:
+    """The row of one claim about one loss."""
+
+    def row(claim: str, loss: str = "dhel") -> pd.Series:
+        points = table.points(builder.table(), theory)
+        rows = points[(points["claim"] == claim) & (points["loss"] == loss)]
+        assert len(rows) == 1
+        return rows.iloc[0]
+
+    return row
+
+
+@pytest.fixture
+def add(builder: ResultsBuilder) -> Callable[..., None]:
+    """Add a run with one accuracy, its validation accuracy and its effective ranks."""
+
+    def run(
+        loss: str,
+        accuracy: float,
+        validation: float | None = None,
+        rank: float = 10,
+        temperature: float = 0.5,
+        **keys: int | str,
+    ) -> None:
+        put = builder.run(loss=loss, temperature=temperature, **keys)  # type: ignore[arg-type]
+        put("diverged", float(math.isnan(accuracy)), x=1)
+        if not math.isnan(accuracy):
+            put("linear_top1", accuracy, "h")
+            put("validation_top1", accuracy if validation is None else validation)
+            put("test_images", TEST_IMAGES, "h")
+            put("effective_rank", rank, "z")
+            put("effective_rank", 2 * rank, "h")
+
+    return run
+
+
+def test_a_lead_beyond_the_noise_of_the_test_images_is_support_and_a_lag_is_not(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    add("ntxent", 0.80)
+    add("dhel", 0.82)
+    add("kcl_gaussian", 0.78)
+    add("kcl_log", 0.805)
+    assert judge(ACCURACY)["verdict"] == "supported"
+    assert judge(ACCURACY, "kcl_gaussian")["verdict"] == "not supported"
+    undecided = judge(ACCURACY, "kcl_log")
+    assert undecided["verdict"] == "not testable at this scale"
+    assert undecided["reason"] == "the difference is within the tolerance"
+    assert judge(ACCURACY)["margin"] == pytest.approx(0.02)
+    assert judge(ACCURACY)["measured"] == "0.820 against NT-Xent 0.800 at batch size 256"
+
+
+def test_the_tolerance_of_one_seed_is_that_of_two_independent_proportions(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    add("ntxent", 0.80)
+    add("dhel", 0.82)
+    expected = 1.959964 * math.sqrt((0.8 * 0.2 + 0.82 * 0.18) / TEST_IMAGES)
+    assert judge(ACCURACY)["tolerance"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_with_several_seeds_the_tolerance_is_half_the_student_interval_of_the_paired_differences(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    for seed, (theirs, ours) in enumerate([(0.80, 0.81), (0.79, 0.82), (0.81, 0.83)]):
+        add("ntxent", theirs, seed=seed)
+        add("dhel", ours, seed=seed)
+    row = judge(ACCURACY)
+    assert row["margin"] == pytest.approx(0.02)
+    assert row["tolerance"] == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
+    assert row["verdict"] == "not testable at this scale"
+
+
+def test_validation_chooses_settings_and_the_baseline_and_the_test_set_has_no_say(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    add("ntxent", 0.70, validation=0.90)
+    add("dcl", 0.95, validation=0.60)
+    add("dhel", 0.80, validation=0.90, temperature=0.5)
+    add("dhel", 0.99, validation=0.10, temperature=0.1)
+    assert judge(ACCURACY)["measured"] == "0.800 against NT-Xent 0.700 at batch size 256"
+
+
+def test_ranges_are_compared_with_the_steadiest_baseline(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    for batch_size, drop in ((32, 1), (256, 0)):
+        for temperature, shift in ((0.1, 1), (0.5, 0)):
+            keys = {"batch_size": batch_size, "temperature": temperature}
+            add("infonce", 0.80 - 0.10 * drop - 0.10 * shift, **keys)
+            add("ntxent", 0.80 - 0.06 * drop - 0.06 * shift, **keys)
+            add("dhel", 0.80 - 0.01 * drop - 0.01 * shift, **keys)
+            add("kcl_gaussian", 0.80 - 0.20 * drop - 0.20 * shift, **keys)
+    for claim, ours, theirs in ((BATCH_SIZE, 0.01, 0.06), (HYPERPARAMETERS, 0.01, 0.06), (BOTH, 0.02, 0.12)):
+        row = judge(claim)
+        assert row["verdict"] == "supported"
+        assert row["margin"] == pytest.approx(theirs - ours)
+        assert row["measured"] == f"{ours:.3f} against NT-Xent {theirs:.3f}"
+        assert judge(claim, "kcl_gaussian")["verdict"] == "not supported"
+
+
+def test_a_loss_that_diverged_somewhere_does_not_pass_for_robust(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    for batch_size in (32, 256):
+        add("ntxent", 0.8 - batch_size / 2560, batch_size=batch_size)
+        add("dhel", 0.8, batch_size=batch_size)
+    add("dhel", math.nan, batch_size=512)
+    row = judge(BATCH_SIZE)
+    assert row["verdict"] == "not testable at this scale"
+    assert row["reason"] == "1 of its runs diverged: the worst accuracy is unknown"
+
+
+def test_a_rank_must_differ_by_a_twentieth(add: Callable[..., None], judge: Callable[..., pd.Series]) -> None:
+    add("ntxent", 0.8, rank=10)
+    add("dcl", 0.9, rank=8)
+    add("dhel", 0.8, rank=11)
+    add("kcl_gaussian", 0.8, rank=10.4)
+    add("kcl_log", 0.8, rank=9)
+    for claim in (RANK_Z, RANK_H):
+        assert judge(claim)["verdict"] == "supported"
+        assert judge(claim)["margin"] == pytest.approx(0.1)
+        assert judge(claim, "kcl_gaussian")["verdict"] == "not testable at this scale"
+        assert judge(claim, "kcl_log")["verdict"] == "not supported"
+
+
+@pytest.mark.parametrize(
+    ("runs", "claim", "reason"),
+    [
+        ([("ntxent", 0.8, {"dataset": "digits"}), ("dhel", 0.9, {"dataset": "digits"})], ACCURACY, "not one of the"),
+        ([("dhel", 0.9, {})], ACCURACY, "no loss of the InfoNCE family was run"),
+        ([("ntxent", 0.8, {}), ("dhel", math.nan, {})], ACCURACY, "none of its runs has an accuracy"),
+        ([("ntxent", 0.8, {"batch_size": 32}), ("dhel", 0.9, {})], ACCURACY, "no batch size at which a baseline"),
+        ([("ntxent", 0.8, {"batch_size": 32}), ("dhel", 0.9, {})], RANK_Z, "no batch size at which a baseline"),
+        ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], BATCH_SIZE, "one batch size only"),
+        ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], HYPERPARAMETERS, "one hyperparameter setting only"),
+        ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], BOTH, "one combination only"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(
+    add: Callable[..., None],
+    judge: Callable[..., pd.Series],
+    runs: list[tuple[str, float, dict[str, int | str]]],
+    claim: str,
+    reason: str,
+) -> None:
+    for loss, accuracy, keys in runs:
+        add(loss, accuracy, **keys)
+    row = judge(claim)
+    assert row["verdict"] == "not testable at this scale"
+    assert row["reason"].startswith(reason)
+
+
+def test_a_theorem_is_supported_until_one_loss_breaks_it(
+    table: Target, experiment: pd.DataFrame, theory: pd.DataFrame
+) -> None:
+    of_theory = table.points(experiment, theory).query("dataset == 'theory'")
+    assert len(of_theory) == 10
+    assert set(of_theory["verdict"]) == {"supported"}
+    broken = theory.copy()
+    broken.loc[(broken["loss"] == "dhel") & (broken["metric"] == "minimum"), "value"] -= 1e-3
+    changed = table.points(experiment, broken).query("verdict == 'not supported' and dataset == 'theory'")
+    assert changed["claim"].tolist() == ["minimum of the loss (simplex)"]
+    assert changed["measured"].tolist() == ["holds in 6 of 7 cases"]
