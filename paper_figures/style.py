@@ -75,6 +75,13 @@ DATASET_NAMES = {
     "digits": "Digits",
 }
 REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
+CORRUPTION_NAMES = {
+    "gaussian_noise": "Gaussian noise",
+    "gaussian_blur": "Gaussian blur",
+    "contrast": "contrast",
+    "brightness": "brightness",
+    "jpeg": "JPEG",
+}
 HYPERPARAMETER_NAMES = {
     "temperature": r"temperature $\tau$",
     "t": "kernel scale $t$",
