@@ -31,14 +31,13 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 @mpl.rc_context(style.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per corruption, one line and band per loss."""
-    names = {**style.CORRUPTION_NAMES, "mean": "mean"}
     spread = points["std"].fillna(0)
     points = points.assign(low=points["mean"] - spread, high=points["mean"] + spread)
-    figure, panels = style.facets(points, by="corruption", names=names, share_y=True)
+    figure, panels = style.facets(points, by="corruption", names=style.CORRUPTION_NAMES, share_y=True)
     for panel in panels:
         for look, part in style.losses_of(panel.points):
             style.line_with_band(panel.axes, part["severity"], part, look)
-        style.whole_ticks(panel.axes)
+        panel.axes.set_xticks(sorted(set(panel.points["severity"])))
     style.label(panels, "linear top-1 accuracy", "severity")
     style.legend(figure, style.loss_handles(points))
     return figure

@@ -78,9 +78,10 @@ REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
 CORRUPTION_NAMES = {
     "gaussian_noise": "Gaussian noise",
     "gaussian_blur": "Gaussian blur",
-    "contrast": "contrast",
-    "brightness": "brightness",
+    "contrast": "Contrast",
+    "brightness": "Brightness",
     "jpeg": "JPEG",
+    "mean": "Mean of the five",
 }
 HYPERPARAMETER_NAMES = {
     "temperature": r"temperature $\tau$",

@@ -16,7 +16,7 @@ from dhel_kcl.robustness import CONFIGURATION, seed_means
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)
 NOTHING = "no run was evaluated on corrupted images"
-MEASURES = {"clean": "Clean", "mean": "Mean", **style.CORRUPTION_NAMES, "relative_drop": "Relative drop"}
+MEASURES = {"clean": "Clean", **style.CORRUPTION_NAMES, "relative_drop": "Relative drop"}
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 5 + 2 + 14 + 1
+    assert counts["manifests"] == 3 + 4 * 6 + 2 + 16 + 1
 
 
 def _append_byte(path: Path) -> None:

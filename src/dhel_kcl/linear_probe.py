@@ -51,8 +51,10 @@ class LinearClassifier:
 
 def save_classifier(classifier: LinearClassifier | None, path: Path) -> None:
     """Write a classifier, or that there is none, as safetensors, atomically."""
+    # safetensors writes the memory of an array, whatever the order of its axes there.
+    arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(serialize(vars(classifier) if classifier else {}))
+        temporary.write_bytes(serialize(arrays))
 
 
 def load_classifier(path: Path) -> LinearClassifier:
