@@ -51,6 +51,8 @@ def _replace_text(old: str, new: str) -> Callable[[Path], None]:
         (LAYOUT.encoder(RUN), _append_byte, "encoder.safetensors: changed since"),
         (LAYOUT.features(RUN), _append_byte, "features.safetensors: changed since"),
         (LAYOUT.evaluation(RUN), _append_byte, "evaluation.json: changed since"),
+        (LAYOUT.classifier(RUN), _append_byte, "classifier.safetensors: changed since"),
+        (LAYOUT.corruptions(RUN), _append_byte, "corruptions.json: changed since"),
         (LAYOUT.beton("digits", "train"), _append_byte, "train.beton: changed since"),
         (LAYOUT.results, _append_byte, "results.parquet: changed since"),
         (LAYOUT.theory, _append_byte, "theory.parquet: changed since"),
