@@ -18,10 +18,20 @@ def chosen(results: pd.DataFrame, within: list[str]) -> pd.DataFrame:
     return validation.loc[best, CONFIGURATION].reset_index(drop=True)
 
 
+def best_rows(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of `metrics` at each loss's chosen hyperparameters and batch size."""
+    return metric_rows(results.merge(chosen(results, ["dataset", "loss"]), on=CONFIGURATION), *metrics)
+
+
 def best_of_each_loss(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     """Seed means of `metrics` at each loss's chosen hyperparameters and batch size."""
-    best = results.merge(chosen(results, ["dataset", "loss"]), on=CONFIGURATION)
-    return seed_means(metric_rows(best, *metrics), ["representation", "metric", "x"])
+    return seed_means(best_rows(results, *metrics), ["representation", "metric", "x"])
+
+
+def with_mean_corruption(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `corrupted_top1` and, for each run and severity, a row of the corruption `mean`: their mean."""
+    means = rows.groupby([*CONFIGURATION, "run", "x"], dropna=False)["value"].mean().reset_index()
+    return pd.concat([rows, means.assign(corruption="mean")], ignore_index=True)
 
 
 def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:

@@ -75,6 +75,14 @@ DATASET_NAMES = {
     "digits": "Digits",
 }
 REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
+CORRUPTION_NAMES = {
+    "gaussian_noise": "Gaussian noise",
+    "gaussian_blur": "Gaussian blur",
+    "contrast": "Contrast",
+    "brightness": "Brightness",
+    "jpeg": "JPEG",
+    "mean": "Mean of the five",
+}
 HYPERPARAMETER_NAMES = {
     "temperature": r"temperature $\tau$",
     "t": "kernel scale $t$",

@@ -27,7 +27,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 5 + 2 + 14 + 1
+    assert counts["manifests"] == 3 + 4 * 6 + 2 + 16 + 1
 
 
 def _append_byte(path: Path) -> None:
@@ -51,6 +51,8 @@ def _replace_text(old: str, new: str) -> Callable[[Path], None]:
         (LAYOUT.encoder(RUN), _append_byte, "encoder.safetensors: changed since"),
         (LAYOUT.features(RUN), _append_byte, "features.safetensors: changed since"),
         (LAYOUT.evaluation(RUN), _append_byte, "evaluation.json: changed since"),
+        (LAYOUT.classifier(RUN), _append_byte, "classifier.safetensors: changed since"),
+        (LAYOUT.corruptions(RUN), _append_byte, "corruptions.json: changed since"),
         (LAYOUT.beton("digits", "train"), _append_byte, "train.beton: changed since"),
         (LAYOUT.results, _append_byte, "results.parquet: changed since"),
         (LAYOUT.theory, _append_byte, "theory.parquet: changed since"),

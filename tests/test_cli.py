@@ -23,6 +23,7 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "features",
         "evaluate",
         "augmented-probe",
+        "corruptions",
         "watch",
         "analyse",
         "collect",

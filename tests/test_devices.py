@@ -113,7 +113,7 @@ def test_jobs_of_slurm_that_number_their_devices_alike_do_not_wait_for_each_othe
 def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
     (tmp_path / "gpu.yaml").write_text(TINY.read_text().replace("device: cpu", "device: cuda"))
     claim = "def claim(compute, count=1): print('claimed', count, 'ffcv' in sys.modules); sys.exit(0)"
-    for command in ("pretrain", "features", "augmented-probe"):
+    for command in ("pretrain", "features", "augmented-probe", "corruptions"):
         program = f"""
 import sys
 from dhel_kcl import cli, devices

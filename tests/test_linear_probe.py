@@ -1,19 +1,22 @@
 """Linear evaluation: what it reports, and that it cannot touch the encoder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import EvaluationConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import save_features
 from dhel_kcl.layout import Layout
-from dhel_kcl.linear_probe import evaluate, linear_probe
+from dhel_kcl.linear_probe import evaluate, linear_probe, load_classifier, save_classifier
 
 CONFIG = EvaluationConfig(regularisation_c=[0.001, 0.1, 10.0])
 
@@ -25,7 +28,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_real_images_are_classified_as_well_as_logistic_regression_is_known_to(digits: tuple[np.ndarray, ...]) -> None:
-    accuracies = linear_probe(*digits, CONFIG, seed=0)
+    accuracies, _ = linear_probe(*digits, CONFIG, seed=0)
     assert 0.90 < accuracies["linear_top1"] < 0.97
     assert accuracies["linear_top1"] < accuracies["linear_top5"] <= 1
     assert accuracies["regularisation_c"] in CONFIG.regularisation_c
@@ -33,8 +36,8 @@ def test_real_images_are_classified_as_well_as_logistic_regression_is_known_to(d
 
 def test_the_test_labels_do_not_influence_the_chosen_regularisation(digits: tuple[np.ndarray, ...]) -> None:
     train, train_labels, test, test_labels = digits
-    honest = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
-    shuffled = linear_probe(train, train_labels, test, np.roll(test_labels, 1), CONFIG, seed=0)
+    honest, _ = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
+    shuffled, _ = linear_probe(train, train_labels, test, np.roll(test_labels, 1), CONFIG, seed=0)
     assert shuffled["regularisation_c"] == honest["regularisation_c"]
     assert shuffled["validation_top1"] == honest["validation_top1"]
     assert shuffled["linear_top1"] < 0.3
@@ -43,13 +46,54 @@ def test_the_test_labels_do_not_influence_the_chosen_regularisation(digits: tupl
 def test_random_features_give_chance() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(2000, 8)), generator.integers(0, 10, 2000)
-    accuracies = linear_probe(features[:1000], labels[:1000], features[1000:], labels[1000:], CONFIG, seed=0)
+    accuracies, _ = linear_probe(features[:1000], labels[:1000], features[1000:], labels[1000:], CONFIG, seed=0)
     assert accuracies["linear_top1"] == pytest.approx(0.1, abs=0.05)
     assert accuracies["linear_top5"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_same_seed_gives_the_same_numbers(digits: tuple[np.ndarray, ...]) -> None:
-    assert linear_probe(*digits, CONFIG, seed=1) == linear_probe(*digits, CONFIG, seed=1)
+    assert linear_probe(*digits, CONFIG, seed=1)[0] == linear_probe(*digits, CONFIG, seed=1)[0]
+
+
+@pytest.mark.parametrize("classes", [[3, 7], list(range(10))], ids=["two classes", "ten classes"])
+def test_the_classifier_that_is_kept_predicts_what_scikit_learn_does_from_standardised_features(
+    digits: tuple[np.ndarray, ...], classes: list[int], tmp_path: Path
+) -> None:
+    train, train_labels, test, test_labels = digits
+    train, train_labels = (part[np.isin(train_labels, classes)] for part in (train, train_labels))
+    test, test_labels = (part[np.isin(test_labels, classes)] for part in (test, test_labels))
+    accuracies, classifier = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
+    save_classifier(classifier, tmp_path / "classifier.safetensors")
+    predicted = load_classifier(tmp_path / "classifier.safetensors").predict(test)
+    scaler = StandardScaler().fit(train)
+    regression = LogisticRegression(C=accuracies["regularisation_c"], max_iter=CONFIG.max_iterations)
+    regression.fit(scaler.transform(train), train_labels)
+    np.testing.assert_array_equal(predicted, regression.predict(scaler.transform(test)))
+    assert set(predicted) == set(classes)
+    assert np.mean(predicted == test_labels) == accuracies["linear_top1"]
+
+
+def test_equal_classifiers_are_written_as_equal_bytes(digits: tuple[np.ndarray, ...], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_classifier(linear_probe(*digits, CONFIG, seed=0)[1], tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda path: None, "no classifier; evaluate the run first"),
+        (lambda path: path.write_bytes(b"\x08"), "damaged"),
+        (lambda path: save_classifier(None, path), "holds no classifier"),
+        (lambda path: save_features({"weight": torch.zeros(2, 3)}, path), "holds no classifier"),
+    ],
+    ids=["missing", "damaged", "of a diverged run", "without its bias"],
+)
+def test_a_file_without_a_classifier_is_named(tmp_path: Path, prepare: Callable[[Path], None], said: str) -> None:
+    path = tmp_path / "classifier.safetensors"
+    prepare(path)
+    with pytest.raises(InputError, match=rf"classifier\.safetensors: {said}"):
+        load_classifier(path)
 
 
 def test_a_class_too_small_to_be_split_is_refused(digits: tuple[np.ndarray, ...]) -> None:
@@ -71,10 +115,13 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
         "test_label": torch.tensor(test_labels),
     }
     save_features(features, tmp_path / "features.safetensors")
-    evaluate(tmp_path / "features.safetensors", CONFIG, 0, 1, tmp_path / "evaluation.json")
+    outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
+    evaluate(tmp_path / "features.safetensors", CONFIG, 0, 1, *outputs)
     accuracies = json.loads((tmp_path / "evaluation.json").read_text())
     assert accuracies["linear_top1"] > 0.9
     assert accuracies["knn_top1"] > 0.9
+    predicted = load_classifier(outputs[1]).predict(test)
+    assert accuracies["linear_top1"] == pytest.approx(np.mean(predicted == test_labels), abs=1 / len(test))
 
 
 def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(

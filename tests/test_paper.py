@@ -120,6 +120,26 @@ def test_no_float_changes_on_its_way_through_the_csv(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_points(tmp_path / "points.csv")["value"], values)
 
 
+@pytest.mark.parametrize("name", ["fig_tiny", "table_tiny"])
+def test_a_script_may_be_left_without_points_if_it_says_what_to_show_then(folder: Path, name: str) -> None:
+    script, results = folder / f"{name}.py", write_results(folder / "results.parquet", value=-1.0)
+    with pytest.raises(InputError, match="nothing to show"):
+        rederive(script, results)
+    script.write_text(script.read_text().replace("METRICS", 'NOTHING = "nobody came"\nMETRICS'))
+    csv, shown, *_ = render(script, results, folder)
+    assert csv.read_text() == "loss,value,runs\n"
+    target = load_target(script)
+    if target.draw:
+        assert shown.read_bytes().startswith(b"\x89PNG")
+        (text,) = target.draw(read_points(csv)).axes[0].texts
+        assert text.get_text() == "nobody came"
+    else:
+        assert "| nobody came |" in shown.read_text()
+    write_results(results)
+    assert "nobody came" not in render(script, results, folder)[1].read_text(errors="ignore")
+    assert len(rederive(script, results)) == 1
+
+
 def test_title_and_caption_come_from_the_docstring(folder: Path) -> None:
     target = load_target(folder / "fig_tiny.py")
     assert (target.name, target.title, target.caption) == ("fig_tiny", "A figure", "What it shows.")

@@ -7,6 +7,7 @@ import pytest
 
 from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.data.corruption import SEVERITIES
 from dhel_kcl.layout import Layout
 
 RUN = "digits-kcl_gaussian-t2-gamma16-bs128-seed0"
@@ -21,7 +22,7 @@ def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: Experime
     assert set(results["run"]) == set(tiny_config.runs)
     metrics = {
         *("linear_top1", "linear_top5", "validation_top1", "regularisation_c", "knn_top1"),
-        *("augmented_top1", "augmented_top5", "diverged", "gradient_norm", "waiting_for_data"),
+        *("augmented_top1", "augmented_top5", "corrupted_top1", "diverged", "gradient_norm", "waiting_for_data"),
         *("training_knn_top1", "training_effective_rank"),
         *("alignment", "uniformity", "wasserstein_uniformity", "rank", "effective_rank", "embedding_dim"),
         *("singular_value", "similarity_density"),
@@ -30,7 +31,7 @@ def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: Experime
     for _, rows in results.groupby("run"):
         assert set(rows["metric"]) == metrics
     assert not results["value"].isna().any()
-    keys = ["run", "metric", "representation", "x"]
+    keys = ["run", "metric", "representation", "corruption", "x"]
     assert not results.duplicated(keys).any()
 
 
@@ -49,10 +50,24 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
 
 def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> None:
     curves = {"singular_value", "similarity_density", "images_per_second", "waiting_for_data", "learning_rate"}
-    curves |= {"gradient_norm", "diverged"}  # the latter's position is the step at which training ended
+    curves |= {
+        "gradient_norm",
+        "diverged",
+        "corrupted_top1",
+    }  # the latter's position is the step at which training ended
     is_curve = results["metric"].isin(curves) | results["metric"].str.startswith("training_")
     assert results.loc[is_curve, "x"].notna().all()
     assert results.loc[~is_curve, "x"].isna().all()
+
+
+def test_each_corruption_is_measured_from_the_clean_images_on(results: pd.DataFrame) -> None:
+    of_run = results[results["run"] == RUN].set_index("metric")
+    corrupted = of_run.loc["corrupted_top1"]
+    assert {*corrupted["corruption"]} == {*SEVERITIES}
+    for _, rows in corrupted.groupby("corruption"):
+        assert rows["x"].tolist() == [0, 1, 2, 3, 4, 5]
+        assert rows["value"].iloc[0] == pytest.approx(of_run.loc["linear_top1", "value"], abs=1 / 360)
+    assert (of_run.drop("corrupted_top1")["corruption"] == "").all()
 
 
 def test_the_csv_holds_the_same_table(results: pd.DataFrame, layout: Layout) -> None:

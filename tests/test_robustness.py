@@ -26,6 +26,7 @@ def results(accuracy: dict[float, dict[int, float]] = ACCURACY, seeds: tuple[int
             "seed": seed,
             "metric": "linear_top1",
             "representation": "h",
+            "corruption": "",
             "x": math.nan,
             "value": value + (0.01 if seed else -0.01) * (len(seeds) > 1),
         }
@@ -116,6 +117,16 @@ def test_seed_means_count_and_spread() -> None:
     assert first["n"] == 2
     assert first["std"] == pytest.approx(0.02 / math.sqrt(2))
     assert first["runs"] == "t0.1-b32-s0;t0.1-b32-s1"
+
+
+def test_values_that_the_keys_do_not_tell_apart_are_not_averaged() -> None:
+    table = results().assign(metric="corrupted_top1", x=1.0)
+    both = pd.concat([table.assign(corruption="contrast"), table.assign(corruption="jpeg", value=0.1)])
+    with pytest.raises(ValueError, match="several values under the same dataset, loss"):
+        seed_means(metric_rows(both, "corrupted_top1"), ["x"])
+    means = seed_means(metric_rows(both, "corrupted_top1"), ["corruption", "x"])
+    assert len(means) == 2 * len(seed_means(table))
+    assert set(means.loc[means["corruption"] == "jpeg", "mean"]) == {0.1}
 
 
 def test_join_runs_flattens_sorts_and_removes_repeats() -> None:

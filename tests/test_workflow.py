@@ -159,9 +159,9 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     encoder.write_bytes(kept[:1000])
     later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
     later += [LAYOUT.evaluation(other)]
-    # Without the other job that reads the encoder: when two fail at once, Snakemake does not go on with the others.
+    # Without the other jobs that read the encoder: when two fail at once, Snakemake does not go on with the others.
     values = yaml.safe_load(TINY.read_text())
-    values["evaluation"]["augmented_images"] = False
+    values["evaluation"] |= {"augmented_images": False, "corruptions": False}
     config = copy_of_finished / "cached_features_only.yaml"
     config.write_text(yaml.safe_dump(values))
     later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
@@ -178,6 +178,9 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     mended = snakemake(cwd=copy_of_finished, config=config)
     assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr[-2000:]
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
+    for product in (LAYOUT.report, LAYOUT.tables / "table_corruptions.md"):
+        said = (copy_of_finished / product).read_text()
+        assert "no run was evaluated on corrupted images" in said, "where the optional stage was not asked for"
 
 
 def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: Path, tmp_path: Path) -> None:
@@ -193,8 +196,9 @@ def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: 
     diverged, finished = ("digits-dhel-temperature0.3-bs256-seed0", "digits-dhel-temperature0.3-bs128-seed0")
     rows = results[results["metric"] == "diverged"].set_index("run")["value"]
     assert rows.to_dict() == {diverged: 1, finished: 0}
-    assert "linear_top1" not in set(results.loc[results["run"] == diverged, "metric"])
-    assert "linear_top1" in set(results.loc[results["run"] == finished, "metric"])
+    for metric in ("linear_top1", "corrupted_top1"):
+        assert metric not in set(results.loc[results["run"] == diverged, "metric"])
+        assert metric in set(results.loc[results["run"] == finished, "metric"])
     table = pd.read_csv(workspace / LAYOUT.tables / "table_robustness.csv")
     assert (table["diverged"] == 1).all()
 

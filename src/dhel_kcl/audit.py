@@ -159,6 +159,8 @@ def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path
             require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
         if "augmented_probe" in measuring:
             require(layout.augmented_probe(run.id), layout.encoder(run.id), *betons)
+        if "corruptions" in measuring:
+            require(layout.corruptions(run.id), layout.encoder(run.id), layout.classifier(run.id), *betons)
         for training in (layout.outcome(run.id), layout.training_log(run.id)):
             require(training, layout.beton(run.dataset.name, data.pretrain_split))
     require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))

@@ -189,17 +189,11 @@ def evaluate(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.linear_probe import evaluate as probe
 
-    seed = config.run(run).seed
+    seed, outputs = config.run(run).seed, (layout.evaluation(run), layout.classifier(run))
     with _record_run(
-        layout,
-        config,
-        "evaluate",
-        run,
-        inputs=[layout.features(run)],
-        outputs=[layout.evaluation(run)],
-        seeds={"run": seed},
+        layout, config, "evaluate", run, inputs=[layout.features(run)], outputs=outputs, seeds={"run": seed}
     ):
-        probe(layout.features(run), config.evaluation, seed, config.compute.threads, layout.evaluation(run))
+        probe(layout.features(run), config.evaluation, seed, config.compute.threads, *outputs)
 
 
 @app.command()
@@ -213,6 +207,28 @@ def augmented_probe(experiment: Experiment, run: RunId) -> None:
     output = layout.augmented_probe(run)
     with _record_of_frozen_encoder(layout, config, "augmented_probe", run, output) as betons:
         probe(chosen, config.compute, layout.encoder(run), layout.outcome(run), betons, output)
+
+
+@app.command()
+def corruptions(experiment: Experiment, run: RunId) -> None:
+    """Accuracy of one run's linear classifier on corrupted test images."""
+    layout, config = _open(experiment)
+    chosen = config.run(run)
+    _claim_gpus(config)
+    from dhel_kcl.corruptions import evaluate as classify
+
+    encoder, outcome, classifier = layout.encoder(run), layout.outcome(run), layout.classifier(run)
+    test, output = layout.beton(chosen.dataset.name, "test"), layout.corruptions(run)
+    with _record_run(
+        layout,
+        config,
+        "corruptions",
+        run,
+        inputs=[encoder, outcome, classifier, test],
+        outputs=[output],
+        seeds={"run": chosen.seed},
+    ):
+        classify(chosen, config.compute, encoder, outcome, classifier, test, output)
 
 
 @app.command()

@@ -250,7 +250,7 @@ class EvaluationConfig(_Strict):
     """Linear evaluation on cached features: the grid of inverse regularisation strengths, and k-NN.
 
     `validation_fraction` of the training set chooses the strength; the classifier is then refitted on all of it.
-    `augmented_images` adds the other protocol, each data set's `probe`.
+    `augmented_images` adds the other protocol, each data set's `probe`; `corruptions` adds corrupted test images.
     """
 
     regularisation_c: OneOrMore = [0.01, 0.1, 1.0, 10.0, 100.0]
@@ -258,6 +258,7 @@ class EvaluationConfig(_Strict):
     max_iterations: PositiveInt = 200
     neighbours: PositiveInt = 20
     augmented_images: bool = False
+    corruptions: bool = False
 
 
 class MonitorConfig(_Strict):

@@ -48,6 +48,10 @@ class Layout:
         """Linear-probe and k-NN accuracies."""
         return self.run(run) / "evaluation.json"
 
+    def classifier(self, run: str) -> Path:
+        """The linear classifier that the linear evaluation fitted."""
+        return self.run(run) / "classifier.safetensors"
+
     def representation(self, run: str) -> Path:
         """Metrics of the representation."""
         return self.run(run) / "representation.json"
@@ -55,6 +59,10 @@ class Layout:
     def augmented_probe(self, run: str) -> Path:
         """Linear-probe accuracies of the protocol with augmented images."""
         return self.run(run) / "augmented_probe.json"
+
+    def corruptions(self, run: str) -> Path:
+        """Accuracies of the linear classifier on corrupted test images."""
+        return self.run(run) / "corruptions.json"
 
     def measurements(self, run: str, stages: Sequence[str]) -> list[Path]:
         """The files that hold everything that some stages measured on one run."""
@@ -65,6 +73,7 @@ class Layout:
             "pretrain": (self.outcome, self.training_log, self.throughput),
             "evaluate": (self.evaluation,),
             "augmented_probe": (self.augmented_probe,),
+            "corruptions": (self.corruptions,),
             "analyse": (self.representation,),
         }
 

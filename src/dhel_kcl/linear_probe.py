@@ -3,11 +3,15 @@
 The classifier sees cached features only; no gradient can reach the encoder.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.model_selection import train_test_split
@@ -15,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from dhel_kcl.artifacts import write_json
+from dhel_kcl.artifacts import atomic_path, write_json
 from dhel_kcl.config import EvaluationConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import load_features
@@ -25,9 +29,53 @@ from dhel_kcl.seeding import derive_seed
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A fitted classifier of features as they are: their standardisation is folded into the weights.
+
+    Attributes:
+        weight: ``(C, dim)``.
+        bias: ``(C,)``.
+        classes: the label of each of the C scores.
+    """
+
+    weight: Array
+    bias: Array
+    classes: Array
+
+    def predict(self, features: Array) -> Array:
+        """Labels ``(N,)`` of features ``(N, dim)``."""
+        predicted: Array = self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+        return predicted
+
+
+def save_classifier(classifier: LinearClassifier | None, path: Path) -> None:
+    """Write a classifier, or that there is none, as safetensors, atomically."""
+    # safetensors writes the memory of an array, whatever the order of its axes there.
+    arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(serialize(arrays))
+
+
+def load_classifier(path: Path) -> LinearClassifier:
+    """Read a classifier written by `save_classifier`.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds no classifier.
+    """
+    try:
+        return LinearClassifier(**load_file(path))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no classifier; evaluate the run first") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); delete it and evaluate the run again") from error
+    except TypeError as error:
+        raise InputError(f"{path}: holds no classifier; delete it and evaluate the run again") from error
+
+
 def linear_probe(
     train: Array, train_labels: Array, test: Array, test_labels: Array, config: EvaluationConfig, seed: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], LinearClassifier]:
     """Multinomial logistic regression on standardised features.
 
     The inverse regularisation strength is the one with the best top-1 accuracy on a stratified
@@ -43,7 +91,8 @@ def linear_probe(
         seed: seed of the validation split.
 
     Returns:
-        ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1], and the chosen ``regularisation_c``.
+        ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1], and the chosen ``regularisation_c``;
+        and the classifier.
 
     Raises:
         InputError: there are fewer than two classes, or a class is too small to be split.
@@ -71,20 +120,34 @@ def linear_probe(
     top5 = 1.0
     if len(classes) > 5:
         top5 = float(top_k_accuracy_score(test_labels, scores, k=5, labels=classes))
-    return {
+    measured = {
         "linear_top1": float(np.mean(classes[scores.argmax(axis=1)] == test_labels)),
         "linear_top5": top5,
         "validation_top1": accuracies[best],
         "regularisation_c": best,
     }
+    return measured, _folded(classifier)
 
 
 def _classifier(c: float, config: EvaluationConfig) -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iterations))
 
 
-def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path) -> None:
-    """Evaluate the backbone features of one run and write the accuracies as JSON; of a diverged run, none.
+def _folded(classifier: Pipeline) -> LinearClassifier:
+    scaler, regression = classifier[0], classifier[-1]
+    coefficients, intercept = regression.coef_, regression.intercept_
+    if len(coefficients) == 1:  # of two classes scikit-learn keeps the second's score, relative to the first's
+        coefficients, intercept = np.vstack([0 * coefficients, coefficients]), np.append(0, intercept)
+    weight = coefficients / scaler.scale_
+    return LinearClassifier(weight, intercept - weight @ scaler.mean_, regression.classes_)
+
+
+def evaluate(
+    features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path, classifier_path: Path
+) -> None:
+    """Evaluate the backbone features of one run; write the accuracies as JSON, and the classifier.
+
+    Of a diverged run there are no accuracies, and the classifier's file holds nothing.
 
     Raises:
         InputError: the features are missing, damaged or cannot be evaluated.
@@ -92,14 +155,16 @@ def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: 
     features = {name: tensor.numpy() for name, tensor in load_features(features_path).items()}
     if not features:
         write_json(output, {})
+        save_classifier(None, classifier_path)
         return
     train, train_labels = features["train_h"], features["train_label"]
     test, test_labels = features["test_h"], features["test_label"]
     with threadpool_limits(threads):
-        accuracies = linear_probe(train, train_labels, test, test_labels, config, seed)
+        accuracies, classifier = linear_probe(train, train_labels, test, test_labels, config, seed)
         neighbours = min(config.neighbours, len(train))
         try:
             accuracies["knn_top1"] = knn_accuracy(train, train_labels, test, test_labels, k=neighbours)
         except ValueError as error:
             raise InputError(f"{features_path}: k-NN needs features that point somewhere: {error}") from error
+    save_classifier(classifier, classifier_path)
     write_json(output, accuracies)

@@ -2,10 +2,10 @@
 
 A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
 the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
-`layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; a figure that
-can be drawn of a run that is still training has `live_points(rows)` too. The first line of its docstring is the
-title, the rest is the caption. It reads one tidy table, the results, or another key of `COLUMNS` that it names as
-`TABLE`.
+`layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; if that may leave
+it without points, `NOTHING` is the sentence that it then shows. A figure that can be drawn of a run that is still
+training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
+one tidy table, the results, or another key of `COLUMNS` that it names as `TABLE`.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import matplotlib as mpl
 import pandas as pd
@@ -25,7 +26,7 @@ from dhel_kcl.errors import InputError
 RESULT_COLUMNS = [
     *["run", "dataset", "backbone", "width", "epochs", "train_images"],
     *["loss", "temperature", "t", "c", "gamma", "learning_rate", "batch_size", "seed"],
-    *["metric", "representation", "x", "value", "source", "source_sha256"],
+    *["metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
 ]
 THEORY_COLUMNS = [
     *["run", "check", "loss", "temperature", "t", "c", "gamma"],
@@ -33,6 +34,9 @@ THEORY_COLUMNS = [
 ]
 COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
 """Columns of each tidy table."""
+
+_T = TypeVar("_T")
+_Show = Callable[[pd.DataFrame], _T]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Target:
     table: str
     metrics: tuple[str, ...]
     optional_metrics: tuple[str, ...]
+    nothing: str | None
     points: Callable[[pd.DataFrame], pd.DataFrame]
     live_points: Callable[[pd.DataFrame], pd.DataFrame] | None
     draw: Callable[[pd.DataFrame], Figure] | None
@@ -74,6 +79,7 @@ def load_target(script: Path) -> Target:
         missing.append(f"TABLE as one of {', '.join(COLUMNS)}")
     if missing:
         raise InputError(f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper.py for the contract")
+    nothing = getattr(module, "NOTHING", None)
     title, _, caption = str(module.__doc__).strip().partition("\n")
     return Target(
         name=script.stem,
@@ -82,11 +88,26 @@ def load_target(script: Path) -> Target:
         table=table,
         metrics=tuple(module.METRICS),
         optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
+        nothing=nothing,
         points=module.points,
         live_points=getattr(module, "live_points", None),
-        draw=draw,
-        layout=layout,
+        draw=_or_nothing(draw, nothing, _panel_that_says),
+        layout=_or_nothing(layout, nothing, lambda sentence: pd.DataFrame({"": [sentence]})),
     )
+
+
+def _or_nothing(show: _Show[_T] | None, nothing: str | None, say: Callable[[str], _T]) -> _Show[_T] | None:
+    """Have `show` say so where there are no points and the script allows for that."""
+    if show is None or nothing is None:
+        return show
+    return lambda points: say(nothing) if points.empty else show(points)
+
+
+def _panel_that_says(sentence: str) -> Figure:
+    figure = Figure(figsize=(3.25, 1))
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, sentence, ha="center", va="center", family="STIXGeneral", size=8)
+    return figure
 
 
 def _import(script: Path) -> ModuleType:
@@ -140,7 +161,7 @@ def _points(target: Target, results: Path) -> pd.DataFrame:
     if absent:
         raise InputError(f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
     points = target.points(rows)
-    if points.empty:
+    if points.empty and target.nothing is None:
         raise InputError(
             f"{results}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
             "check that training did not diverge"

@@ -27,7 +27,7 @@ _TRAINING_METRICS = {
 """Columns of a training log: the metric, and the representation that it is measured on."""
 
 _THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
-_COLUMNS = ("metric", "representation", "x", "value")
+_COLUMNS = ("metric", "representation", "corruption", "x", "value")
 
 Measurement = dict[str, Any]
 
@@ -38,9 +38,10 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     Returns:
         Columns: the run's keys (``run``, ``dataset``, ``backbone``, ``width``, ``epochs``,
         ``train_images``, ``loss``, ``temperature``, ``t``, ``c``, ``gamma``, ``learning_rate``,
-        ``batch_size``, ``seed``); ``metric``, ``representation`` (``h``, ``z`` or empty); ``x``, the
-        position on a curve (NaN for a scalar); ``value``; ``source``, the file that holds the value,
-        relative to the experiment's folder; and its ``source_sha256``.
+        ``batch_size``, ``seed``); ``metric``, ``representation`` (``h``, ``z`` or empty); ``corruption``
+        (of the test images, or empty); ``x``, the position on a curve (NaN for a scalar); ``value``;
+        ``source``, the file that holds the value, relative to the experiment's folder; and its
+        ``source_sha256``.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -78,7 +79,7 @@ def write_results(table: pd.DataFrame, parquet: Path) -> None:
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
-    """Every value in one run's file of measurements, as (metric, representation, x, value)."""
+    """Every value in one run's file of measurements, as (metric, representation, corruption, x, value)."""
     match source.name:
         case "outcome.json":
             outcome = read_json(source)
@@ -87,6 +88,10 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
         case "evaluation.json" | "augmented_probe.json":
             for metric, value in read_json(source).items():
                 yield _measurement(metric, "h", math.nan, value)
+        case "corruptions.json":
+            for corruption, accuracies in read_json(source).items():
+                for severity, value in enumerate(accuracies):
+                    yield _measurement("corrupted_top1", "h", severity, value, corruption)
         case "representation.json":
             for representation, content in read_json(source).items():
                 for metric, value in content["scalars"].items():
@@ -109,8 +114,9 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
             raise ValueError(f"{source}: not a file of measurements")
 
 
-def _measurement(metric: str, representation: str, x: float, value: float) -> Measurement:
-    return {"metric": metric, "representation": representation, "x": float(x), "value": float(value)}
+def _measurement(metric: str, representation: str, x: float, value: float, corruption: str = "") -> Measurement:
+    named = {"metric": metric, "representation": representation, "corruption": corruption}
+    return {**named, "x": float(x), "value": float(value)}
 
 
 def _run_keys(run: Run, train_images: int) -> dict[str, Any]:

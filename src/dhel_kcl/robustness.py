@@ -16,7 +16,7 @@ def metric_rows(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     """The rows of `metrics` that have a finite value, in an order that does not depend on that of `results`."""
     finite = results["value"].notna() & (results["value"].abs() != float("inf"))
     rows = results[results["metric"].isin(metrics) & finite]
-    return rows.sort_values(["metric", "representation", "run", "x"], ignore_index=True)
+    return rows.sort_values(["metric", "representation", "corruption", "run", "x"], ignore_index=True)
 
 
 def join_runs(runs: pd.Series) -> str:
@@ -33,8 +33,14 @@ def seed_means(rows: pd.DataFrame, extra_keys: list[str] | None = None) -> pd.Da
 
     Returns:
         One row per key, sorted: the keys, `mean`, `std` (ddof 1, NaN for one seed), `n` seeds, `runs`.
+
+    Raises:
+        ValueError: a run has several values under one key, so that averaging would mix them.
     """
-    groups = rows.groupby([*CONFIGURATION, *(extra_keys or [])], dropna=False)
+    keys = [*CONFIGURATION, *(extra_keys or [])]
+    if rows.duplicated([*keys, "run"]).any():
+        raise ValueError(f"runs have several values under the same {', '.join(keys)}; name what tells them apart")
+    groups = rows.groupby(keys, dropna=False)
     return groups.agg(
         mean=("value", "mean"), std=("value", "std"), n=("value", "count"), runs=("run", join_runs)
     ).reset_index()

@@ -16,6 +16,7 @@ MODULES = {
     "features": "dhel_kcl.features",
     "evaluate": "dhel_kcl.linear_probe",
     "augmented_probe": "dhel_kcl.augmented_probe",
+    "corruptions": "dhel_kcl.corruptions",
     "analyse": "dhel_kcl.representation",
     "collect": "dhel_kcl.results",
     "theory": "dhel_kcl.theory.verification",
@@ -25,7 +26,7 @@ MODULES = {
 }
 """The module that a stage runs."""
 
-RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "analyse")
+RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruptions", "analyse")
 """Stages with one job for each run, in order; `run_stages` gives those of an experiment."""
 
 FIGURES = (
@@ -36,10 +37,18 @@ FIGURES = (
     "fig_similarity",
     "fig_alignment_uniformity",
     "fig_training",
+    "fig_corruptions",
     "fig_minimisers",
     "fig_minibatch_asymptotic",
 )
-TABLES = ("table_linear_accuracy", "table_robustness", "table_representation", "table_published", "table_theory")
+TABLES = (
+    "table_linear_accuracy",
+    "table_robustness",
+    "table_corruptions",
+    "table_representation",
+    "table_published",
+    "table_theory",
+)
 TARGETS = (*FIGURES, *TABLES)
 """Every figure and table; each is a script of that name in `paper_figures/`."""
 
@@ -55,7 +64,8 @@ _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
 
 def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
     """The stages that each run of an experiment goes through."""
-    return tuple(stage for stage in RUN_STAGES if stage != "augmented_probe" or config.evaluation.augmented_images)
+    asked = {"augmented_probe": config.evaluation.augmented_images, "corruptions": config.evaluation.corruptions}
+    return tuple(stage for stage in RUN_STAGES if asked.get(stage, True))
 
 
 def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
@@ -87,12 +97,14 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
                 views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
                 return {**views, "seed": run.seed, "threads": threads, **device}
             case "evaluate":
-                values = config.evaluation.model_dump(mode="json", exclude={"augmented_images"})
+                values = config.evaluation.model_dump(mode="json", exclude={"augmented_images", "corruptions"})
                 return {**values, "threads": threads, "seed": run.seed}
             case "augmented_probe":
                 values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
                 probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
                 return {**values, **probe, "threads": threads, **device}
+            case "corruptions":
+                return {"image_size": run.dataset.image_size, "seed": run.seed, "threads": threads, **device}
             case "analyse":
                 return {**config.analysis.model_dump(mode="json"), "threads": threads}
     if stage == "collect":

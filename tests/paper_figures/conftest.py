@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dhel_kcl.data.corruption import SEVERITIES
 from dhel_kcl.paper import RESULT_COLUMNS, THEORY_COLUMNS
 
 SCRIPTS = Path(__file__).parent.parent.parent / "paper_figures"
@@ -52,11 +53,10 @@ class ResultsBuilder:
             "seed": seed,
         }
 
-        def add(metric: str, value: float, representation: str = "", x: float = math.nan) -> None:
+        def add(metric: str, value: float, representation: str = "", x: float = math.nan, corruption: str = "") -> None:
             source = {"source": f"results/{run['run']}/{metric}.json", "source_sha256": "0" * 64}
-            self.rows.append(
-                {**run, "metric": metric, "representation": representation, "x": x, "value": value, **source}
-            )
+            place = {"representation": representation, "corruption": corruption, "x": x}
+            self.rows.append({**run, "metric": metric, **place, "value": value, **source})
 
         return add
 
@@ -127,6 +127,8 @@ def _evaluate(
     add("linear_top1", accuracy, "h")
     add("linear_top5", 0.5 + accuracy / 2, "h")
     add("knn_top1", accuracy - 0.03, "h")
+    for corruption, severity in itertools.product(SEVERITIES, range(6)):
+        add("corrupted_top1", accuracy - 0.01 * len(corruption) / 4 * severity, "h", severity, corruption)
 
 
 def _analyse(

@@ -18,9 +18,17 @@ from dhel_kcl.report import write_report
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
-    *["fig_alignment_uniformity", "fig_batch_size", "fig_effective_rank", "fig_minibatch_asymptotic"],
+    *["fig_alignment_uniformity", "fig_batch_size", "fig_corruptions", "fig_effective_rank"],
+    *["fig_minibatch_asymptotic"],
     *["fig_minimisers", "fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
-    *["table_linear_accuracy", "table_published", "table_representation", "table_robustness", "table_theory"],
+    *[
+        "table_corruptions",
+        "table_linear_accuracy",
+        "table_published",
+        "table_representation",
+        "table_robustness",
+        "table_theory",
+    ],
 ]
 FIGURES = [name for name in NAMES if name.startswith("fig_")]
 OF_THEORY = [name for name in NAMES if name in stages.THEORY_TARGETS]
@@ -106,6 +114,7 @@ def test_runs_are_runs_of_the_results(
     ("name", "panels", "lines"),
     [
         ("fig_batch_size", 2, 7),
+        ("fig_corruptions", 12, 7),
         ("fig_effective_rank", 4, 7),
         ("fig_spectrum", 4, 7),
         ("fig_similarity", 4, 8),
@@ -202,6 +211,23 @@ def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
     with pytest.raises(InputError, match=rf"no rows of .*, which {name} needs"):
         render(scripts / f"{name}.py", results, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["fig_corruptions", "table_corruptions"])
+def test_without_the_optional_stage_a_product_says_so_and_keeps_the_header_of_its_numbers(
+    rendered: Path, experiment: pd.DataFrame, scripts: Path, name: str, tmp_path: Path
+) -> None:
+    target, results = load_target(scripts / f"{name}.py"), tmp_path / "results.parquet"
+    experiment[~experiment["metric"].isin(target.optional_metrics)].to_parquet(results)
+    render(scripts / f"{name}.py", results, tmp_path)
+    written = read_points(tmp_path / f"{name}.csv")
+    assert written.empty
+    assert list(written) == list(read_points(rendered / f"{name}.csv"))
+    assert points_equal(written, rederive(scripts / f"{name}.py", results))
+    if target.draw:
+        assert [text.get_text() for text in target.draw(written).axes[0].texts] == [target.nothing]
+    else:
+        assert f"| {target.nothing} |" in (tmp_path / f"{name}.md").read_text()
 
 
 def test_the_report_shows_every_target(

@@ -225,6 +225,45 @@ def test_the_other_linear_evaluation_stands_beside_ours_where_it_ran(target: Any
     assert printed.iloc[-1, -1] == "0.900 (n=1)"
 
 
+@pytest.fixture
+def corrupted(builder: Any) -> pd.DataFrame:
+    """Validation prefers temperature 0.5; two seeds, two corruptions at severities 0 to 2."""
+    accuracies = {"contrast": (0.8, 0.6, 0.4), "jpeg": (0.8, 0.7, 0.7)}
+    for temperature, seed in ((0.5, 0), (0.5, 1), (0.1, 0)):
+        add = builder.run(seed=seed, temperature=temperature)
+        add("validation_top1", temperature)
+        for corruption, values in accuracies.items():
+            for severity, value in enumerate(values):
+                add("corrupted_top1", value * (1 - 0.1 * seed), "h", severity, corruption)
+    return builder.table()
+
+
+def test_corruptions_are_kept_apart_and_averaged_within_a_run_before_seeds(
+    target: Any, corrupted: pd.DataFrame
+) -> None:
+    points = target.fig_corruptions.points(corrupted).set_index(["corruption", "severity"])
+    assert len(points) == 3 * 3
+    assert set(points["runs"]) == {runs((0.5, 256))}
+    assert points.loc["contrast", "mean"].tolist() == pytest.approx([0.76, 0.57, 0.38])
+    assert points.loc["jpeg", "mean"].tolist() == pytest.approx([0.76, 0.665, 0.665])
+    assert points.loc["mean", "mean"].tolist() == pytest.approx([0.76, 0.95 * 0.65, 0.95 * 0.55])
+    assert points.loc[("mean", 1), "std"] == pytest.approx(0.065 / math.sqrt(2))
+
+
+def test_the_table_of_corruptions_averages_severities_and_compares_with_clean(
+    target: Any, corrupted: pd.DataFrame
+) -> None:
+    points = target.table_corruptions.points(corrupted)
+    means = points.set_index("measure")["mean"]
+    assert means.to_dict() == pytest.approx(
+        {"clean": 0.76, "contrast": 0.95 * 0.5, "jpeg": 0.95 * 0.7, "mean": 0.95 * 0.6, "relative_drop": 0.25}
+    )
+    printed = target.table_corruptions.layout(points).iloc[0]
+    assert printed[["Data set", "Loss", "Batch size"]].tolist() == ["CIFAR-10", "DHEL", "256"]
+    assert printed["Clean"] == "0.760 ± 0.057 (n=2)"
+    assert printed["Relative drop"] == "0.250 ± 0.000 (n=2)"
+
+
 def test_training_of_a_run_that_is_not_over_needs_no_validation(target: Any, builder: Any) -> None:
     add = builder.run(temperature=0.5)
     for epoch in (1, 2):

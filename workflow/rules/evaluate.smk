@@ -4,6 +4,7 @@ rule evaluate:
         features=layout.features("{run}"),
     output:
         evaluation=layout.evaluation("{run}"),
+        classifier=layout.classifier("{run}"),
         manifest=layout.run_manifest("evaluate", "{run}"),
     log:
         layout.log("evaluate", "{run}"),

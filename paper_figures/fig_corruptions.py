@@ -1,0 +1,43 @@
+"""Linear accuracy on corrupted test images.
+
+Top-1 accuracy (in [0, 1]) of linear evaluation on test images with one of five corruptions of CIFAR-10-C (Hendrycks &
+Dietterich, 2019), against its severity; 0 is the clean image, and "mean" is the mean over the five. Encoder and
+classifier have seen clean training images only, but for the jitter of brightness and contrast and the blur that the
+training augmentation may include. Each loss is shown at the hyperparameters and batch size with the highest accuracy on
+the validation split of the training set; the light band is one standard deviation over seeds.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import best_rows, with_mean_corruption
+from matplotlib.figure import Figure
+
+from dhel_kcl.robustness import CONFIGURATION, seed_means
+
+METRICS = ("validation_top1",)
+OPTIONAL_METRICS = ("corrupted_top1",)
+NOTHING = "no run was evaluated on corrupted images"
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Seed means per data set, loss, corruption (`mean` among them) and severity."""
+    means = seed_means(with_mean_corruption(best_rows(results, "corrupted_top1")), ["corruption", "x"])
+    return means.rename(columns={"x": "severity"})[
+        [*CONFIGURATION, "corruption", "severity", "mean", "std", "n", "runs"]
+    ]
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per corruption, one line and band per loss."""
+    spread = points["std"].fillna(0)
+    points = points.assign(low=points["mean"] - spread, high=points["mean"] + spread)
+    figure, panels = style.facets(points, by="corruption", names=style.CORRUPTION_NAMES, share_y=True)
+    for panel in panels:
+        for look, part in style.losses_of(panel.points):
+            style.line_with_band(panel.axes, part["severity"], part, look)
+        panel.axes.set_xticks(sorted(set(panel.points["severity"])))
+    style.label(panels, "linear top-1 accuracy", "severity")
+    style.legend(figure, style.loss_handles(points))
+    return figure

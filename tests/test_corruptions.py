@@ -1,0 +1,170 @@
+"""The linear probe on corrupted test images: the evaluation's classifier, frozen, on what the loader reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dhel_kcl import stages
+from dhel_kcl.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.corruptions import corrupted_accuracies, evaluate
+from dhel_kcl.data.corruption import SEVERITIES, corrupt
+from dhel_kcl.data.loader import OneViewLoader
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+from dhel_kcl.linear_probe import LinearClassifier, linear_probe, save_classifier
+from dhel_kcl.models import Encoder, build_encoder, save_encoder
+
+RUN = "digits-dhel-temperature0.3-bs128-seed0"
+CONFIG = EvaluationConfig(regularisation_c=[0.1, 1.0])
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return build_encoder(EncoderConfig(width=0.0625, embedding_dim=16), seed=0).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def features(encoder: Encoder, digits_betons: dict[str, Path]) -> dict[str, np.ndarray]:
+    """Features and labels of both splits, in the order of `linear_probe`'s arguments."""
+    arrays = {}
+    for split, beton in digits_betons.items():
+        views, labels, _ = zip(*OneViewLoader(beton, batch_size=256, image_size=8), strict=True)
+        arrays[split] = torch.cat([encoder.backbone(view) for view in views]).numpy()
+        arrays[f"{split}_label"] = torch.cat(labels).numpy()
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def probe(features: dict[str, np.ndarray]) -> tuple[dict[str, float], LinearClassifier]:
+    arrays = (features[name] for name in ("train", "train_label", "test", "test_label"))
+    return linear_probe(*arrays, CONFIG, seed=0)
+
+
+def measure(encoder: Encoder, classifier: LinearClassifier, test: Path, **options: int) -> dict[str, list[float]]:
+    return corrupted_accuracies(encoder, classifier, test, **{"image_size": 8, "seed": 0, **options})
+
+
+@pytest.fixture(scope="module")
+def accuracies(
+    encoder: Encoder, probe: tuple[dict[str, float], LinearClassifier], digits_betons: dict[str, Path]
+) -> dict[str, list[float]]:
+    return measure(encoder, probe[1], digits_betons["test"])
+
+
+def test_severity_0_is_the_clean_linear_accuracy(
+    accuracies: dict[str, list[float]], probe: tuple[dict[str, float], LinearClassifier]
+) -> None:
+    assert set(accuracies) == set(SEVERITIES)
+    for corruption, values in accuracies.items():
+        assert len(values) == 6
+        assert values[0] == pytest.approx(probe[0]["linear_top1"], abs=1e-12), corruption
+        assert values[0] > 0.5
+
+
+@pytest.mark.parametrize("corruption", SEVERITIES)
+def test_each_accuracy_is_that_of_scikit_learns_classifier_on_the_corrupted_images(
+    encoder: Encoder,
+    features: dict[str, np.ndarray],
+    probe: tuple[dict[str, float], LinearClassifier],
+    accuracies: dict[str, list[float]],
+    digits_betons: dict[str, Path],
+    corruption: str,
+) -> None:
+    regression = LogisticRegression(C=probe[0]["regularisation_c"], max_iter=CONFIG.max_iterations)
+    classifier = make_pipeline(StandardScaler(), regression).fit(features["train"], features["train_label"])
+    views, labels, indices = next(iter(OneViewLoader(digits_betons["test"], batch_size=360, image_size=8)))
+    images = np.rint(255 * views.permute(0, 2, 3, 1).numpy()).astype(np.uint8)
+    for severity in range(1, 6):
+        corrupted = corrupt(images, indices.numpy(), corruption, severity, seed=0) / np.float32(255)
+        h = encoder.backbone(torch.from_numpy(corrupted).permute(0, 3, 1, 2)).numpy()
+        expected = float(np.mean(classifier.predict(h) == labels.numpy()))
+        assert accuracies[corruption][severity] == pytest.approx(expected, abs=1 / 360)
+
+
+def test_corruption_costs_accuracy(accuracies: dict[str, list[float]]) -> None:
+    assert min(values[5] for values in accuracies.values()) < accuracies["jpeg"][0] - 0.1
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 2}, {"batch_size": 100}, {"batch_size": 7, "num_workers": 3}])
+def test_neither_workers_nor_batches_change_an_accuracy(
+    encoder: Encoder,
+    probe: tuple[dict[str, float], LinearClassifier],
+    accuracies: dict[str, list[float]],
+    digits_betons: dict[str, Path],
+    options: dict[str, int],
+) -> None:
+    assert measure(encoder, probe[1], digits_betons["test"], **options) == accuracies
+
+
+def test_the_encoder_is_left_as_it_is(
+    encoder: Encoder, probe: tuple[dict[str, float], LinearClassifier], digits_betons: dict[str, Path]
+) -> None:
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    measure(encoder.train(), probe[1], digits_betons["test"])
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.fixture
+def files(
+    encoder: Encoder, probe: tuple[dict[str, float], LinearClassifier], digits_betons: dict[str, Path], tmp_path: Path
+) -> dict[str, Path]:
+    names = {"encoder_path": "encoder.safetensors", "outcome": "outcome.json", "classifier_path": "c.safetensors"}
+    paths = {key: tmp_path / name for key, name in names.items()}
+    save_encoder(encoder, paths["encoder_path"])
+    paths["outcome"].write_text('{"status": "finished"}')
+    save_classifier(probe[1], paths["classifier_path"])
+    return {**paths, "test": digits_betons["test"], "output": tmp_path / "corruptions.json"}
+
+
+def run_stage(config: ExperimentConfig, files: dict[str, Path]) -> dict[str, list[float]]:
+    evaluate(config.run(RUN), ComputeConfig(device="cpu"), **files)
+    measured: dict[str, list[float]] = json.loads(files["output"].read_text())
+    return measured
+
+
+def test_the_stage_writes_every_accuracy(
+    tiny_config: ExperimentConfig, files: dict[str, Path], accuracies: dict[str, list[float]]
+) -> None:
+    assert run_stage(tiny_config, files) == accuracies
+
+
+def test_a_diverged_run_has_no_accuracy(tiny_config: ExperimentConfig, files: dict[str, Path]) -> None:
+    files["outcome"].write_text('{"status": "diverged"}')
+    save_classifier(None, files["classifier_path"])
+    assert run_stage(tiny_config, files) == {}
+
+
+@pytest.mark.parametrize(
+    ("classifier", "said"),
+    [
+        (None, "holds no classifier; delete it and evaluate the run again"),
+        (LinearClassifier(np.zeros((10, 7)), np.zeros(10), np.arange(10)), "not of the features of"),
+    ],
+    ids=["none", "another width"],
+)
+def test_a_classifier_that_cannot_be_used_is_named(
+    tiny_config: ExperimentConfig, files: dict[str, Path], classifier: LinearClassifier | None, said: str
+) -> None:
+    save_classifier(classifier, files["classifier_path"])
+    with pytest.raises(InputError, match=rf"c\.safetensors: {said}"):
+        run_stage(tiny_config, files)
+    assert not files["output"].exists()
+
+
+def test_asking_for_it_adds_its_jobs_and_outdates_no_other_job_of_a_run(tiny_config: ExperimentConfig) -> None:
+    without = tiny_config.model_copy(
+        update={"evaluation": tiny_config.evaluation.model_copy(update={"corruptions": False})}
+    )
+    assert set(stages.run_stages(tiny_config)) - set(stages.run_stages(without)) == {"corruptions"}
+    for stage in stages.run_stages(without):
+        assert stages.job_digest(without, stage, RUN) == stages.job_digest(tiny_config, stage, RUN)
+    layout = Layout(Path("results/tiny"))
+    assert layout.corruptions(RUN) in layout.measurements(RUN, stages.run_stages(tiny_config))
+    assert layout.corruptions(RUN) not in layout.measurements(RUN, stages.run_stages(without))
