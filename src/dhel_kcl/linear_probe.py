@@ -86,6 +86,8 @@ def _classifier(c: float, config: EvaluationConfig) -> Pipeline:
 def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path) -> None:
     """Evaluate the backbone features of one run and write the accuracies as JSON; of a diverged run, none.
 
+    Beside the accuracies stands ``test_images``, the number of images that they were measured on.
+
     Raises:
         InputError: the features are missing, damaged or cannot be evaluated.
     """
@@ -102,4 +104,4 @@ def evaluate(features_path: Path, config: EvaluationConfig, seed: int, threads: 
             accuracies["knn_top1"] = knn_accuracy(train, train_labels, test, test_labels, k=neighbours)
         except ValueError as error:
             raise InputError(f"{features_path}: k-NN needs features that point somewhere: {error}") from error
-    write_json(output, accuracies)
+    write_json(output, {**accuracies, "test_images": len(test)})

@@ -3,9 +3,10 @@
 A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
 the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
 `layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; a figure that
-can be drawn of a run that is still training has `live_points(rows)` too. The first line of its docstring is the
-title, the rest is the caption. It reads one tidy table, the results, or another key of `COLUMNS` that it names as
-`TABLE`.
+can be drawn of a run that is still training has `live_points(rows)` too. A script that may have nothing to show
+defines the sentence that says so, `NOTHING`: its points may be empty, but for their columns. The first line of its
+docstring is the title, the rest is the caption. It reads one tidy table, the results, or another key of `COLUMNS`
+that it names as `TABLE`.
 """
 
 import importlib.util
@@ -45,6 +46,7 @@ class Target:
     table: str
     metrics: tuple[str, ...]
     optional_metrics: tuple[str, ...]
+    nothing: str
     points: Callable[[pd.DataFrame], pd.DataFrame]
     live_points: Callable[[pd.DataFrame], pd.DataFrame] | None
     draw: Callable[[pd.DataFrame], Figure] | None
@@ -82,6 +84,7 @@ def load_target(script: Path) -> Target:
         table=table,
         metrics=tuple(module.METRICS),
         optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
+        nothing=getattr(module, "NOTHING", ""),
         points=module.points,
         live_points=getattr(module, "live_points", None),
         draw=draw,
@@ -140,7 +143,7 @@ def _points(target: Target, results: Path) -> pd.DataFrame:
     if absent:
         raise InputError(f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
     points = target.points(rows)
-    if points.empty:
+    if points.empty and not target.nothing:
         raise InputError(
             f"{results}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
             "check that training did not diverge"

@@ -38,8 +38,19 @@ FIGURES = (
     "fig_training",
     "fig_minimisers",
     "fig_minibatch_asymptotic",
+    "fig_heatmap",
+    "fig_robustness",
+    "fig_rank_accuracy",
+    "fig_rank_training",
 )
-TABLES = ("table_linear_accuracy", "table_robustness", "table_representation", "table_published", "table_theory")
+TABLES = (
+    "table_linear_accuracy",
+    "table_comparisons",
+    "table_robustness",
+    "table_representation",
+    "table_published",
+    "table_theory",
+)
 TARGETS = (*FIGURES, *TABLES)
 """Every figure and table; each is a script of that name in `paper_figures/`."""
 
@@ -118,7 +129,7 @@ def code_digest(stage: str) -> str:
 def script_digest(script: Path) -> str:
     """Digest of a figure or table script, what the scripts share, and the modules behind them."""
     shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in TARGETS)
-    modules = [code_digest("render"), source_digest("dhel_kcl.robustness")]
+    modules = [code_digest("render"), source_digest("dhel_kcl.robustness"), source_digest("dhel_kcl.statistics")]
     return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
 
 
