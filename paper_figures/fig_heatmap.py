@@ -48,7 +48,6 @@ def draw(points: pd.DataFrame) -> Figure:
     width = style.TEXT_WIDTH if len(datasets) > 1 else style.COLUMN_WIDTH
     figure = Figure((width, 1 + 0.13 * rows["y"].max()), layout="constrained")
     panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
-    notes: dict[str, Artist] = {}
     for axes, dataset in zip(panels, datasets, strict=True):
         cells = points[points["dataset"] == dataset].merge(rows, on=ROW)
         sizes = sorted(set(cells["batch_size"]))
@@ -62,19 +61,16 @@ def draw(points: pd.DataFrame) -> Figure:
             axes.text(sizes.index(x), y, text, ha="center", va="center", fontsize=5.5, color=colour)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set_yticks(rows["y"], [_setting(row) for _, row in rows.iterrows()])
-        axes.set(
-            xlim=(-0.5, len(sizes) - 0.5), ylim=(rows["y"].max() + 0.5, rows["y"].min() - 0.5), xlabel="batch size"
-        )
-        axes.set_title(style.DATASET_NAMES.get(dataset, dataset))
+        axes.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(rows["y"].max() + 0.5, rows["y"].min() - 0.5))
+        axes.set(title=style.DATASET_NAMES.get(dataset, dataset), xlabel="batch size")
         axes.tick_params(length=0, labelsize=6.5)
         if cells["n"].any():
             figure.colorbar(colours, ax=axes, orientation="horizontal", pad=0.01, aspect=25, format="{x:.3g}")
-        if (cells["n"] == 0).any():
-            notes["diverged"] = Patch(**HATCH, label="diverged")
-        if len(cells) < len(rows) * len(sizes):
-            notes["not run"] = Patch(facecolor="white", edgecolor="#888888", label="not run")
+    notes: list[Artist] = [Patch(**HATCH, label="diverged")] if (points["n"] == 0).any() else []
+    if len(points) < len(rows) * points.groupby("dataset")["batch_size"].nunique().sum():
+        notes.append(Patch(facecolor="white", edgecolor="#888888", label="not run"))
     if notes:
-        style.legend(figure, [*notes.values()])
+        style.legend(figure, notes)
     return figure
 
 

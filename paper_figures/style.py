@@ -216,7 +216,7 @@ def label(panels: list[Facet], y: str, x: str | None = None) -> None:
 
 def legend(figure: Figure, handles: list[Artist]) -> None:
     """Put the legend above the panels, where it covers no data."""
-    fits = 3 if figure.get_figwidth() <= COLUMN_WIDTH else 8
+    fits = 3 if figure.get_figwidth() <= COLUMN_WIDTH else 7
     lines = math.ceil(len(handles) / fits)
     figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
 

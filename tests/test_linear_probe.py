@@ -75,6 +75,7 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     accuracies = json.loads((tmp_path / "evaluation.json").read_text())
     assert accuracies["linear_top1"] > 0.9
     assert accuracies["knn_top1"] > 0.9
+    assert accuracies["test_images"] == len(test)
 
 
 def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(
