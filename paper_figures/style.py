@@ -18,6 +18,7 @@ COLUMN_WIDTH = 3.25
 TEXT_WIDTH = 6.75
 MAX_COLUMNS = 4
 MAX_PANEL_HEIGHT = 2.1
+MAX_MARKERS = 15
 
 RC: dict[Any, Any] = {
     "font.family": "STIXGeneral",
@@ -244,7 +245,8 @@ def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
 def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) -> None:
     """Draw `mean` as a line with markers over a light band from `low` to `high`."""
     axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.1, linewidth=0)
-    axes.plot(x, curve["mean"], color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+    (line,) = axes.plot(x, curve["mean"], color=look.colour, marker=look.marker)
+    line.set(markeredgecolor="white", markeredgewidth=0.4, markevery=math.ceil(len(curve) / MAX_MARKERS))
 
 
 def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
@@ -269,13 +271,15 @@ def draw_against_batch_size(figure: Figure, panels: list[Facet], y: str) -> Figu
     A thick light bar is the range over the settings, a thin error bar the spread over seeds. The losses stand side by
     side at each batch size.
     """
+    columns = 1 + max(panel.place[1] for panel in panels)
     for panel in panels:
         sizes = sorted(set(panel.points["batch_size"]))
+        bar = min(4, 30 / (len(sizes) * columns))
         losses = losses_of(panel.points)
         for place, (look, part) in enumerate(losses):
             curve = part.set_index("batch_size").reindex(sizes).reset_index()
             x = curve["batch_size"] * 2 ** (0.09 * (place - (len(losses) - 1) / 2))
-            panel.axes.vlines(x, curve["low"], curve["high"], color=look.colour, alpha=0.3, linewidth=4)
+            panel.axes.vlines(x, curve["low"], curve["high"], color=look.colour, alpha=0.3, linewidth=bar)
             panel.axes.errorbar(x, curve["mean"], curve["std"], fmt="none", ecolor=look.colour, elinewidth=0.8)
             (line,) = panel.axes.plot(x, curve["mean"], color=look.colour, marker=look.marker, linewidth=0.8)
             line.set(markeredgecolor="white", markeredgewidth=0.4)
