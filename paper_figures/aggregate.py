@@ -54,3 +54,25 @@ def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     line = means.merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION).drop(columns="runs")
     points = band.reset_index().merge(line, on=keys, how="left")
     return points[[*(column for column in points if column != "runs"), "runs"]]
+
+
+def runs_at_choice(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The runs at each loss's chosen hyperparameters; where nothing can be chosen, all runs of the loss.
+
+    Args:
+        results: the results that hold the metric, the validation accuracies and which runs `diverged`.
+        metric: a scalar metric with one representation.
+
+    Returns:
+        A row for each run: its configuration, `seed` and `run`, the metric's `value` (NaN if it has none), whether it
+        `diverged`, and how many seeds were `planned`: those of the data set.
+    """
+    runs = results[[*CONFIGURATION, "seed", "run"]].drop_duplicates("run").sort_values("run", ignore_index=True)
+    runs["planned"] = runs.groupby("dataset")["seed"].transform("nunique")
+    ended = metric_rows(results, "diverged")
+    runs["diverged"] = runs["run"].isin(ended.loc[ended["value"] == 1, "run"])
+    runs["value"] = runs["run"].map(metric_rows(results, metric).set_index("run")["value"])
+    choice = chosen(results, PER_BATCH_SIZE).assign(chosen=True)
+    runs = runs.merge(choice, on=CONFIGURATION, how="left")
+    decided = runs.groupby(PER_BATCH_SIZE)["chosen"].transform("any")
+    return runs[runs["chosen"].notna() | ~decided].drop(columns="chosen").reset_index(drop=True)

@@ -1,9 +1,10 @@
 """Linear accuracy against the batch size.
 
-Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the
-pretraining batch size. The line shows, at each batch size, the hyperparameters with the highest accuracy on the
-validation split of the training set; the light band is the range over all hyperparameters of the grid. A gap is a
-batch size at which no run has an accuracy.
+Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the pretraining
+batch size. The line shows, at each batch size, the hyperparameters with the highest accuracy on the validation split of
+the training set, with an error bar of one standard deviation over seeds (none for one seed). The thick light bar is the
+range of the seed means over all hyperparameters of the grid. The losses stand side by side at each batch size. A gap is
+a batch size at which no run has an accuracy.
 """
 
 import matplotlib as mpl
@@ -24,6 +25,6 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(style.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """One panel per data set, one line and band per loss."""
+    """One panel per data set, one line per loss."""
     figure, panels = style.facets(points)
     return style.draw_against_batch_size(figure, panels, "linear top-1 accuracy")

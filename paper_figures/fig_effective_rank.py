@@ -3,8 +3,9 @@
 Effective rank (RankMe: the exponential of the entropy of the normalised singular values of the embedding matrix) of
 the backbone's features h and of the projector's output z, averaged over seeds, against the pretraining batch size.
 The line shows, at each batch size, the hyperparameters with the highest accuracy on the validation split of the
-training set; the light band is the range over all hyperparameters of the grid. The effective rank is at most the
-dimension d named above each panel.
+training set, with an error bar of one standard deviation over seeds (none for one seed). The thick light bar is the
+range of the seed means over all hyperparameters of the grid. The losses stand side by side at each batch size. The
+effective rank is at most the dimension d named above each panel.
 """
 
 import matplotlib as mpl
@@ -33,7 +34,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(style.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one line and band per loss."""
+    """A column per data set, a row per representation, one line per loss."""
     figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
     for panel in panels:
         dimension = f"$d$ = {panel.points['embedding_dim'].max():g}"

@@ -2,7 +2,8 @@
 
 Base-10 logarithm of the singular values of the covariance of the embeddings, sorted, for the backbone's features h and
 the projector's output z (the plot of dimensional collapse of Jing et al., 2022). The values are averaged over seeds
-before the logarithm; a mean that is not positive is left out. Each loss is shown at the hyperparameters and batch size
+before the logarithm; a mean that is not positive is left out. The light band is one standard deviation over seeds
+around the mean (none for one seed, nor where it reaches 0). Each loss is shown at the hyperparameters and batch size
 with the highest accuracy on the validation split of the training set.
 """
 
@@ -32,6 +33,8 @@ def draw(points: pd.DataFrame) -> Figure:
     figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
     for panel in panels:
         for look, part in style.losses_of(panel.points):
+            low, high = (np.log10((part["mean"] + sign * part["std"]).where(lambda v: v > 0)) for sign in (-1, 1))
+            panel.axes.fill_between(part["index"], low, high, color=look.colour, alpha=0.15, linewidth=0)
             panel.axes.plot(part["index"], part["log10_mean"], color=look.colour, linestyle=look.dash)
         panel.axes.set_xlim(1, max(2, panel.points["index"].max()))
         style.whole_ticks(panel.axes)

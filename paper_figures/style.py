@@ -1,8 +1,9 @@
 """The look of every figure and table: one palette, one set of sizes, the names that readers see."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ COLUMN_WIDTH = 3.25
 TEXT_WIDTH = 6.75
 MAX_COLUMNS = 4
 MAX_PANEL_HEIGHT = 2.1
+MAX_MARKERS = 15
 
 RC: dict[Any, Any] = {
     "font.family": "STIXGeneral",
@@ -57,15 +59,15 @@ class Look:
     dash: LineStyleType
 
 
-# Paul Tol's colour-blind safe hues: cool for the InfoNCE family, warm for DHEL and KCL.
+# After Paul Tol's colour-blind safe hues: cool for the InfoNCE family, warm for DHEL and KCL.
 LOSSES = {
     "infonce": Look("InfoNCE", "#332288", "o", (0, (1, 1))),
     "ntxent": Look("NT-Xent", "#0077bb", "s", (0, (4, 1.5))),
     "dcl": Look("DCL", "#33bbee", "^", (0, (5, 1.5, 1, 1.5))),
     "dhel": Look("DHEL", "#cc3311", "D", "-"),
-    "kcl_gaussian": Look("KCL (gaussian)", "#ee7733", "v", "-"),
+    "kcl_gaussian": Look("KCL (gaussian)", "#ee8866", "v", "-"),
     "kcl_log": Look("KCL (log)", "#aa3377", "P", (0, (4, 1.5))),
-    "kcl_imq": Look("KCL (IMQ)", "#bb9900", "X", (0, (5, 1.5, 1, 1.5))),
+    "kcl_imq": Look("KCL (IMQ)", "#cca300", "X", (0, (5, 1.5, 1, 1.5))),
 }
 DATASET_NAMES = {
     "cifar10": "CIFAR-10",
@@ -114,12 +116,29 @@ def for_print(table: pd.DataFrame, names: dict[str, dict[str, str]]) -> pd.DataF
     return table.assign(**shown).reset_index(drop=True)
 
 
+def number(value: float, digits: int = 3, factor: float = 1) -> str:
+    """A number times a factor with so many digits after the point; empty for a missing value."""
+    return "" if pd.isna(value) else f"{factor * value:.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """``0.012``, ``<0.001``, or empty if nothing was tested."""
+    return "<0.001" if p < 0.001 else number(p)
+
+
+def interval(low: float, high: float, shown: Callable[[float], str] = number) -> str:
+    """``[0.869, 0.878]``, or empty if there is none."""
+    return "" if pd.isna(low) else f"[{shown(low)}, {shown(high)}]"
+
+
 def mean_and_spread(mean: float, std: float, n: float, digits: int = 3) -> str:
     """``0.873 ± 0.004 (n=3)``, without a spread for one seed, and empty for a missing value."""
-    if pd.isna(mean):
-        return ""
-    spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
-    return f"{mean:.{digits}f}{spread} (n={int(n)})"
+    return "" if pd.isna(mean) else f"{mean_and_std(mean, std, digits)} (n={int(n)})"
+
+
+def mean_and_std(mean: float, std: float, digits: int = 3) -> str:
+    """``0.873 ± 0.004``, without a spread for one seed."""
+    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,19 @@ def facets(
     return figure, panels
 
 
+def say(axes: Axes, sentence: str) -> None:
+    """Write why a panel is empty where its content would be."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, fill(sentence, 48), ha="center", va="center", transform=axes.transAxes)
+
+
+def empty_figure(sentence: str) -> Figure:
+    """A figure that has nothing to show, and says so."""
+    figure = Figure(figsize=(COLUMN_WIDTH, 0.8), layout="constrained")
+    say(figure.add_subplot(), sentence)
+    return figure
+
+
 def label(panels: list[Facet], y: str, x: str | None = None) -> None:
     """Name the axes: the vertical one once per line of panels, the horizontal one (unless None) below each column."""
     for panel in panels:
@@ -193,8 +225,9 @@ def label(panels: list[Facet], y: str, x: str | None = None) -> None:
 
 def legend(figure: Figure, handles: list[Artist]) -> None:
     """Put the legend above the panels, where it covers no data."""
-    fits = 3 if figure.get_figwidth() <= COLUMN_WIDTH else 8
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), fits))
+    fits = 3 if figure.get_figwidth() <= COLUMN_WIDTH else 7
+    lines = math.ceil(len(handles) / fits)
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
 
 
 def loss_handles(points: pd.DataFrame, markers: bool = True, lines: bool = True) -> list[Artist]:
@@ -220,7 +253,8 @@ def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
 def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) -> None:
     """Draw `mean` as a line with markers over a light band from `low` to `high`."""
     axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.1, linewidth=0)
-    axes.plot(x, curve["mean"], color=look.colour, marker=look.marker, markeredgecolor="white", markeredgewidth=0.4)
+    (line,) = axes.plot(x, curve["mean"], color=look.colour, marker=look.marker)
+    line.set(markeredgecolor="white", markeredgewidth=0.4, markevery=math.ceil(len(curve) / MAX_MARKERS))
 
 
 def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
@@ -240,13 +274,31 @@ def whole_ticks(axes: Axes) -> None:
 
 
 def draw_against_batch_size(figure: Figure, panels: list[Facet], y: str) -> Figure:
-    """Fill panels with one line and band per loss against the batch size; a missing batch size is a gap."""
+    """Fill panels with one line per loss against the batch size; a missing batch size is a gap.
+
+    A thick light bar is the range over the settings, a thin error bar the spread over seeds. The losses stand side by
+    side at each batch size.
+    """
+    columns = 1 + max(panel.place[1] for panel in panels)
     for panel in panels:
         sizes = sorted(set(panel.points["batch_size"]))
-        for look, part in losses_of(panel.points):
+        bar = min(4, 30 / (len(sizes) * columns))
+        losses = losses_of(panel.points)
+        for place, (look, part) in enumerate(losses):
             curve = part.set_index("batch_size").reindex(sizes).reset_index()
-            line_with_band(panel.axes, curve["batch_size"], curve, look)
+            x = curve["batch_size"] * 2 ** (0.09 * (place - (len(losses) - 1) / 2))
+            panel.axes.vlines(x, curve["low"], curve["high"], color=look.colour, alpha=0.3, linewidth=bar)
+            panel.axes.errorbar(x, curve["mean"], curve["std"], fmt="none", ecolor=look.colour, elinewidth=0.8)
+            (line,) = panel.axes.plot(x, curve["mean"], color=look.colour, marker=look.marker, linewidth=0.8)
+            line.set(markeredgecolor="white", markeredgewidth=0.4)
         log_ticks(panel.axes, sizes, base=2)
+        panel.axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     label(panels, y, "batch size")
-    legend(figure, loss_handles(pd.concat([panel.points for panel in panels])))
+    points = pd.concat([panel.points for panel in panels])
+    handles = loss_handles(points)
+    if (points["high"] > points["low"]).any():
+        handles.append(Line2D([], [], color="#bbbbbb", linewidth=4, label="range over settings"))
+    if points["std"].notna().any():
+        handles.append(Line2D([], [], color="#666666", linewidth=0.8, label="± std over seeds"))
+    legend(figure, handles)
     return figure

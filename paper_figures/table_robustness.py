@@ -2,9 +2,13 @@
 
 Mean, standard deviation, best, worst and range of the linear top-1 test accuracy (in [0, 1]), after averaging over
 seeds: over the hyperparameter settings at a fixed batch size (then averaged over batch sizes), over batch sizes at
-fixed hyperparameters (then averaged over settings), and over both. Nothing is selected, so these are test accuracies
-of the whole grid. A diverged run has no accuracy and is left out of the statistics; the last column counts such runs
-of the loss, so that a loss that only trains with some settings does not pass for robust.
+fixed hyperparameters (then averaged over settings), and over both. The profile area is the area under a performance
+profile (Dolan and More, 2002, with differences for ratios): the fraction of settings within tau of the best accuracy of
+any loss (at the same batch size for "hyperparameters", else on the data set), averaged over tau from 0 to 0.05; 1 if
+all are as good as the best, 0 if all are 0.05 or more below. There a setting all of whose runs diverged is within no
+tau; from the other statistics a diverged run is left out. The last column counts such runs of the loss, so that a
+loss that only trains with some settings does not pass for robust. Nothing is selected, so these are test accuracies of
+the whole grid.
 """
 
 import pandas as pd
@@ -15,6 +19,7 @@ from dhel_kcl.robustness import join_runs, metric_rows, robustness
 METRICS = ("linear_top1", "diverged")
 AXES = {"hyperparameters": "hyperparameters", "batch_size": "batch size", "both": "both"}
 STATISTICS = {"mean": "Mean", "std": "Std", "best": "Best", "worst": "Worst", "range": "Range"}
+STATISTICS["profile_area"] = "Profile area"
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +30,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     rows = ended[keys].drop_duplicates().merge(pd.DataFrame({"axis": list(AXES)}), how="cross")
     rows = rows.merge(robustness(results, "linear_top1"), on=[*keys, "axis"], how="outer")
     lost = diverged.groupby(keys)["run"].agg(diverged="size", lost=join_runs)
-    rows = rows.merge(lost, on=keys, how="left").fillna({"settings": 0, "groups": 0, "diverged": 0})
+    absent = dict.fromkeys(["settings", "groups", "diverged", "profile_area"], 0)
+    rows = rows.merge(lost, on=keys, how="left").fillna(absent)
     runs = [";".join(filter(None, parts)) for parts in rows[["runs", "lost"]].fillna("").to_numpy()]
     rows = rows.drop(columns=["runs", "lost"]).assign(runs=[join_runs(pd.Series(cell)) for cell in runs])
     counts = ["settings", "groups", "diverged"]

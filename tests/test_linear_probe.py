@@ -122,6 +122,7 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     assert accuracies["knn_top1"] > 0.9
     predicted = load_classifier(outputs[1]).predict(test)
     assert accuracies["linear_top1"] == pytest.approx(np.mean(predicted == test_labels), abs=1 / len(test))
+    assert accuracies["test_images"] == len(test)
 
 
 def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(

@@ -171,6 +171,16 @@ def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, 
     assert not (folder / "out").exists()
 
 
+def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) -> None:
+    script, results = folder / "fig_tiny.py", write_results(folder / "results.parquet", value=-1.0)
+    script.write_text(FIGURE.replace("METRICS", 'NOTHING = "No accuracy is positive."\nMETRICS'))
+    assert load_target(script).nothing == "No accuracy is positive."
+    written = read_points(render(script, results, folder)[0])
+    assert written.empty
+    assert written.columns.tolist() == ["loss", "value", "runs"]
+    assert points_equal(written, rederive(script, results))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

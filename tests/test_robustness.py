@@ -67,6 +67,32 @@ def test_over_both_statistics_are_over_all_settings() -> None:
     )
 
 
+def test_the_profile_area_integrates_the_share_of_settings_near_the_best() -> None:
+    """Against the step function itself, summed over a fine grid of tau."""
+    table = robustness(results())
+    tau = (np.arange(50_000) + 0.5) * 1e-6
+    values = np.array([value for by_size in ACCURACY.values() for value in by_size.values()])
+    profile = (values[:, None] >= 0.84 - tau - 1e-12).mean(axis=0)
+    assert along(table, "both")["profile_area"] == pytest.approx(profile.mean(), abs=1e-4)
+    by_size = [(0.60, 0.70, 0.65), (0.80, 0.84, 0.76)]
+    within = [np.mean([(np.array(column)[:, None] >= max(column) - tau - 1e-12).mean()]) for column in by_size]
+    assert along(table, "hyperparameters")["profile_area"] == pytest.approx(np.mean(within), abs=1e-4)
+
+
+def test_the_best_of_another_loss_is_the_reference_of_the_profile() -> None:
+    better = results({0.5: {32: 0.72, 256: 0.88}}).assign(loss="dcl")
+    table = robustness(pd.concat([results(), better])).set_index(["loss", "axis"])["profile_area"]
+    assert table["dcl", "hyperparameters"] == pytest.approx(1)
+    assert table["dhel", "hyperparameters"] == pytest.approx(np.mean([0, 0.6, 0, 0, 0.2, 0]))
+    assert table["dhel", "both"] == pytest.approx(0.2 / 6)
+
+
+def test_a_diverged_setting_counts_in_the_profile() -> None:
+    table = results()
+    table.loc[(table["temperature"] == 0.5) & (table["batch_size"] == 256), "value"] = math.nan
+    assert along(robustness(table), "both")["profile_area"] == pytest.approx((1 + 0.2) / 6)  # 0.80, 0.76; lost; far
+
+
 def test_runs_are_all_that_have_the_metric() -> None:
     table = results()
     assert set(robustness(table)["runs"]) == {";".join(sorted(table["run"]))}

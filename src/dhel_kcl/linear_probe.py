@@ -149,6 +149,8 @@ def evaluate(
 
     Of a diverged run there are no accuracies, and the classifier's file holds nothing.
 
+    Beside the accuracies stands ``test_images``, the number of images that they were measured on.
+
     Raises:
         InputError: the features are missing, damaged or cannot be evaluated.
     """
@@ -167,4 +169,4 @@ def evaluate(
         except ValueError as error:
             raise InputError(f"{features_path}: k-NN needs features that point somewhere: {error}") from error
     save_classifier(classifier, classifier_path)
-    write_json(output, accuracies)
+    write_json(output, {**accuracies, "test_images": len(test)})

@@ -9,6 +9,9 @@ import pandas as pd
 HYPERPARAMETERS = ["temperature", "t", "c", "gamma"]
 CONFIGURATION = ["dataset", "loss", *HYPERPARAMETERS, "batch_size"]
 
+PROFILE_BOUND = 0.05
+"""Distance from the best accuracy at which a setting counts nothing in `profile_area`."""
+
 _HELD_FIXED = {"hyperparameters": ["batch_size"], "batch_size": HYPERPARAMETERS, "both": []}
 
 
@@ -61,7 +64,14 @@ def robustness(results: pd.DataFrame, metric: str = "linear_top1") -> pd.DataFra
     Returns:
         One row per data set, loss and axis: `settings` (distinct ones along the axis), `groups` (how many sets
         of statistics were averaged), `mean`, `std` (ddof 1, NaN where no group has two settings), `best`,
-        `worst`, `range` and `runs`.
+        `worst`, `range`, `profile_area` and `runs`.
+
+        `profile_area` is the area under the performance profile: the fraction of the settings that are within tau of
+        the best value of any loss (along `hyperparameters`, of any loss at that batch size; else, on that data set),
+        averaged over tau from 0 to `PROFILE_BOUND`. It is 1 if every setting is the best one and 0 if every one is
+        `PROFILE_BOUND` or more below. A setting of the table without a value (all its runs diverged) is within no
+        tau. Profiles are those of E. D. Dolan and J. J. More, Benchmarking Optimization Software with Performance
+        Profiles, Mathematical Programming 91, 2002, with differences in place of ratios.
 
     Raises:
         ValueError: the metric has several representations, so that averaging would mix them.
@@ -70,20 +80,26 @@ def robustness(results: pd.DataFrame, metric: str = "linear_top1") -> pd.DataFra
     if len(rows["representation"].unique()) > 1:
         raise ValueError(f"{metric} has several representations; keep the rows of one of them")
     means = seed_means(rows).drop(columns=["std", "n"])
-    return pd.concat([_along(axis, means) for axis in _HELD_FIXED]).sort_values(
+    grid = results[CONFIGURATION].drop_duplicates().merge(means, on=CONFIGURATION, how="left")
+    return pd.concat([_along(axis, means, grid) for axis in _HELD_FIXED]).sort_values(
         ["dataset", "loss"], kind="stable", ignore_index=True
     )
 
 
-def _along(axis: str, means: pd.DataFrame) -> pd.DataFrame:
+def _along(axis: str, means: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "loss"]
-    within = means.groupby([*keys, *_HELD_FIXED[axis]], dropna=False)["mean"]
+    group = [*keys, *_HELD_FIXED[axis]]
+    within = means.groupby(group, dropna=False)["mean"]
     groups = within.agg(mean="mean", std="std", best="max", worst="min").reset_index()
     groups["range"] = groups["best"] - groups["worst"]
     statistics = groups.groupby(keys)[["mean", "std", "best", "worst", "range"]].mean()
     varied = [key for key in [*HYPERPARAMETERS, "batch_size"] if key not in _HELD_FIXED[axis]]
     statistics.insert(0, "settings", means.drop_duplicates([*keys, *varied]).groupby(keys).size())
     statistics.insert(1, "groups", groups.groupby(keys).size())
+    rivals = ["dataset", "batch_size"] if axis == "hyperparameters" else ["dataset"]
+    gaps = grid.groupby(rivals)["mean"].transform("max") - grid["mean"]
+    shares = grid.assign(share=(1 - gaps / PROFILE_BOUND).clip(lower=0).fillna(0))  # of the tau it is within
+    statistics["profile_area"] = shares.groupby(group, dropna=False)["share"].mean().groupby(keys).mean()
     statistics["runs"] = means.groupby(keys)["runs"].agg(join_runs)
     statistics = statistics.reset_index()
     statistics.insert(2, "axis", axis)

@@ -40,9 +40,15 @@ FIGURES = (
     "fig_corruptions",
     "fig_minimisers",
     "fig_minibatch_asymptotic",
+    "fig_heatmap",
+    "fig_robustness",
+    "fig_rank_accuracy",
+    "fig_rank_training",
 )
 TABLES = (
+    "table_claims",
     "table_linear_accuracy",
+    "table_comparisons",
     "table_robustness",
     "table_corruptions",
     "table_representation",
@@ -130,7 +136,7 @@ def code_digest(stage: str) -> str:
 def script_digest(script: Path) -> str:
     """Digest of a figure or table script, what the scripts share, and the modules behind them."""
     shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in TARGETS)
-    modules = [code_digest("render"), source_digest("dhel_kcl.robustness")]
+    modules = [code_digest("render"), source_digest("dhel_kcl.robustness"), source_digest("dhel_kcl.statistics")]
     return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
 
 

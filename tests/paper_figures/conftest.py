@@ -106,6 +106,8 @@ def _train(add: Callable[..., None], random: np.random.Generator, loss: str, epo
         add("training_energy", energy, x=epoch)
         add("training_loss", alignment + energy, x=epoch)
         add("learning_rate", 1 - epoch / epochs, x=epoch)
+        for representation in "hz":
+            add("training_effective_rank", 10 * progress + random.normal(), representation, epoch)
         add("images_per_second", 900.0, x=epoch)
 
 
@@ -127,6 +129,7 @@ def _evaluate(
     add("linear_top1", accuracy, "h")
     add("linear_top5", 0.5 + accuracy / 2, "h")
     add("knn_top1", accuracy - 0.03, "h")
+    add("test_images", 10_000, "h")
     for corruption, severity in itertools.product(SEVERITIES, range(6)):
         add("corrupted_top1", accuracy - 0.01 * len(corruption) / 4 * severity, "h", severity, corruption)
 

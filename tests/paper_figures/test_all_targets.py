@@ -18,17 +18,11 @@ from dhel_kcl.report import write_report
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
-    *["fig_alignment_uniformity", "fig_batch_size", "fig_corruptions", "fig_effective_rank"],
-    *["fig_minibatch_asymptotic"],
-    *["fig_minimisers", "fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
-    *[
-        "table_corruptions",
-        "table_linear_accuracy",
-        "table_published",
-        "table_representation",
-        "table_robustness",
-        "table_theory",
-    ],
+    *["fig_alignment_uniformity", "fig_batch_size", "fig_corruptions", "fig_effective_rank", "fig_heatmap", "fig_minibatch_asymptotic"],
+    *["fig_minimisers", "fig_rank_accuracy", "fig_rank_training", "fig_robustness"],
+    *["fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
+    *["table_claims", "table_comparisons", "table_corruptions", "table_linear_accuracy", "table_published"],
+    *["table_representation", "table_robustness", "table_theory"],
 ]
 FIGURES = [name for name in NAMES if name.startswith("fig_")]
 OF_THEORY = [name for name in NAMES if name in stages.THEORY_TARGETS]
@@ -121,6 +115,10 @@ def test_runs_are_runs_of_the_results(
         ("fig_training", 14, 3),
         ("fig_temperature", 8, None),
         ("fig_alignment_uniformity", 4, 0),
+        ("fig_heatmap", 2 + 2, None),  # with a scale of colours for each data set
+        ("fig_robustness", 2, 7),
+        ("fig_rank_accuracy", 4, 0),
+        ("fig_rank_training", 4, 7),
     ],
 )
 def test_a_panel_per_data_set_and_a_line_per_loss(
@@ -175,16 +173,35 @@ def assert_nothing_is_covered_or_cut(figure: Figure) -> None:
     canvas.draw()
     renderer = canvas.get_renderer()
     page = figure.bbox.padded(1)
-    legend = figure.legends[0].get_window_extent(renderer)
     boxes = [axes.get_tightbbox(renderer) for axes in figure.axes]
-    assert page.containsx(legend.x0)
-    assert page.containsx(legend.x1)
-    for box in boxes:
+    legends = [legend.get_window_extent(renderer) for legend in figure.legends]
+    for box in (*boxes, *legends):
         assert page.containsx(box.x0)
         assert page.containsx(box.x1)
         assert page.containsy(box.y0)
-        assert box.y1 <= legend.y0 + 1
+        assert page.containsy(box.y1)
+    assert all(box.y1 <= legend.y0 + 1 for box in boxes for legend in legends)
     assert not any(one.padded(-1).overlaps(two) for one in boxes for two in boxes if one is not two)
+
+
+def test_a_target_that_may_have_nothing_to_show_says_why(
+    make_experiment: Callable[..., pd.DataFrame], scripts: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.parquet"
+    one_loss = make_experiment(("cifar10",), ("dhel",))
+    one_loss[one_loss["metric"] != "training_effective_rank"].to_parquet(results)
+    figure, table = (scripts / f"{name}.py" for name in ("fig_rank_training", "table_comparisons"))
+    for script in (figure, table):
+        points = read_points(render(script, results, tmp_path)[0])
+        assert points.empty
+        assert points.columns[-1] == "runs"
+        assert points_equal(points, rederive(script, results))
+    assert load_target(table).nothing in (tmp_path / "table_comparisons.md").read_text()
+    draw = load_target(figure).draw
+    assert draw
+    drawn = draw(read_points(tmp_path / "fig_rank_training.csv"))
+    assert " ".join(drawn.axes[0].texts[0].get_text().split()) == load_target(figure).nothing
+    assert_nothing_is_covered_or_cut(drawn)
 
 
 def test_a_missing_batch_size_is_a_gap_in_the_line(make_experiment: Callable[..., pd.DataFrame], scripts: Path) -> None:

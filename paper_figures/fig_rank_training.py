@@ -1,0 +1,39 @@
+"""Effective rank along training.
+
+Effective rank (RankMe) of the backbone's features h and of the projector's output z on a sample of unaugmented training
+images, measured by the monitor as the encoder trains, against the epoch; averaged over seeds, with a light band of one
+standard deviation (none for one seed). Each loss is shown at the hyperparameters and batch size with the highest
+accuracy on the validation split of the training set.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+import style
+from aggregate import best_of_each_loss
+from matplotlib.figure import Figure
+
+METRICS = ("validation_top1",)
+OPTIONAL_METRICS = ("training_effective_rank",)
+NOTHING = "The monitor was off (monitor.every_epochs), so no effective rank was measured along training."
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and band per data set, loss, representation and epoch."""
+    table = best_of_each_loss(results, *OPTIONAL_METRICS).rename(columns={"x": "epoch"})
+    table["low"], table["high"] = table["mean"] - table["std"], table["mean"] + table["std"]
+    return table[[*(column for column in table if column != "runs"), "runs"]]
+
+
+@mpl.rc_context(style.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """A column per data set, a row per representation, one line and band per loss."""
+    if points.empty:
+        return style.empty_figure(NOTHING)
+    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    for panel in panels:
+        for look, curve in style.losses_of(panel.points):
+            style.line_with_band(panel.axes, curve["epoch"], curve, look)
+        style.whole_ticks(panel.axes)
+    style.label(panels, "effective rank", "epoch")
+    style.legend(figure, style.loss_handles(points))
+    return figure
