@@ -24,8 +24,14 @@ TAKEN = {
 }
 """Names that no hyperparameter can have: keys of a loss's entry, and the other columns of the results."""
 
+TABLES = ("results", "theory")
+"""The tidy tables that a figure or table script can read."""
+
 _FIRST = ("temperature", "t", "c", "gamma")
-_SPLITS = (("train", "test"), ("pretrain", "train", "test"))
+_CHOICES = {
+    "splits": (("train", "test"), ("pretrain", "train", "test")),
+    "needs": ((), ("root",), ("root", "class_list")),
+}
 
 
 @dataclass(frozen=True)
@@ -111,9 +117,10 @@ def kinds(folder: Path = KINDS) -> Mapping[str, Declared]:
     """The kinds of data sets, subclasses of `Kind`, like `losses`."""
     found = _declared(folder, "Kind", "kind")
     for kind in found.values():
-        if kind.constants.get("splits") not in _SPLITS:
-            choices = " or ".join(map(str, _SPLITS))
-            raise InputError(f"{kind.file}: splits of {kind.class_name} must be {choices}")
+        for constant, choices in _CHOICES.items():
+            if kind.constants.get(constant) not in choices:
+                valid = " or ".join(map(str, choices))
+                raise InputError(f"{kind.file}: {constant} of {kind.class_name} must be {valid}")
     return found
 
 
@@ -172,6 +179,8 @@ def read_script(path: Path) -> Script:
         raise InputError(f"{path}: no docstring; its first line is the title, the rest the caption")
     constants = _constants(tree.body)
     table, data = constants.get("TABLE", "results"), constants.get("DATA", ())
+    if table not in TABLES:
+        raise InputError(f"{path}: TABLE must be {' or '.join(TABLES)}, not {table!r}")
     if not (isinstance(data, tuple) and all(isinstance(file, str) for file in data)):
         raise InputError(f"{path}: DATA must be a tuple of paths, such as ('config/published_results.csv',)")
     return Script(path, title.rstrip("."), " ".join(caption.split()), table, tuple(map(Path, data)))
@@ -257,10 +266,17 @@ def _hyperparameters(path: Path, lineage: list[ast.ClassDef]) -> tuple[dict[str,
         elif annotation == "float":
             if name in TAKEN or not re.fullmatch("[a-z][a-z0-9_]*", name):
                 raise InputError(f"{where} has a name that is taken or not of a-z, 0-9 and _; rename it")
-            numbers[name] = None if default is None else float(ast.literal_eval(default))
+            numbers[name] = None if default is None else _number(default, where)
         elif default is None:
             raise InputError(f"{where} must be annotated float, which makes it a hyperparameter, or have a default")
     return numbers, takes_kernel
+
+
+def _number(default: ast.expr, where: str) -> float:
+    try:
+        return float(ast.literal_eval(default))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} has a default that is no plain number; write one, or none") from error
 
 
 def _parameters(lineage: list[ast.ClassDef]) -> Iterator[tuple[str, str, ast.expr | None]]:
