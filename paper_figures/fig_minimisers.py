@@ -43,7 +43,7 @@ def draw(points: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(style.TEXT_WIDTH, 4.2), layout="constrained")
     curves, maps = figure.subfigures(2, 1, squeeze=False)[:, 0]
     above = curves.subplots(1, len(cases), sharey=True, squeeze=False)[0]
-    grid = maps.subplots(len(cases), len(style.LOSSES) + 1, squeeze=False)
+    grid = maps.subplots(len(cases), points["loss"].nunique(), squeeze=False)
     for (m, d), axes, line in zip(cases, above, grid, strict=True):
         case = points[(points["batch_size"] == m) & (points["embedding_dim"] == d)]
         _curves(axes, case[case["metric"] == "excess"])

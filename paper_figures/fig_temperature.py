@@ -52,7 +52,7 @@ def draw(points: pd.DataFrame) -> Figure:
     for panel in panels:
         for look, part in style.losses_of(panel.points):
             style.line_with_band(panel.axes, part["hyperparameter_value"], part, look)
-        panel.axes.set_xlabel(style.HYPERPARAMETER_NAMES[panel.row])
+        panel.axes.set_xlabel(style.HYPERPARAMETER_NAMES.get(panel.row, panel.row))
         style.log_ticks(panel.axes, panel.points["hyperparameter_value"], base=10)
     style.label(panels, "linear top-1 accuracy")
     style.legend(figure, style.loss_handles(points))

@@ -1,5 +1,6 @@
 """The look of every figure and table: one palette, one set of sizes, the names that readers see."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from matplotlib.typing import LineStyleType
+
+from dhel_kcl import declarations
 
 COLUMN_WIDTH = 3.25
 TEXT_WIDTH = 6.75
@@ -60,22 +63,31 @@ class Look:
 
 
 # After Paul Tol's colour-blind safe hues: cool for the InfoNCE family, warm for DHEL and KCL.
-LOSSES = {
-    "infonce": Look("InfoNCE", "#332288", "o", (0, (1, 1))),
-    "ntxent": Look("NT-Xent", "#0077bb", "s", (0, (4, 1.5))),
-    "dcl": Look("DCL", "#33bbee", "^", (0, (5, 1.5, 1, 1.5))),
-    "dhel": Look("DHEL", "#cc3311", "D", "-"),
-    "kcl_gaussian": Look("KCL (gaussian)", "#ee8866", "v", "-"),
-    "kcl_log": Look("KCL (log)", "#aa3377", "P", (0, (4, 1.5))),
-    "kcl_imq": Look("KCL (IMQ)", "#cca300", "X", (0, (5, 1.5, 1, 1.5))),
+_APPEARANCES: dict[str, tuple[str, str, LineStyleType]] = {
+    "infonce": ("#332288", "o", (0, (1, 1))),
+    "ntxent": ("#0077bb", "s", (0, (4, 1.5))),
+    "dcl": ("#33bbee", "^", (0, (5, 1.5, 1, 1.5))),
+    "dhel": ("#cc3311", "D", "-"),
+    "kcl_gaussian": ("#ee8866", "v", "-"),
+    "kcl_log": ("#aa3377", "P", (0, (4, 1.5))),
+    "kcl_imq": ("#cca300", "X", (0, (5, 1.5, 1, 1.5))),
 }
-DATASET_NAMES = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "stl10": "STL-10",
-    "imagenet100": "ImageNet-100",
-    "digits": "Digits",
-}
+# For losses added later, in alphabetical order; the lengths have no common factor, so that 30 of them differ.
+_MORE_COLOURS = ("#117733", "#777777", "#882255", "#44aa99", "#000000")
+_MORE_MARKERS = ("*", "h", "<", "p", ">", "d")
+
+
+def _looks(titles: dict[str, str]) -> dict[str, Look]:
+    """The looks of all losses by label: the paper's in the order above, then the others."""
+    others = sorted(set(titles) - set(_APPEARANCES))
+    reserve = zip(others, itertools.cycle(_MORE_COLOURS), itertools.cycle(_MORE_MARKERS), strict=False)
+    appearances = _APPEARANCES | {label: (colour, marker, "-") for label, colour, marker in reserve}
+    return {label: Look(titles[label], *appearance) for label, appearance in appearances.items()}
+
+
+LOSSES = _looks(declarations.loss_titles())
+_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
+DATASET_NAMES = {name: declarations.kinds()[name].title for name in (*_DATASETS, *declarations.kinds())}
 REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
 CORRUPTION_NAMES = {
     "gaussian_noise": "Gaussian noise",

@@ -17,7 +17,7 @@ from dhel_kcl.paper import read_points
 from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows
 
 METRICS = ("linear_top1", "validation_top1")
-PUBLISHED = Path(__file__).parent.parent / "config" / "published_results.csv"
+DATA = ("config/published_results.csv",)
 
 OUR_LABEL = {
     "InfoNCE": "infonce",
@@ -45,7 +45,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     """Every published row, then ours (`mean`, `std`, `n`) or the `reason` why there is none."""
     accuracies = metric_rows(results, "linear_top1")
     selected = accuracies.merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION)
-    published = read_points(PUBLISHED)
+    published = read_points(Path(__file__).parent.parent / DATA[0])
     ours = pd.DataFrame([_ours(row, accuracies, selected) for _, row in published.iterrows()])
     return pd.concat([published, ours], axis="columns")
 

@@ -80,11 +80,14 @@ def test_configuring_again_changes_nothing(experiment: Path) -> None:
         ),
         (["collect", "results/tiny"], "outcome.json: missing; run the rule that writes it"),
         (["watch", "results/tiny", RUN, "--once"], "training_log.csv: missing; it appears when the first epoch"),
-        (["render", "results/tiny", "fig_x"], "target 'fig_x' is unknown; choose one of fig_batch_size"),
+        (
+            ["render", "results/tiny", "fig_x"],
+            "paper_figures: no figure or table scripts here; run this in the root of the repository",
+        ),
         (["show", "results/tiny"], "table_linear_accuracy.md: missing; run snakemake for results/tiny first"),
         (
             ["audit", "results/tiny"],
-            "paper_figures: no such folder here; run dhel-kcl audit in the root of the repository",
+            "paper_figures: no figure or table scripts here; run this in the root of the repository",
         ),
     ],
     ids=lambda value: "-".join(value[:1]) if isinstance(value, list) else None,

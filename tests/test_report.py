@@ -14,7 +14,8 @@ from dhel_kcl.report import write_report
 
 SCRIPT = '''"""Title of {name}.
 
-Caption.
+Caption of
+<{name}>.
 """
 from matplotlib.figure import Figure
 
@@ -48,13 +49,9 @@ CONFIG = {
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
     scripts = tmp_path / "scripts"
-    captions = tmp_path / "captions"
-    for folder in (scripts, captions):
-        folder.mkdir()
+    scripts.mkdir()
     (scripts / "fig_a.py").write_text(SCRIPT.format(name="fig_a", function="draw", body="return Figure()"))
     (scripts / "table_b.py").write_text(SCRIPT.format(name="table_b", function="layout", body="return points"))
-    (captions / "fig_a.rst").write_text("A <figure> that\nis tiny.\n")
-    (captions / "table_b.rst").write_text("A tiny table.\n")
     row = {**dict.fromkeys(RESULT_COLUMNS, ""), "run": "run<1>", "loss": "dhel", "metric": "linear_top1"}
     results = tmp_path / "results" / "results.parquet"
     results.parent.mkdir()
@@ -68,7 +65,6 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
         "results": results,
         "figures_dir": results.parent / "fig",
         "tables_dir": results.parent / "tab",
-        "captions_dir": captions,
         "output": results.parent / "report.html",
         "scripts_dir": scripts,
     }
@@ -80,7 +76,7 @@ def test_the_report_holds_everything(inputs: dict[str, Path]) -> None:
     assert "1 of the 2 runs" in html
     assert "<td>0.875</td>" in html
     assert "<td>7</td>" in html
-    assert 'alt="Title of fig_a. A &lt;figure&gt; that is tiny."' in html
+    assert 'alt="Title of fig_a. Caption of &lt;fig_a&gt;."' in html
     assert f"dhel-kcl audit {inputs['results'].parent}" in html
     assert "temperature:" in html
     assert 'href="fig/fig_a.pdf"' in html

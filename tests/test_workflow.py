@@ -10,11 +10,14 @@ import yaml
 from packaging.requirements import Requirement
 from workspace import REPOSITORY, TINY, run, snakemake
 
-from dhel_kcl import stages
 from dhel_kcl.config import load_config
+from dhel_kcl.declarations import scripts
 from dhel_kcl.layout import Layout
 
 LAYOUT = Layout(Path("results/tiny"))
+SCRIPTS = scripts(REPOSITORY / "paper_figures")
+FIGURES = [name for name, script in SCRIPTS.items() if script.is_figure]
+OF_THEORY = [name for name, script in SCRIPTS.items() if script.table == "theory"]
 
 
 def planned(folder: Path, *targets: str, config: Path = TINY) -> dict[str, int]:
@@ -26,15 +29,15 @@ def planned(folder: Path, *targets: str, config: Path = TINY) -> dict[str, int]:
 
 
 def test_every_target_produces_its_files(finished: Path) -> None:
-    for target in stages.TARGETS:
+    for target in SCRIPTS:
         for path in LAYOUT.products(target):
             assert (finished / path).stat().st_size > 50, path
-    for figure in stages.FIGURES:
+    for figure in FIGURES:
         png, pdf, _ = (finished / path for path in LAYOUT.products(figure))
         assert png.read_bytes().startswith(b"\x89PNG")
         assert pdf.read_bytes().startswith(b"%PDF")
     report = (finished / LAYOUT.report).read_text()
-    assert report.count("data:image/png;base64,") == len(stages.FIGURES)
+    assert report.count("data:image/png;base64,") == len(FIGURES)
     assert (finished / LAYOUT.audit).exists()
 
 
@@ -63,7 +66,7 @@ def test_deleting_a_figure_and_asking_for_it_rebuilds_that_figure_only(copy_of_f
 
 def test_each_target_and_group_has_a_rule_of_its_name(finished: Path) -> None:
     named = snakemake("--list-target-rules", cwd=finished).stdout.split()
-    assert {*stages.TARGETS, "figures", "tables", "report", "audit", "all"} <= set(named)
+    assert {*SCRIPTS, "figures", "tables", "report", "audit", "all"} <= set(named)
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_finished: Path, tmp_path: Path) -> None:
@@ -82,13 +85,13 @@ def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tm
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values))
     rules = planned(copy_of_finished, config=changed)
-    assert set(rules) == {"theory", *stages.THEORY_TARGETS, "report", "audit", "all"}
+    assert set(rules) == {"theory", *OF_THEORY, "report", "audit", "all"}
 
 
 def test_the_targets_of_the_theory_need_neither_data_nor_runs(workspace: Path) -> None:
     config = REPOSITORY / "config" / "config.yaml"
-    rules = planned(workspace, *stages.THEORY_TARGETS, config=config)
-    assert rules == dict.fromkeys(["theory", *stages.THEORY_TARGETS], 1)
+    rules = planned(workspace, *OF_THEORY, config=config)
+    assert rules == dict.fromkeys(["theory", *OF_THEORY], 1)
 
 
 def test_a_larger_grid_keeps_the_runs_that_it_already_has(copy_of_finished: Path, tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:
         rules["pretrain"] == rules["features"] == rules["evaluate"] == rules["analyse"] == len(load_config(config).runs)
     )
     assert rules["data"] == 4 * 2 + 1, "train and test of each, and STL-10's images for pretraining"
-    assert set(stages.TARGETS) <= set(rules)
+    assert set(SCRIPTS) <= set(rules)
 
 
 def test_without_a_configuration_file_the_paper_grid_is_meant(workspace: Path) -> None:
@@ -165,7 +168,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     config = copy_of_finished / "cached_features_only.yaml"
     config.write_text(yaml.safe_dump(values))
     later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
-    later += [file for target in stages.TARGETS for file in LAYOUT.products(target)]
+    later += [file for target in SCRIPTS for file in LAYOUT.products(target)]
     for path in later:
         (copy_of_finished / path).unlink()
     failed = snakemake(cwd=copy_of_finished, config=config)

@@ -8,13 +8,14 @@ point and cell again.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 from rich.tree import Tree
 
-from dhel_kcl import stages
+from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import sha256_file, write_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
@@ -22,6 +23,9 @@ from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
 from dhel_kcl.provenance import Artifact, Manifest, load_manifest
 from dhel_kcl.results import collect
+
+Targets = Mapping[str, declarations.Script]
+Expected = Mapping[Path, tuple[str, str]]
 
 
 @dataclass
@@ -57,19 +61,21 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
         scripts: the folder of the figure and table scripts.
     """
     outcome = Outcome()
-    manifests = _load_manifests(config, layout, outcome)
+    targets = declarations.scripts(scripts)
+    expected = stages.expected_manifests(config, layout, targets)
+    manifests = _load_manifests(expected, outcome)
     _check_files(config, layout, manifests, outcome)
-    _check_settings(config, layout, scripts, manifests, outcome)
-    _check_chains(config, layout, manifests, outcome)
+    _check_settings(config, layout, targets, expected, manifests, outcome)
+    _check_chains(config, layout, targets, manifests, outcome)
     if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
         _check_measurements(config, layout, outcome)
-        _check_points(layout, scripts, outcome)
+        _check_points(layout, targets, outcome)
     return outcome
 
 
-def _load_manifests(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> dict[Path, Manifest]:
+def _load_manifests(expected: Expected, outcome: Outcome) -> dict[Path, Manifest]:
     manifests = {}
-    for path in stages.expected_manifests(config, layout):
+    for path in expected:
         try:
             manifests[path] = load_manifest(path)
         except InputError as error:
@@ -118,10 +124,15 @@ def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path,
 
 
 def _check_settings(
-    config: ExperimentConfig, layout: Layout, scripts: Path, manifests: dict[Path, Manifest], outcome: Outcome
+    config: ExperimentConfig,
+    layout: Layout,
+    targets: Targets,
+    expected: Expected,
+    manifests: dict[Path, Manifest],
+    outcome: Outcome,
 ) -> None:
     outdated: dict[str, None] = {}
-    for path, (stage, subject) in stages.expected_manifests(config, layout).items():
+    for path, (stage, subject) in expected.items():
         if path not in manifests:
             continue
         manifest = manifests[path]
@@ -129,13 +140,18 @@ def _check_settings(
             outcome.problems.append(f"{_shown(path)}: describes {manifest.stage} of {manifest.subject}, not {stage}")
         if stage != "render" and manifest.settings != stages.settings(config, stage, subject):
             outcome.problems.append(f"{_shown(path)}: made under other settings than {layout.config} has now")
-        current = stages.script_digest(scripts / f"{subject}.py") if stage == "render" else stages.code_digest(stage)
+        if stage == "render":
+            current = stages.script_digest(targets[subject].path)
+        else:
+            current = stages.code_digest(stage, *stages.plugins(config, stage, subject))
         if manifest.source_digest != current:
             outdated[subject if stage == "render" else stage] = None
     outcome.notes.extend(f"the code of {name} has changed since its results were made" for name in outdated)
 
 
-def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome) -> None:
+def _check_chains(
+    config: ExperimentConfig, layout: Layout, targets: Targets, manifests: dict[Path, Manifest], outcome: Outcome
+) -> None:
     """Walk back from each measurement and product; the walk must pass through what it was made from."""
     producers = _producers(manifests)
 
@@ -164,9 +180,9 @@ def _check_chains(config: ExperimentConfig, layout: Layout, manifests: dict[Path
         for training in (layout.outcome(run.id), layout.training_log(run.id)):
             require(training, layout.beton(run.dataset.name, data.pretrain_split))
     require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))
-    for target in stages.TARGETS:
+    for target, script in targets.items():
         for product in layout.products(target):
-            require(product, stages.source_table(layout, target))
+            require(product, layout.table(script.table))
             require(layout.report, product)
 
 
@@ -182,36 +198,35 @@ def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outco
         outcome.problems.append(f"{layout.results}: {metric} of {run} is not what {source} says")
 
 
-def _check_points(layout: Layout, scripts: Path, outcome: Outcome) -> None:
+def _check_points(layout: Layout, targets: Targets, outcome: Outcome) -> None:
     known = {table: set(load_results(table, table=table.stem)["run"]) for table in (layout.results, layout.theory)}
-    for target in stages.TARGETS:
-        table = stages.source_table(layout, target)
+    for target, script in targets.items():
+        table = layout.table(script.table)
         written_to = next(path for path in layout.products(target) if path.suffix == ".csv")
         points = read_points(written_to)
         outcome.points += len(points)
         named = {run for runs in points["runs"].dropna() for run in str(runs).split(";") if run}
         outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known[table]))
         try:
-            current = points_equal(points, rederive(scripts / f"{target}.py", table))
+            current = points_equal(points, rederive(script.path, table))
         except InputError as error:
             outcome.problems.extend(str(error).splitlines())
             continue
         if not current:
             outcome.problems.append(f"{written_to}: {table.name} gives other values; render {target} again")
         printed = written_to.with_suffix(".md")
-        if printed in layout.products(target) and printed.read_text() != table_text(
-            load_target(scripts / f"{target}.py"), points
-        ):
+        if not script.is_figure and printed.read_text() != table_text(load_target(script.path), points):
             outcome.problems.append(f"{printed}: does not print the values of {written_to.name}; render {target} again")
 
 
-def trace(config: ExperimentConfig, layout: Layout, path: Path) -> Tree:
+def trace(config: ExperimentConfig, layout: Layout, scripts: Path, path: Path) -> Tree:
     """The chain of jobs that a file came from, down to its betons and configuration.
 
     Raises:
         InputError: no job of the experiment wrote the file.
     """
-    manifests = {file: load_manifest(file) for file in stages.expected_manifests(config, layout) if file.exists()}
+    expected = stages.expected_manifests(config, layout, declarations.scripts(scripts))
+    manifests = {file: load_manifest(file) for file in expected if file.exists()}
     producers = _producers(manifests)
     if path.resolve() not in producers:
         raise InputError(f"{path}: no job of {layout.root} wrote this file; name a file below that folder")
@@ -234,16 +249,17 @@ def trace(config: ExperimentConfig, layout: Layout, path: Path) -> Tree:
             return inputs
         return [used for used in inputs if used.parent.name in wanted]
 
-    wanted = _runs_behind(path)
+    written_by = manifests[producers[path.resolve()][0]]
+    wanted = _runs_behind(path) if written_by.stage == "render" else None
     root = Tree(str(path), highlight=False)
     grow(root, path.resolve())
     root.add(f"{_shown(layout.config)}  (the settings that each job's manifest repeats)", highlight=False)
     return root
 
 
-def _runs_behind(path: Path) -> set[str] | None:
-    points = path.with_suffix(".csv")
-    if path.stem not in stages.TARGETS or not points.exists():
+def _runs_behind(product: Path) -> set[str] | None:
+    points = product.with_suffix(".csv")
+    if not points.exists():
         return None
     return {run for runs in pd.read_csv(points)["runs"].dropna() for run in str(runs).split(";")}
 

@@ -17,7 +17,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
-from dhel_kcl import stages
+from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
@@ -38,9 +38,6 @@ The workflow (`snakemake --cores all`) runs these same commands in the right ord
 
 Experiment = Annotated[Path, typer.Argument(help="The experiment's folder, such as results/quickstart.")]
 RunId = Annotated[str, typer.Argument(help="A run of the experiment; `dhel-kcl runs` lists them.")]
-SCRIPTS = Path("paper_figures")
-CAPTIONS = Path("workflow/report")
-
 
 _terminal: TextIO | None = None
 
@@ -118,7 +115,7 @@ def data(
         stage="data",
         subject=f"{dataset}/{split}",
         settings=stages.settings(config, "data", dataset),
-        source=stages.code_digest("data"),
+        source=stages.code_digest("data", *stages.plugins(config, "data", dataset)),
         inputs={"class_list": chosen.data.class_list} if chosen.data.class_list else {},
         outputs={"beton": beton, "sidecar": sidecar_path(beton)},
     ):
@@ -283,7 +280,7 @@ def _record_run(
         stage=stage,
         subject=run,
         settings=stages.settings(config, stage, run),
-        source=stages.code_digest(stage),
+        source=stages.code_digest(stage, *stages.plugins(config, stage, run)),
         inputs={path.name: path for path in inputs},
         outputs={path.name: path for path in outputs},
         seeds=seeds,
@@ -338,26 +335,27 @@ def theory(experiment: Experiment) -> None:
 @app.command()
 def render(
     experiment: Experiment,
-    target: Annotated[str, typer.Argument(help=f"One of {', '.join(stages.TARGETS)}.")],
+    target: Annotated[str, typer.Argument(help="A script in paper_figures, such as fig_batch_size.")],
 ) -> None:
     """Draw one figure (PNG, PDF and its numbers as CSV) or write one table (Markdown and CSV)."""
-    if target not in stages.TARGETS:
-        raise InputError(f"target {target!r} is unknown; choose one of {', '.join(stages.TARGETS)}")
+    scripts = declarations.scripts(stages.SCRIPTS)
+    if target not in scripts:
+        raise InputError(f"target {target!r} is unknown; choose one of {', '.join(scripts)}")
     layout, _ = _open(experiment)
     from dhel_kcl.paper import render as draw
 
-    script, table = SCRIPTS / f"{target}.py", stages.source_table(layout, target)
-    products = layout.products(target)
+    script, products = scripts[target], layout.products(target)
+    table = layout.table(script.table)
     with record(
         layout.manifest("render", target),
         stage="render",
         subject=target,
         settings={},
-        source=stages.script_digest(script),
-        inputs={table.stem: table} | ({"data": stages.DATA_OF[target]} if target in stages.DATA_OF else {}),
+        source=stages.script_digest(script.path),
+        inputs={table.stem: table} | {str(file): file for file in script.data},
         outputs={path.name: path for path in products},
     ):
-        draw(script, table, products[0].parent)
+        draw(script.path, table, products[0].parent)
     typer.echo("\n".join(str(path) for path in products))
 
 
@@ -380,7 +378,7 @@ def watch(
         seen = log.stat().st_mtime_ns if log.exists() else 0
         if seen > drawn:
             rows = training_rows(chosen, log)
-            paths = render_live(SCRIPTS / "fig_training.py", rows, layout.run(run) / "live")
+            paths = render_live(stages.SCRIPTS / "fig_training.py", rows, layout.run(run) / "live")
             typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
             drawn = seen
         if over and not drawn:
@@ -396,8 +394,7 @@ def report(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.report import write_report
 
-    products = [path for target in stages.TARGETS for path in layout.products(target)]
-    captions = [CAPTIONS / f"{target}.rst" for target in stages.TARGETS]
+    products = [path for target in declarations.scripts(stages.SCRIPTS) for path in layout.products(target)]
     pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
     with record(
         layout.manifest("report"),
@@ -405,7 +402,7 @@ def report(experiment: Experiment) -> None:
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, layout.theory, *products, *captions, pretraining]},
+        inputs={path.name: path for path in [layout.results, layout.theory, *products, pretraining]},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -413,7 +410,6 @@ def report(experiment: Experiment) -> None:
             layout.results,
             layout.figures,
             layout.tables,
-            CAPTIONS,
             layout.report,
             theory=layout.theory,
             manifest=pretraining,
@@ -427,9 +423,7 @@ def audit(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.audit import audit as check
 
-    if not SCRIPTS.is_dir():
-        raise InputError(f"{SCRIPTS}: no such folder here; run dhel-kcl audit in the root of the repository")
-    outcome = check(config, layout, SCRIPTS)
+    outcome = check(config, layout, stages.SCRIPTS)
     if outcome.problems:
         layout.audit.unlink(missing_ok=True)  # it says that an audit passed
         summary = f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above"
@@ -450,8 +444,9 @@ def show(experiment: Experiment) -> None:
         raise InputError(f"{headline}: missing; run snakemake for {experiment} first")
     console = Console()
     console.print(Markdown(headline.read_text()))
-    figures = " ".join(target for target in stages.FIGURES)
-    tables = " ".join(target for target in stages.TABLES)
+    scripts = declarations.scripts(stages.SCRIPTS).values()
+    figures = " ".join(script.name for script in scripts if script.is_figure)
+    tables = " ".join(script.name for script in scripts if not script.is_figure)
     console.print(
         f"\n[bold]figures[/]  {layout.figures}/  {figures} (.png .pdf .csv)"
         f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
@@ -485,7 +480,7 @@ def trace(
     from dhel_kcl.audit import trace as follow
 
     width = None if sys.stdout.isatty() else 400  # a pipe has no width to wrap at
-    Console(width=width).print(follow(config, layout, path))
+    Console(width=width).print(follow(config, layout, stages.SCRIPTS, path))
 
 
 def main() -> None:

@@ -11,11 +11,24 @@ from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
+from dhel_kcl import declarations
 from dhel_kcl.artifacts import atomic_path
 from dhel_kcl.errors import InputError
 
@@ -112,7 +125,7 @@ def _with_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
 class DataConfig(_Strict):
     """Where a data set's images come from and how its beton stores them."""
 
-    kind: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagefolder"]
+    kind: str
     root: Path | None = None
     class_list: Path | None = None
     train_images: PositiveInt | None = None
@@ -121,18 +134,28 @@ class DataConfig(_Strict):
     max_resolution: PositiveInt | None = None
     on_corrupt: Literal["fail", "skip"] = "fail"
 
+    @field_validator("kind")
+    @classmethod
+    def _there_is_such_a_kind(cls, kind: str) -> str:
+        if kind not in declarations.kinds():
+            raise ValueError(f"unknown kind; there are {', '.join(declarations.kinds())}")
+        return kind
+
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
-        if self.kind != "digits" and self.root is None:
+        needs = {name: kind.constants["needs"] for name, kind in declarations.kinds().items()}
+        if "root" in needs[self.kind] and self.root is None:
             raise ValueError(f"root: kind {self.kind} needs the folder that holds (or receives) the images")
-        if (self.kind == "imagenet100") != (self.class_list is not None):
-            raise ValueError("class_list: needed for kind imagenet100, and only there")
+        if ("class_list" in needs[self.kind]) != (self.class_list is not None):
+            needing = ", ".join(name for name in needs if "class_list" in needs[name])
+            raise ValueError(f"class_list: needed for kind {needing}, and only there")
         return self
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the betons: STL-10 pretrains on its unlabelled images too, so it has a third one."""
-        return ("pretrain", "train", "test") if self.kind == "stl10" else ("train", "test")
+        splits: tuple[str, ...] = declarations.kinds()[self.kind].constants["splits"]
+        return splits
 
     @property
     def pretrain_split(self) -> str:
@@ -208,42 +231,37 @@ class DatasetConfig(_Strict):
         return used | ({"probe.augmentation": self.probe.augmentation} if self.probe else {})
 
 
-class TemperatureLoss(_Strict):
-    """A loss of the InfoNCE family or DHEL, and its temperatures."""
+class LossGrid(_Strict):
+    """A loss by name, and a list of values for each hyperparameter, as its class in `losses/` declares them."""
 
-    name: Literal["infonce", "ntxent", "dcl", "dhel"]
-    temperature: OneOrMore
+    model_config = ConfigDict(defer_build=True)  # the losses are looked up at the first validation, which shows errors
+    name: str
 
-
-class GaussianKCL(_Strict):
-    """KCL with kernel exp(-t r^2)."""
-
-    name: Literal["kcl"]
-    kernel: Literal["gaussian"]
-    t: OneOrMore
-    gamma: OneOrMore
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(_any_loss()) if cls is LossGrid else handler(source)
 
 
-class LogKCL(_Strict):
-    """KCL with kernel -log(1 + t r^2)."""
-
-    name: Literal["kcl"]
-    kernel: Literal["log"]
-    t: OneOrMore
-    gamma: OneOrMore
-
-
-class IMQKCL(_Strict):
-    """KCL with kernel c / sqrt(c^2 + r^2)."""
-
-    name: Literal["kcl"]
-    kernel: Literal["imq"]
-    c: OneOrMore
-    gamma: OneOrMore
+def _any_loss() -> Any:
+    """One model for each loss, and for each kernel of a loss that has one."""
+    declarations.loss_titles()  # refuses what cannot be told apart
+    choices = []
+    for loss in declarations.losses().values():
+        kernels = declarations.trainable_kernels().values() if loss.takes_kernel else ()
+        models = [_model(loss, kernel) for kernel in kernels] or [_model(loss)]
+        choices.append(Annotated[Union[*models], Field(discriminator="kernel")] if kernels else models[0])
+    return Annotated[Union[*choices], Field(discriminator="name")]
 
 
-KCLLoss = Annotated[GaussianKCL | LogKCL | IMQKCL, Field(discriminator="kernel")]
-LossGrid = Annotated[TemperatureLoss | KCLLoss, Field(discriminator="name")]
+def _model(loss: declarations.Declared, kernel: declarations.Declared | None = None) -> type[LossGrid]:
+    fields: dict[str, Any] = {"name": Literal[loss.name]}
+    numbers = dict(loss.hyperparameters)
+    if kernel is not None:
+        fields["kernel"] = Literal[kernel.name]
+        numbers = {**kernel.hyperparameters, **numbers}
+    for name, default in numbers.items():
+        fields[name] = OneOrMore if default is None else (OneOrMore, [default])
+    return create_model(f"{loss.class_name}Grid", __base__=LossGrid, **fields)
 
 
 class EvaluationConfig(_Strict):
@@ -380,6 +398,8 @@ class Run(_Strict):
 
 class ExperimentConfig(_Strict):
     """A whole experiment; see `config/README.md` for each key."""
+
+    model_config = ConfigDict(defer_build=True)  # as `LossGrid`
 
     name: Name
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]

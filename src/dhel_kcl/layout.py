@@ -87,6 +87,10 @@ class Layout:
         """The tidy table of the theorems' numerical verification."""
         return self.root / "theory.parquet"
 
+    def table(self, name: str) -> Path:
+        """A tidy table by the name that figure scripts give it, one of `declarations.TABLES`."""
+        return {"results": self.results, "theory": self.theory}[name]
+
     @property
     def figures(self) -> Path:
         """Folder of the figures."""

@@ -5,7 +5,8 @@ the last column, `runs`, lists the runs that a row was computed from) and either
 `layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; if that may leave
 it without points, `NOTHING` is the sentence that it then shows. A figure that can be drawn of a run that is still
 training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
-one tidy table, the results, or another key of `COLUMNS` that it names as `TABLE`.
+the results, or the tidy tables that it names as `TABLES` (keys of `COLUMNS`), which are the arguments of `points`;
+files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are also read without importing it.
 """
 
 import importlib.util
@@ -21,11 +22,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.declarations import read_script
 from dhel_kcl.errors import InputError
+from dhel_kcl.robustness import HYPERPARAMETERS
 
 RESULT_COLUMNS = [
     *["run", "dataset", "backbone", "width", "epochs", "train_images"],
-    *["loss", "temperature", "t", "c", "gamma", "learning_rate", "batch_size", "seed"],
+    *["loss", *HYPERPARAMETERS, "learning_rate", "batch_size", "seed"],
     *["metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
 ]
 THEORY_COLUMNS = [
@@ -67,25 +70,20 @@ def load_target(script: Path) -> Target:
     Raises:
         InputError: there is no such script, or it lacks a part of the contract.
     """
-    if not script.is_file():
-        raise InputError(f"{script}: no such figure or table script; paper_figures/ lists them")
+    declared = read_script(script)
     module = _import(script)
-    missing = [name for name in ("METRICS", "points", "__doc__") if not getattr(module, name, None)]
+    missing = [name for name in ("METRICS", "points") if not getattr(module, name, None)]
     draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
     if (draw is None) == (layout is None):
         missing.append("draw or layout (one of them)")
-    table = getattr(module, "TABLE", "results")
-    if table not in COLUMNS:
-        missing.append(f"TABLE as one of {', '.join(COLUMNS)}")
     if missing:
         raise InputError(f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper.py for the contract")
     nothing = getattr(module, "NOTHING", None)
-    title, _, caption = str(module.__doc__).strip().partition("\n")
     return Target(
-        name=script.stem,
-        title=title.rstrip("."),
-        caption=" ".join(caption.split()),
-        table=table,
+        name=declared.name,
+        title=declared.title,
+        caption=declared.caption,
+        table=declared.table,
         metrics=tuple(module.METRICS),
         optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
         nothing=nothing,

@@ -26,7 +26,9 @@ from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import TwoViewLoader
 from dhel_kcl.devices import prepare_device, training_dtype
 from dhel_kcl.errors import InputError
-from dhel_kcl.losses import PairLoss, build_loss, deferred_checks
+from dhel_kcl.losses.pair_loss import PairLoss
+from dhel_kcl.losses.registry import build_loss
+from dhel_kcl.losses.unit_views import deferred_checks
 from dhel_kcl.models import build_encoder, save_encoder
 from dhel_kcl.monitor import Monitor
 from dhel_kcl.optimization import build_optimizer, build_schedule

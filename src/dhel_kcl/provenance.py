@@ -128,8 +128,8 @@ def _import_graph() -> grimp.ImportGraph:
     return grimp.build_graph("dhel_kcl", cache_dir=None)
 
 
-_NOT_COMPUTING = {"dhel_kcl", "dhel_kcl.config", "dhel_kcl.errors"}
-"""Modules whose code no result depends on: settings enter a job's digest by their values."""
+_NOT_COMPUTING = {"dhel_kcl", "dhel_kcl.config", "dhel_kcl.declarations", "dhel_kcl.errors"}
+"""Modules whose code no result depends on: what they read enters a job's digest by its value."""
 
 
 @functools.cache

@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
 from dhel_kcl.config import load_config
+from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
 from dhel_kcl.paper import Target, load_results, load_target, read_points
+from dhel_kcl.stages import SCRIPTS
 
 
 def write_report(
@@ -20,9 +22,8 @@ def write_report(
     results: Path,
     figures_dir: Path,
     tables_dir: Path,
-    captions_dir: Path,
     output: Path,
-    scripts_dir: Path = Path("paper_figures"),
+    scripts_dir: Path = SCRIPTS,
     theory: Path | None = None,
     manifest: Path | None = None,
 ) -> None:
@@ -33,20 +34,17 @@ def write_report(
         results: the tidy results (Parquet).
         figures_dir: the folder with the CSV, PNG and PDF of each figure.
         tables_dir: the folder with the CSV and Markdown of each table.
-        captions_dir: the folder with one ``.rst`` caption for each figure and table.
         output: the HTML file to write; images are inside it, links to the other files are relative to it.
         scripts_dir: the figure and table scripts; the report shows the products of all of them.
         theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
         manifest: a JSON manifest whose `hardware` mapping is shown.
 
     Raises:
-        InputError: an input, a product of a script or a caption is missing or unreadable.
+        InputError: an input or a product of a script is missing or unreadable.
     """
     config = load_config(config_path)
     table = load_results(results, ("linear_top1", "training_loss"))
-    targets = [load_target(script) for script in sorted(scripts_dir.glob("*_*.py"))]
-    if not targets:
-        raise InputError(f"{scripts_dir}: no figure or table scripts; give the repository's paper_figures folder")
+    targets = [load_target(script.path) for script in scripts(scripts_dir).values()]
     page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(
         (files("dhel_kcl") / "report.html.j2").read_text(encoding="utf-8")
     )
@@ -56,8 +54,8 @@ def write_report(
         runs=table["run"].nunique(),
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
         hardware=read_json(manifest).get("hardware") if manifest else None,
-        tables=[_section(target, tables_dir, captions_dir, output) for target in targets if target.layout],
-        figures=[_section(target, figures_dir, captions_dir, output) for target in targets if target.draw],
+        tables=[_section(target, tables_dir, output) for target in targets if target.layout],
+        figures=[_section(target, figures_dir, output) for target in targets if target.draw],
         results_folder=results.parent,
         hashes=[
             {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
@@ -67,16 +65,15 @@ def write_report(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _section(target: Target, folder: Path, captions_dir: Path, output: Path) -> dict[str, Any]:
+def _section(target: Target, folder: Path, output: Path) -> dict[str, Any]:
     paths = {suffix: folder / f"{target.name}{suffix}" for suffix in target.suffixes}
-    caption = captions_dir / f"{target.name}.rst"
-    for path in (*paths.values(), caption):
+    for path in paths.values():
         if not path.is_file():
             raise InputError(f"{path}: missing; run snakemake --cores 1 {target.name}")
     section = {
         "name": target.name,
         "title": target.title,
-        "caption": " ".join(caption.read_text(encoding="utf-8").split()),
+        "caption": target.caption,
         "links": [
             {"name": suffix.lstrip(".").upper(), "href": Path(os.path.relpath(path, output.parent)).as_posix()}
             for suffix, path in paths.items()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from dhel_kcl import declarations
 from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
 from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.data.beton import open_beton
@@ -37,9 +38,10 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
 
     Returns:
         Columns: the run's keys (``run``, ``dataset``, ``backbone``, ``width``, ``epochs``,
-        ``train_images``, ``loss``, ``temperature``, ``t``, ``c``, ``gamma``, ``learning_rate``,
-        ``batch_size``, ``seed``); ``metric``, ``representation`` (``h``, ``z`` or empty); ``corruption``
-        (of the test images, or empty); ``x``, the position on a curve (NaN for a scalar); ``value``;
+        ``train_images``, ``loss``, every hyperparameter of the losses (NaN where the run's loss has
+        no such one), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
+        (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
+        a curve (NaN for a scalar); ``value``;
         ``source``, the file that holds the value, relative to the experiment's folder; and its
         ``source_sha256``.
 
@@ -128,7 +130,7 @@ def _run_keys(run: Run, train_images: int) -> dict[str, Any]:
         "epochs": run.dataset.epochs,
         "train_images": train_images,
         "loss": run.loss_label,
-        **{name: run.hyperparameters.get(name, math.nan) for name in ("temperature", "t", "c", "gamma")},
+        **{name: run.hyperparameters.get(name, math.nan) for name in declarations.hyperparameters()},
         "learning_rate": run.learning_rate,
         "batch_size": run.batch_size,
         "seed": run.seed,

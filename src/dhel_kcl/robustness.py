@@ -1,12 +1,14 @@
 """How much a loss's accuracy depends on its hyperparameters and on the batch size.
 
-Works on the tidy results. A hyperparameter setting is the tuple (temperature, t, c, gamma), NaN where
+Works on the tidy results. A hyperparameter setting is the tuple of all `HYPERPARAMETERS`, NaN where
 the loss has no such hyperparameter. Seeds are averaged before anything is compared.
 """
 
 import pandas as pd
 
-HYPERPARAMETERS = ["temperature", "t", "c", "gamma"]
+from dhel_kcl import declarations
+
+HYPERPARAMETERS = declarations.hyperparameters()
 CONFIGURATION = ["dataset", "loss", *HYPERPARAMETERS, "batch_size"]
 
 PROFILE_BOUND = 0.05

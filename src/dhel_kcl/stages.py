@@ -1,9 +1,11 @@
 """The stages of an experiment: what each depends on, and hence when its results are out of date."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dhel_kcl import declarations
 from dhel_kcl.artifacts import sha256_file, sha256_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.layout import Layout
@@ -29,40 +31,8 @@ MODULES = {
 RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruptions", "analyse")
 """Stages with one job for each run, in order; `run_stages` gives those of an experiment."""
 
-FIGURES = (
-    "fig_batch_size",
-    "fig_temperature",
-    "fig_effective_rank",
-    "fig_spectrum",
-    "fig_similarity",
-    "fig_alignment_uniformity",
-    "fig_training",
-    "fig_corruptions",
-    "fig_minimisers",
-    "fig_minibatch_asymptotic",
-    "fig_heatmap",
-    "fig_robustness",
-    "fig_rank_accuracy",
-    "fig_rank_training",
-)
-TABLES = (
-    "table_claims",
-    "table_linear_accuracy",
-    "table_comparisons",
-    "table_robustness",
-    "table_corruptions",
-    "table_representation",
-    "table_published",
-    "table_theory",
-)
-TARGETS = (*FIGURES, *TABLES)
-"""Every figure and table; each is a script of that name in `paper_figures/`."""
-
-THEORY_TARGETS = ("fig_minimisers", "fig_minibatch_asymptotic", "table_theory")
-"""Targets that read the theory's table; the others read the results."""
-
-DATA_OF = {"table_published": Path("config/published_results.csv")}
-"""Files that a target reads besides its table."""
+SCRIPTS = Path("paper_figures")
+"""The folder of the figure and table scripts; each is a target of its name."""
 
 _REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
@@ -120,33 +90,58 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
 
 
-def source_table(layout: Layout, target: str) -> Path:
-    """The tidy table that a figure or table target reads."""
-    return layout.theory if target in THEORY_TARGETS else layout.results
+def plugins(config: ExperimentConfig, stage: str, subject: str = "") -> tuple[str, ...]:
+    """Modules that a job imports because the configuration names what they define.
+
+    Raises:
+        InputError: the experiment has no such run or data set.
+    """
+    if stage == "data":
+        return (declarations.kinds()[config.dataset(subject.partition("/")[0]).data.kind].module,)
+    if stage == "pretrain":
+        loss = config.run(subject).loss
+        named = [declarations.losses()[str(loss["name"])]]
+        named += [declarations.kernels()[str(loss["kernel"])]] if "kernel" in loss else []
+        return tuple(each.module for each in named)
+    return ()
 
 
 @functools.cache
-def code_digest(stage: str) -> str:
-    """Digest of the source code that a stage runs."""
-    modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage])}
-    templates = [sha256_file(_REPORT_TEMPLATE)] if stage == "report" else []
-    return sha256_json([*sorted(source_digest(module) for module in modules), *templates])[:16]
+def code_digest(stage: str, *plugged_in: str) -> str:
+    """Digest of the source code that a stage runs, and of the modules in `plugged_in`, one job's `plugins`."""
+    modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage]), *plugged_in}
+    return sha256_json([*sorted(source_digest(module) for module in modules), *_declared(stage)])[:16]
+
+
+def _declared(stage: str) -> list[Any]:
+    """What a stage depends on besides modules: files, and what the losses and data sets declare."""
+    match stage:
+        case "report":
+            return [sha256_file(_REPORT_TEMPLATE)]
+        case "collect":
+            return [declarations.hyperparameters()]
+        case "render":
+            titles = {name: kind.title for name, kind in declarations.kinds().items()}
+            return [declarations.hyperparameters(), declarations.loss_titles(), titles]
+    return []
 
 
 def script_digest(script: Path) -> str:
     """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in TARGETS)
+    targets = declarations.scripts(script.parent)
+    shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in targets)
     modules = [code_digest("render"), source_digest("dhel_kcl.robustness"), source_digest("dhel_kcl.statistics")]
     return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
 
 
 def job_digest(config: ExperimentConfig, stage: str, subject: str = "") -> str:
     """Digest of everything but the input files that a job's outputs depend on: settings and source code."""
-    return sha256_json([settings(config, stage, subject), code_digest(stage)])[:16]
+    code = code_digest(stage, *plugins(config, stage, subject))
+    return sha256_json([settings(config, stage, subject), code])[:16]
 
 
-def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, tuple[str, str]]:
-    """Every manifest that a complete experiment has, with its stage and subject."""
+def expected_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> dict[Path, tuple[str, str]]:
+    """Every manifest that a complete experiment with these figures and tables has, with its stage and subject."""
     expected = {layout.manifest("configure"): ("configure", config.name)}
     for dataset in config.datasets:
         for split in dataset.data.splits:
@@ -156,7 +151,7 @@ def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, t
             expected[layout.run_manifest(stage, run)] = (stage, run)
     expected[layout.manifest("collect")] = ("collect", config.name)
     expected[layout.manifest("theory")] = ("theory", config.name)
-    for target in TARGETS:
+    for target in targets:
         expected[layout.manifest("render", target)] = ("render", target)
     expected[layout.manifest("report")] = ("report", config.name)
     return expected

@@ -51,8 +51,8 @@ def test_the_config_is_left_as_it_was() -> None:
     assert config == {"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0}
 
 
-NAMES = "name must be one of infonce, ntxent, dcl, dhel, kcl"
-KERNELS = "kernel must be one of gaussian, log, imq, riesz, gaussian_riesz"
+NAMES = "name must be one of dcl, dhel, infonce, kcl, ntxent"
+KERNELS = "kernel must be one of gaussian, gaussian_riesz, imq, log, riesz"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dhel_kcl import stages
+from dhel_kcl import declarations
 from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -25,7 +25,8 @@ NAMES = [
     *["table_representation", "table_robustness", "table_theory"],
 ]
 FIGURES = [name for name in NAMES if name.startswith("fig_")]
-OF_THEORY = [name for name in NAMES if name in stages.THEORY_TARGETS]
+SCRIPTS = declarations.scripts(ROOT / "paper_figures")
+OF_THEORY = [name for name in NAMES if SCRIPTS[name].table == "theory"]
 OF_RESULTS = [name for name in NAMES if name not in OF_THEORY]
 
 
@@ -35,7 +36,7 @@ def source(tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("results")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet")
-    return lambda target: stages.source_table(Layout(folder), target)
+    return lambda target: Layout(folder).table(SCRIPTS[target].table)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,18 @@ def rendered(source: Callable[[str], Path], scripts: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_workflow_gives_a_script_the_table_that_it_names(scripts: Path, name: str) -> None:
-    assert load_target(scripts / f"{name}.py").table == stages.source_table(Layout(Path("any")), name).stem
+def test_what_the_workflow_reads_in_a_script_is_what_importing_it_gives(scripts: Path, name: str) -> None:
+    module = load_target(scripts / f"{name}.py").points.__globals__
+    title, _, caption = module["__doc__"].partition("\n")
+    declared = SCRIPTS[name]
+    assert (declared.title, declared.caption) == (title.rstrip("."), " ".join(caption.split()))
+    assert declared.table == module.get("TABLE", "results")
+    assert [str(file) for file in declared.data] == list(module.get("DATA", ()))
+    assert all((ROOT / file).is_file() for file in declared.data)
 
 
-def test_these_are_all_the_scripts(scripts: Path) -> None:
-    assert sorted(path.stem for path in scripts.glob("*_*.py")) == NAMES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_caption_of_the_report_is_the_docstring(scripts: Path, name: str) -> None:
-    caption = (ROOT / "workflow" / "report" / f"{name}.rst").read_text()
-    assert " ".join(caption.split()) == load_target(scripts / f"{name}.py").caption
+def test_these_are_all_the_scripts() -> None:
+    assert list(SCRIPTS) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -251,14 +252,12 @@ def test_the_report_shows_every_target(
     rendered: Path, source: Callable[[str], Path], scripts: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "report.html"
-    captions = ROOT / "workflow" / "report"
     results, theory = source(OF_RESULTS[0]), source(OF_THEORY[0])
     write_report(
         ROOT / "config" / "quickstart.yaml",
         results,
         rendered,
         rendered,
-        captions,
         output,
         scripts_dir=scripts,
         theory=theory,

@@ -3,7 +3,7 @@
 import gc
 import shutil
 
-from dhel_kcl import stages
+from dhel_kcl import declarations, stages
 from dhel_kcl.config import parse_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -18,6 +18,7 @@ if shutil.which("dhel-kcl") is None:
 
 try:
     experiment = parse_config(dict(config), "configuration")
+    targets = declarations.scripts(stages.SCRIPTS)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -39,10 +40,10 @@ def probe_betons(run):
     return [layout.beton(dataset.name, split) for split in ("train", "test")]
 
 
-def in_report(path, target):
-    category = "Figures" if target in stages.FIGURES else "Tables"
-    return report(path, caption=f"../report/{target}.rst", category=category)
+def in_report(path, category):
+    return report(path, caption="../report/caption.rst", category=category)
 
 
 def report_products(target):
-    return [in_report(path, target) for path in layout.products(target)]
+    category = "Figures" if target.is_figure else "Tables"
+    return [in_report(path, category) for path in layout.products(target.name)]

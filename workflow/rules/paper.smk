@@ -31,27 +31,28 @@ rule collect:
         "dhel-kcl --log {log} collect {params.experiment}"
 
 
-for target in stages.TARGETS:
+for target in targets.values():
 
     rule:
         name:
-            target
+            target.name
         input:
-            results=stages.source_table(layout, target),
-            data=stages.DATA_OF.get(target, []),
+            results=layout.table(target.table),
+            data=target.data,
         output:
             products=report_products(target),
-            manifest=layout.manifest("render", target),
+            manifest=layout.manifest("render", target.name),
         log:
-            layout.log("render", target),
+            layout.log("render", target.name),
         benchmark:
-            layout.benchmark("render", target)
+            layout.benchmark("render", target.name)
         conda:
             "../../envs/environment.yaml"
         params:
             experiment=layout.root,
-            target=target,
-            digest=stages.script_digest(Path("paper_figures") / f"{target}.py"),
+            target=target.name,
+            caption=target.caption,
+            digest=stages.script_digest(target.path),
         shell:
             "dhel-kcl --log {log} render {params.experiment} {params.target}"
 
@@ -59,13 +60,13 @@ for target in stages.TARGETS:
 rule figures:
     """Every figure."""
     input:
-        [layout.products(target) for target in stages.FIGURES],
+        [layout.products(name) for name in targets if targets[name].is_figure],
 
 
 rule tables:
     """Every table."""
     input:
-        [layout.products(target) for target in stages.TABLES],
+        [layout.products(name) for name in targets if not targets[name].is_figure],
 
 
 rule report:
@@ -73,8 +74,7 @@ rule report:
     input:
         results=layout.results,
         theory=layout.theory,
-        products=[layout.products(target) for target in stages.TARGETS],
-        captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
+        products=[layout.products(name) for name in targets],
         pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
     output:
         report=layout.report,

@@ -1,5 +1,7 @@
 """Decoupled contrastive learning: NT-Xent without the positive among the negatives."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,9 @@ class DCL(TemperatureLoss):
     Raises:
         ValueError: if `temperature` is not a positive finite number.
     """
+
+    name: ClassVar[str] = "dcl"
+    title: ClassVar[str] = "DCL"
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""

@@ -1,5 +1,7 @@
 """DHEL: decoupled hyperspherical energy loss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
@@ -24,6 +26,9 @@ class DHEL(TemperatureLoss):
     Raises:
         ValueError: if `temperature` is not a positive finite number or `both_views` is not a bool.
     """
+
+    name: ClassVar[str] = "dhel"
+    title: ClassVar[str] = "DHEL"
 
     def __init__(self, temperature: float, both_views: bool = True) -> None:
         super().__init__(temperature)

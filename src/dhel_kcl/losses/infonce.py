@@ -1,5 +1,7 @@
 """InfoNCE: tell the positive from the other images of the other view."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
@@ -21,6 +23,9 @@ class InfoNCE(TemperatureLoss):
     Raises:
         ValueError: if `temperature` is not a positive finite number or `symmetric` is not a bool.
     """
+
+    name: ClassVar[str] = "infonce"
+    title: ClassVar[str] = "InfoNCE"
 
     def __init__(self, temperature: float, symmetric: bool = True) -> None:
         super().__init__(temperature)

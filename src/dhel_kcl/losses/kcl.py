@@ -1,5 +1,7 @@
 """KCL: kernel contrastive loss."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from dhel_kcl.losses.kernel_energy import mean_kernel
@@ -27,6 +29,9 @@ class KCL(PairLoss):
         ValueError: if `kernel` is not a kernel, `gamma` is not a positive finite number or `reference_weighting` is
             not a bool. Calling the loss also raises it for embeddings that coincide under a Riesz kernel with s > 0.
     """
+
+    name: ClassVar[str] = "kcl"
+    title: ClassVar[str] = "KCL"
 
     def __init__(self, kernel: Kernel, gamma: float, reference_weighting: bool = False) -> None:
         super().__init__()

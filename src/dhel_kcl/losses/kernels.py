@@ -13,6 +13,9 @@ from torch import Tensor
 from dhel_kcl.losses.operators import Operator
 from dhel_kcl.losses.parameters import nonzero, positive
 
+KERNELS: dict[str, type["Kernel"]] = {}
+"""Every kernel that has been imported, by the name that configs use."""
+
 
 @dataclass(frozen=True)
 class Kernel(ABC):
@@ -27,6 +30,9 @@ class Kernel(ABC):
     name: ClassVar[str]
     reference_energy_weight: ClassVar[float] = 1.0
     steep: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        KERNELS[cls.name] = cls
 
     @abstractmethod
     def radial(self, squared_distance: Tensor) -> Tensor:
@@ -110,6 +116,7 @@ class IMQ(Kernel):
     """
 
     name: ClassVar[str] = "imq"
+    title: ClassVar[str] = "IMQ"
 
     c: float
 
@@ -173,10 +180,6 @@ class GaussianRiesz(Riesz):
     def positive_mean(self, u: Tensor, v: Tensor) -> Tensor:
         """Return mean_i exp(-2 |u_i - v_i|^2)."""
         return Gaussian(2.0).positive_mean(u, v)
-
-
-KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Gaussian, Log, IMQ, Riesz, GaussianRiesz)}
-"""Every kernel by the name that configs use."""
 
 
 def _riesz_values(squared_distance: Tensor, s: float) -> Tensor:

@@ -1,5 +1,7 @@
 """NT-Xent: the loss of SimCLR."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,9 @@ class NTXent(TemperatureLoss):
     Raises:
         ValueError: if `temperature` is not a positive finite number.
     """
+
+    name: ClassVar[str] = "ntxent"
+    title: ClassVar[str] = "NT-Xent"
 
     def unit_terms(self, u: Tensor, v: Tensor) -> Terms:
         """Return the terms for (M, d) views with unit rows."""

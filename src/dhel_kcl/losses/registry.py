@@ -1,33 +1,19 @@
-"""Losses and kernels by the names that configs use."""
+"""Losses and kernels by the names that configs use: the classes of this package that declare a name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from inspect import Parameter, signature
-from typing import Any, TypeVar
+from typing import Any
 
-from dhel_kcl.losses.dcl import DCL
-from dhel_kcl.losses.dhel import DHEL
-from dhel_kcl.losses.infonce import InfoNCE
-from dhel_kcl.losses.kcl import KCL
-from dhel_kcl.losses.kernels import KERNELS
-from dhel_kcl.losses.ntxent import NTXent
+from dhel_kcl import declarations
 from dhel_kcl.losses.pair_loss import PairLoss
-
-Builder = TypeVar("Builder")
-
-LOSSES: dict[str, Callable[..., PairLoss]] = {
-    "infonce": InfoNCE,
-    "ntxent": NTXent,
-    "dcl": DCL,
-    "dhel": DHEL,
-    "kcl": KCL,
-}
 
 
 def build_loss(config: Mapping[str, Any]) -> PairLoss:
     """Build a loss from a flat mapping.
 
-    Keys: `name` (`infonce`, `ntxent`, `dcl`, `dhel` or `kcl`), the loss's own parameters, and for `kcl` also `kernel`
-    (`gaussian`, `log`, `imq`, `riesz` or `gaussian_riesz`) and that kernel's parameter.
+    Keys: `name` (`dcl`, `dhel`, `infonce`, `kcl`, `ntxent` or that of another loss in this package), the loss's own
+    parameters, and for `kcl` also `kernel` (`gaussian`, `gaussian_riesz`, `imq`, `log`, `riesz`, or another one) and
+    that kernel's parameter.
 
     Args:
         config: such as ``{"name": "dhel", "temperature": 0.3}`` or
@@ -40,23 +26,25 @@ def build_loss(config: Mapping[str, Any]) -> PairLoss:
         ValueError: in one line that lists the valid choices, if a name or key is unknown or missing, or a value is out
             of range.
     """
-    loss = _choose(LOSSES, config, "name")
+    loss = _choose(declarations.losses(), config, "name")
     loss_parameters = dict(signature(loss).parameters)
     if "kernel" not in loss_parameters:
         _check_keys(config, ["name"], loss_parameters)
-        return loss(**_pick(config, loss_parameters))
+        built: PairLoss = loss(**_pick(config, loss_parameters))
+        return built
     del loss_parameters["kernel"]
-    kernel = _choose(KERNELS, config, "kernel")
+    kernel = _choose(declarations.kernels(), config, "kernel")
     kernel_parameters = signature(kernel).parameters
     _check_keys(config, ["name", "kernel"], {**kernel_parameters, **loss_parameters})
-    return loss(kernel=kernel(**_pick(config, kernel_parameters)), **_pick(config, loss_parameters))
+    built = loss(kernel=kernel(**_pick(config, kernel_parameters)), **_pick(config, loss_parameters))
+    return built
 
 
-def _choose(registry: Mapping[str, Builder], config: Mapping[str, Any], key: str) -> Builder:
+def _choose(declared: Mapping[str, declarations.Declared], config: Mapping[str, Any], key: str) -> Any:
     choice = config.get(key)
-    if not isinstance(choice, str) or choice not in registry:
-        raise ValueError(f"loss config: {key} must be one of {', '.join(registry)}; got {choice!r}")
-    return registry[choice]
+    if not isinstance(choice, str) or choice not in declared:
+        raise ValueError(f"loss config: {key} must be one of {', '.join(declared)}; got {choice!r}")
+    return declared[choice].load()
 
 
 def _check_keys(config: Mapping[str, Any], names: list[str], parameters: Mapping[str, Parameter]) -> None:

@@ -1,0 +1,145 @@
+"""Where images come from: one module for each kind of data set, all behind one indexable `ImageSource`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from dhel_kcl import declarations
+from dhel_kcl.config import DataConfig
+from dhel_kcl.errors import InputError
+from dhel_kcl.seeding import derive_seed
+
+ImageArray = npt.NDArray[np.uint8]
+LabelArray = npt.NDArray[np.int64]
+
+SUBSET_SEED = 0
+"""Seed of the digits split and of `train_images` subsets; fixed, so that runs of every seed see the same images."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An indexable of labelled RGB images.
+
+    Attributes:
+        classes: class names; a label is a position in this list.
+        labels: (N,) int64, known without decoding any image; -1 for an unlabelled image.
+        origin: what the images are, for the record.
+        names: (N,) file path or index of each image, for messages.
+        read: image number to (H, W, 3) uint8 pixels.
+    """
+
+    classes: list[str]
+    labels: LabelArray
+    origin: str
+    names: list[str]
+    read: Callable[[int], ImageArray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[ImageArray, int]:
+        """Return the (H, W, 3) uint8 pixels and the label of one image."""
+        return self.read(index), int(self.labels[index])
+
+    def subset(self, indices: LabelArray) -> "ImageSource":
+        """Keep the images at `indices`, in that order."""
+        return ImageSource(
+            classes=self.classes,
+            labels=self.labels[indices],
+            origin=self.origin,
+            names=[self.names[index] for index in indices],
+            read=lambda index: self.read(int(indices[index])),
+        )
+
+
+class Kind(ABC):
+    """One kind of data set: what a configuration names as `data.kind`.
+
+    Attributes:
+        kind: the name in configurations.
+        title: the name that readers see, of a data set named like its kind.
+        splits: the splits; with one for pretraining alone, ``("pretrain", "train", "test")``.
+        needs: the keys among `root` and `class_list` that it needs.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def open(self, data: DataConfig, split: str) -> ImageSource:
+        """Open one of `splits`, downloading it first if need be; `open_source` says what it raises."""
+
+
+def open_source(data: DataConfig, split: str) -> ImageSource:
+    """Open one split of a data set, downloading it first where torchvision can.
+
+    With `data.train_images`, the split that pretraining reads is reduced to a fixed stratified subset of that size.
+
+    Args:
+        data: the data set.
+        split: one of `data.splits`.
+
+    Raises:
+        InputError: the split does not exist, or images, folders, the class list or the network are missing.
+    """
+    if split not in data.splits:
+        raise InputError(f"data set kind {data.kind} has no split {split!r}; it has {', '.join(data.splits)}")
+    source: ImageSource = declarations.kinds()[data.kind].load()().open(data, split)
+    if data.train_images is None or split != data.pretrain_split:
+        return source
+    if data.train_images > len(source):
+        raise InputError(
+            f"train_images: {data.train_images} is more than the {len(source)} images of the {split} split; lower it"
+        )
+    chosen = stratified_indices(source.labels, data.train_images, SUBSET_SEED)
+    return source.subset(chosen)
+
+
+def stratified_indices(labels: LabelArray, count: int, seed: int) -> LabelArray:
+    """Choose `count` positions whose class shares are those of `labels`, rounded by largest remainder.
+
+    Args:
+        labels: (N,) class of each image.
+        count: how many to choose, at most N.
+        seed: the choice is a function of the seed, the labels and the count.
+
+    Returns:
+        (count,) positions in increasing order.
+    """
+    values, sizes = np.unique(labels, return_counts=True)
+    exact = sizes * (count / len(labels))
+    quota = np.floor(exact).astype(np.int64)
+    remainder_order = np.argsort(quota - exact, kind="stable")
+    quota[remainder_order[: count - int(quota.sum())]] += 1
+    chosen = []
+    for value, size in zip(values, quota, strict=True):
+        generator = np.random.Generator(np.random.PCG64(derive_seed(seed, "subset", int(value))))
+        chosen.append(generator.permutation(np.flatnonzero(labels == value))[:size])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def read_image(path: Path) -> ImageArray:
+    """Decode a file to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
+
+    Grey, palette and CMYK images are converted; of 16-bit grey the high byte is kept, as PIL does for 16-bit colour;
+    transparency is dropped.
+
+    Raises:
+        OSError: the file is missing or truncated. PIL raises other types for other damage.
+        ValueError: the image holds floating-point values, whose range is unknown.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined range")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return np.array(image.convert("RGB"))

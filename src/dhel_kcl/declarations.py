@@ -1,0 +1,297 @@
+"""What losses, kernels, data sets and figure scripts say about themselves, read from their source.
+
+Nothing is imported: planning a workflow does not wait for PyTorch, and a faulty file is named in one line. So a name, a
+title and the like must be written as plain values.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dhel_kcl.errors import InputError
+
+LOSSES = Path(__file__).parent / "losses"
+KINDS = Path(__file__).parent / "data" / "sources"
+
+TAKEN = {
+    *["name", "kernel", "run", "dataset", "backbone", "width", "epochs", "train_images", "loss", "learning_rate"],
+    *["batch_size", "seed", "metric", "representation", "x", "value", "source", "source_sha256"],
+}
+"""Names that no hyperparameter can have: keys of a loss's entry, and the other columns of the results."""
+
+TABLES = ("results", "theory")
+"""The tidy tables that a figure or table script can read."""
+
+_FIRST = ("temperature", "t", "c", "gamma")
+_CHOICES = {
+    "splits": (("train", "test"), ("pretrain", "train", "test")),
+    "needs": ((), ("root",), ("root", "class_list")),
+}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A class that configurations name.
+
+    Attributes:
+        name: the name in configurations.
+        title: the name that readers see.
+        file: where it is.
+        class_name: the class.
+        hyperparameters: the numbers that it is built from, each with its default or None.
+        takes_kernel: whether it is built from a kernel too.
+        constants: plain values of the class and of those it derives from.
+    """
+
+    name: str
+    title: str
+    file: Path
+    class_name: str
+    hyperparameters: Mapping[str, float | None] = field(hash=False)
+    takes_kernel: bool
+    constants: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def module(self) -> str:
+        """The module that defines it."""
+        package = Path(__file__).parent
+        return ".".join([package.name, *self.file.relative_to(package).with_suffix("").parts])
+
+    def load(self) -> Any:
+        """Import the class."""
+        return getattr(import_module(self.module), self.class_name)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A figure or table script: its title and caption, and what it reads.
+
+    Attributes:
+        path: the script; its name begins with ``fig_`` or ``table_``.
+        title: first line of the docstring.
+        caption: the rest of the docstring, as one line.
+        table: the tidy table it reads, `TABLE` in the script.
+        data: further files it reads, `DATA` in the script, relative to the repository.
+    """
+
+    path: Path
+    title: str
+    caption: str
+    table: str
+    data: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.path.stem
+
+    @property
+    def is_figure(self) -> bool:
+        """Whether it draws a figure; else it prints a table."""
+        return self.name.startswith("fig_")
+
+
+@cache
+def losses(folder: Path = LOSSES) -> Mapping[str, Declared]:
+    """The losses, subclasses of `PairLoss` in the modules of a folder, by name.
+
+    Raises:
+        InputError: a module is not Python, or a class lacks what it must declare.
+    """
+    return _declared(folder, "PairLoss", "name")
+
+
+@cache
+def kernels(folder: Path = LOSSES) -> Mapping[str, Declared]:
+    """The kernels of KCL, subclasses of `Kernel`, like `losses`."""
+    return _declared(folder, "Kernel", "name")
+
+
+@cache
+def kinds(folder: Path = KINDS) -> Mapping[str, Declared]:
+    """The kinds of data sets, subclasses of `Kind`, like `losses`."""
+    found = _declared(folder, "Kind", "kind")
+    for kind in found.values():
+        for constant, choices in _CHOICES.items():
+            if kind.constants.get(constant) not in choices:
+                valid = " or ".join(map(str, choices))
+                raise InputError(f"{kind.file}: {constant} of {kind.class_name} must be {valid}")
+    return found
+
+
+def trainable_kernels() -> Mapping[str, Declared]:
+    """The kernels that a configuration may use: a steep one stops a run when two embeddings coincide."""
+    return {name: kernel for name, kernel in kernels().items() if not kernel.constants.get("steep")}
+
+
+def loss_titles() -> dict[str, str]:
+    """The name that readers see of every loss with its kernel, by its label: ``dhel``, ``kcl_gaussian``.
+
+    Raises:
+        InputError: as `losses`; or two have one label, or a loss and its kernel share a hyperparameter.
+    """
+    titles = {name: loss.title for name, loss in losses().items() if not loss.takes_kernel}
+    for name, loss in losses().items():
+        for kernel in trainable_kernels().values() if loss.takes_kernel else ():
+            if (label := f"{name}_{kernel.name}") in titles:
+                raise InputError(f"{losses()[label].file}: {label!r} is also {name} with a kernel; choose another name")
+            if shared := set(kernel.hyperparameters) & set(loss.hyperparameters):
+                raise InputError(f"{kernel.file}: {name} has a parameter {', '.join(shared)} too; rename one")
+            titles[label] = f"{loss.title} ({kernel.title})"
+    return titles
+
+
+def hyperparameters() -> list[str]:
+    """Every hyperparameter of a loss or kernel that a configuration may use: the paper's, then the others by name."""
+    declared = [*losses().values(), *trainable_kernels().values()]
+    names = {name for each in declared for name in each.hyperparameters}
+    return [*_FIRST, *sorted(names.difference(_FIRST))]
+
+
+def scripts(folder: Path) -> dict[str, Script]:
+    """The figure and table scripts of a folder by name, in alphabetical order.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    found = sorted([*folder.glob("fig_*.py"), *folder.glob("table_*.py")])
+    if not found:
+        raise InputError(f"{folder}: no figure or table scripts here; run this in the root of the repository")
+    return {path.stem: read_script(path) for path in found}
+
+
+def read_script(path: Path) -> Script:
+    """Read what a figure or table script declares.
+
+    Raises:
+        InputError: there is no such script, it is not Python, it has no docstring, or `TABLE` or `DATA` is of no use.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such figure or table script; paper_figures/ lists them")
+    tree = _parse(path)
+    title, _, caption = (ast.get_docstring(tree) or "").partition("\n")
+    if not title:
+        raise InputError(f"{path}: no docstring; its first line is the title, the rest the caption")
+    constants = _constants(tree.body)
+    table, data = constants.get("TABLE", "results"), constants.get("DATA", ())
+    if table not in TABLES:
+        raise InputError(f"{path}: TABLE must be {' or '.join(TABLES)}, not {table!r}")
+    if not (isinstance(data, tuple) and all(isinstance(file, str) for file in data)):
+        raise InputError(f"{path}: DATA must be a tuple of paths, such as ('config/published_results.csv',)")
+    return Script(path, title.rstrip("."), " ".join(caption.split()), table, tuple(map(Path, data)))
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise InputError(f"{path}: not Python, line {error.lineno}: {error.msg}") from error
+
+
+def _constants(body: list[ast.stmt]) -> dict[str, Any]:
+    """Names that statements bind to literals."""
+    found = {}
+    for statement in body:
+        match statement:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                try:
+                    found[name] = ast.literal_eval(value)
+                except ValueError:
+                    continue
+    return found
+
+
+def _declared(folder: Path, root: str, key: str) -> dict[str, Declared]:
+    files: dict[str, Path] = {}
+    classes: dict[str, ast.ClassDef] = {}
+    for path in sorted(folder.glob("*.py")):
+        for node in _parse(path).body:
+            if isinstance(node, ast.ClassDef):
+                if node.name in classes:
+                    raise InputError(f"{path}: class {node.name} is also in {files[node.name]}; rename one")
+                files[node.name], classes[node.name] = path, node
+    required = {method.name for method in _methods(classes[root]) if _decorators(method) & {"abstractmethod"}}
+    found: dict[str, Declared] = {}
+    for node in classes.values():
+        lineage = list(_lineage(node, classes))
+        own = _constants(node.body).get(key)
+        defined = {method.name for each in lineage if each.name != root for method in _methods(each)}
+        if node.name == root or root not in {each.name for each in lineage} or (own is None and required - defined):
+            continue  # of another family, or only there to be derived from
+        path, named = files[node.name], f"class {node.name}"
+        if required - defined:
+            raise InputError(f"{path}: {named} does not define {', '.join(sorted(required - defined))}")
+        if not isinstance(own, str) or not re.fullmatch("[a-z][a-z0-9_]*", own):
+            raise InputError(f'{path}: {named} needs {key} = "...", of a-z, 0-9 and _; configurations name it so')
+        if own in found:
+            raise InputError(f"{path}: {key} {own!r} is also in {found[own].file}; choose another one")
+        if not ast.get_docstring(node):
+            raise InputError(f"{path}: {named} has no docstring; say there what it is, of a loss its equation")
+        constants = {name: value for each in reversed(lineage) for name, value in _constants(each.body).items()}
+        title = str(_constants(node.body).get("title", own))
+        numbers, takes_kernel = _hyperparameters(path, lineage)
+        found[own] = Declared(own, title, path, node.name, numbers, takes_kernel, constants)
+    return dict(sorted(found.items()))
+
+
+def _lineage(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    """A class and those of the folder that it derives from."""
+    yield node
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            yield from _lineage(classes[base.id], classes)
+
+
+def _methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [statement for statement in node.body if isinstance(statement, ast.FunctionDef)]
+
+
+def _decorators(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
+    return {ast.unparse(decorator).partition("(")[0] for decorator in node.decorator_list}
+
+
+def _hyperparameters(path: Path, lineage: list[ast.ClassDef]) -> tuple[dict[str, float | None], bool]:
+    """The numbers that a class is built from, with their defaults; and whether it is built from a kernel too."""
+    numbers: dict[str, float | None] = {}
+    takes_kernel = False
+    for name, annotation, default in _parameters(lineage):
+        where = f"{path}: parameter {name} of {lineage[0].name}"
+        if annotation == "Kernel":
+            takes_kernel = True
+        elif annotation == "float":
+            if name in TAKEN or not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise InputError(f"{where} has a name that is taken or not of a-z, 0-9 and _; rename it")
+            numbers[name] = None if default is None else _number(default, where)
+        elif default is None:
+            raise InputError(f"{where} must be annotated float, which makes it a hyperparameter, or have a default")
+    return numbers, takes_kernel
+
+
+def _number(default: ast.expr, where: str) -> float:
+    try:
+        return float(ast.literal_eval(default))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} has a default that is no plain number; write one, or none") from error
+
+
+def _parameters(lineage: list[ast.ClassDef]) -> Iterator[tuple[str, str, ast.expr | None]]:
+    """Name, annotation and default of each parameter of the constructor."""
+    if "dataclass" in _decorators(lineage[0]):
+        for statement in (statement for node in reversed(lineage) for statement in node.body):
+            match statement:
+                case ast.AnnAssign(ast.Name(name), annotation, default):
+                    if "ClassVar" not in ast.unparse(annotation):
+                        yield name, ast.unparse(annotation), default
+        return
+    constructor = next((method for node in lineage for method in _methods(node) if method.name == "__init__"), None)
+    if constructor is not None:
+        given = constructor.args
+        arguments = [*given.posonlyargs, *given.args][1:] + given.kwonlyargs
+        defaults = [*given.defaults, *given.kw_defaults]
+        for argument, default in zip(arguments, [None] * (len(arguments) - len(defaults)) + defaults, strict=True):
+            yield argument.arg, ast.unparse(argument.annotation) if argument.annotation else "", default

@@ -1,0 +1,286 @@
+"""A loss, a kernel, a data set and a figure are each one file and at most one entry of a configuration.
+
+The files are those of `docs/extending.md`.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+
+LAYOUT = Layout(Path("results/extended"))
+RUNS = [
+    "even_digits-align_uniform-t2-weight0.5-bs128-seed0",
+    "even_digits-align_uniform-t2-weight1-bs128-seed0",
+    "even_digits-dhel-temperature0.3-bs128-seed0",
+    "even_digits-kcl_cauchy-t2-gamma16-bs128-seed0",
+]
+
+
+def files_of_the_page() -> dict[str, str]:
+    """Every code block of the page by the file that its title names; blocks of one file are its parts."""
+    page = (REPOSITORY / "docs" / "extending.md").read_text()
+    files: dict[str, str] = {}
+    for name, content in re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL):
+        files[name] = files.get(name, "") + content
+    return files
+
+
+FILES = files_of_the_page()
+CONFIG = "config/extended.yaml"
+
+
+def make_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a copy of the package, which the programs run in it import."""
+    make_workspace(folder)
+    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "src"))
+    return folder
+
+
+def extend(clone: Path) -> None:
+    for name, content in FILES.items():
+        assert not (clone / name).exists(), "an extension edits no file"
+        (clone / name).write_text(content)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_clone(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clone with the files of the page, in which the whole workflow has run."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        clone = make_clone(tmp_path_factory.mktemp("extended"), monkeypatch)
+        extend(clone)
+        outcome = snakemake(cwd=clone, config=clone / CONFIG)
+        assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    return clone
+
+
+def test_the_page_adds_one_file_for_each() -> None:
+    assert sorted(FILES) == [
+        CONFIG,
+        "paper_figures/fig_rank_accuracy.py",
+        "src/dhel_kcl/data/sources/even_digits.py",
+        "src/dhel_kcl/losses/align_uniform.py",
+        "src/dhel_kcl/losses/cauchy.py",
+    ]
+
+
+def test_the_results_have_the_new_runs_and_a_column_for_the_new_hyperparameter(extended: Path) -> None:
+    results = pd.read_parquet(extended / LAYOUT.results)
+    assert sorted(results["run"].unique()) == RUNS
+    weights = results.drop_duplicates("run").set_index("run")["weight"]
+    assert weights[RUNS[:2]].tolist() == [0.5, 1.0]
+    assert weights[RUNS[2:]].isna().all()
+    assert {"linear_top1", "effective_rank", "training_loss"} <= set(results.loc[results["run"] == RUNS[0], "metric"])
+
+
+def test_the_new_figure_and_the_old_ones_show_the_new_losses(extended: Path) -> None:
+    assert all((extended / path).stat().st_size > 50 for path in LAYOUT.products("fig_rank_accuracy"))
+    for name in ("fig_rank_accuracy", "fig_training", "fig_batch_size", "fig_alignment_uniformity"):
+        points = pd.read_csv(extended / LAYOUT.figures / f"{name}.csv")
+        assert set(points["loss"]) == {"align_uniform", "dhel", "kcl_cauchy"}, name
+    varied = pd.read_csv(extended / LAYOUT.figures / "fig_temperature.csv")
+    assert varied[["hyperparameter", "hyperparameter_value"]].to_numpy().tolist() == [["weight", 0.5], ["weight", 1.0]]
+
+
+def test_the_report_and_the_tables_name_the_new_losses_data_set_and_figure(extended: Path) -> None:
+    report = (extended / LAYOUT.report).read_text()
+    for shown in ("Align + uniform", "KCL (Cauchy)", "Even digits", "Linear accuracy against effective rank"):
+        assert shown in report
+    table = (extended / LAYOUT.tables / "table_linear_accuracy.md").read_text()
+    assert "| Even digits | linear top-1 | Align + uniform |" in re.sub(" +", " ", table)
+
+
+def test_the_new_figure_passes_the_audit_and_leads_back_to_its_runs(extended: Path) -> None:
+    assert (extended / LAYOUT.audit).exists()
+    manifest = json.loads((extended / LAYOUT.manifest("render", "fig_rank_accuracy")).read_text())
+    assert "results" in manifest["inputs"]
+    points = pd.read_csv(extended / LAYOUT.figures / "fig_rank_accuracy.csv")
+    assert sorted(points["runs"]) == RUNS
+
+
+def test_snakemakes_own_report_has_every_caption(extended: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(extended / "src"))
+    outcome = snakemake("--report", "report.html", cwd=extended, config=extended / CONFIG)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    report = (extended / "report.html").read_text()
+    for script in declarations.scripts(extended / "paper_figures").values():
+        assert re.sub(r"\W+", "", script.caption)[:60] in re.sub(r"\\n|&\w+;|\W+", "", report), script.name
+
+
+def digests(clone: Path, config: Path) -> dict[str, str]:
+    """The digest of every job of the runs and betons, as a program that runs in the clone sees it."""
+    program = f"""
+import json
+from pathlib import Path
+from dhel_kcl import stages
+from dhel_kcl.config import load_config
+config = load_config(Path({str(config)!r}))
+jobs = [(stage, run) for stage in stages.run_stages(config) for run in config.runs]
+jobs += [("data", f"{{data.name}}/train") for data in config.datasets]
+print(json.dumps({{" ".join(job): stages.job_digest(config, *job) for job in jobs}}))
+"""
+    outcome = run("python", "-c", program, cwd=clone)
+    assert outcome.returncode == 0, outcome.stderr
+    return dict(json.loads(outcome.stdout))
+
+
+def test_adding_and_editing_a_loss_or_a_kind_of_data_outdates_no_other_run(clone: Path) -> None:
+    before = digests(clone, TINY)
+    extend(clone)
+    assert digests(clone, TINY) == before
+    mine = digests(clone, clone / CONFIG)
+    for name in ("losses/align_uniform.py", "losses/cauchy.py", "losses/dhel.py", "data/sources/even_digits.py"):
+        path = clone / "src" / "dhel_kcl" / name
+        path.write_text(path.read_text() + "\n# edited\n")
+        after = digests(clone, clone / CONFIG)
+        changed = {job for job in mine if mine[job] != after[job]}
+        loss = path.stem.replace("cauchy", "kcl_cauchy")
+        expected = {f"pretrain {run}" for run in RUNS if f"-{loss}-" in run} or {"data even_digits/train"}
+        assert changed == expected, name
+        mine = after
+
+
+LOSS = FILES["src/dhel_kcl/losses/align_uniform.py"]
+KIND = FILES["src/dhel_kcl/data/sources/even_digits.py"]
+FIGURE = FILES["paper_figures/fig_rank_accuracy.py"]
+OPEN = KIND[KIND.index("    def open") :]
+
+
+@pytest.mark.parametrize(
+    ("find", "text", "old", "new", "said"),
+    [
+        (declarations.losses, LOSS, "name: ", "label: ", 'AlignUniform needs name = "..."'),
+        (declarations.losses, LOSS, '"align_uniform"', '"Align-Uniform"', 'AlignUniform needs name = "..."'),
+        (declarations.losses, LOSS, '"align_uniform"', '"dhel"', "name 'dhel' is also in"),
+        (declarations.losses, LOSS, "AlignUniform", "DHEL", "class DHEL is also in"),
+        (declarations.losses, LOSS, LOSS[LOSS.index('    """The') : LOSS.index("    name")], "", "has no docstring"),
+        (declarations.losses, LOSS, "def unit_terms", "def terms_", "AlignUniform does not define unit_terms"),
+        (declarations.losses, LOSS, "t: float,", "t,", "parameter t of AlignUniform must be annotated float"),
+        (declarations.losses, LOSS, "weight: float", "epochs: float", "parameter epochs of AlignUniform has a name"),
+        (
+            declarations.losses,
+            LOSS,
+            "float = 1.0",
+            "float = T",
+            "weight of AlignUniform has a default that is no plain number",
+        ),
+        (declarations.losses, LOSS, "class AlignUniform(", "class AlignUniform(((", "not Python, line"),
+        (declarations.kernels, FILES["src/dhel_kcl/losses/cauchy.py"], '"cauchy"', '"imq"', "name 'imq' is also in"),
+        (declarations.kinds, KIND, "    kind:", "    name:", 'EvenDigits needs kind = "..."'),
+        (declarations.kinds, KIND, '"even_digits"', '"digits"', "kind 'digits' is also in"),
+        (declarations.kinds, KIND, "    title:", '    splits = ("test",)\n    title:', "splits of EvenDigits must be"),
+        (declarations.kinds, KIND, "    title:", '    needs = ("url",)\n    title:', "needs of EvenDigits must be"),
+        (declarations.kinds, KIND, OPEN, "", "EvenDigits does not define open"),
+        (
+            declarations.scripts,
+            FIGURE,
+            FIGURE[: FIGURE.index("import")],
+            "",
+            "no docstring; its first line is the title",
+        ),
+        (declarations.scripts, FIGURE, "METRICS = (", "METRICS = ((", "not Python, line"),
+        (declarations.scripts, FIGURE, "METRICS =", 'DATA = "a.csv"\nMETRICS =', "DATA must be a tuple of paths"),
+        (declarations.scripts, FIGURE, "METRICS =", 'TABLE = "runs"\nMETRICS =', "TABLE must be results or theory"),
+    ],
+)
+def test_a_faulty_file_is_named_in_one_line(tmp_path: Path, find, text: str, old: str, new: str, said: str) -> None:
+    there = {declarations.losses: declarations.LOSSES, declarations.kernels: declarations.LOSSES}
+    folder = there.get(find, declarations.KINDS if find is declarations.kinds else REPOSITORY / "paper_figures")
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    added = copy / "fig_zz_mine.py" if find is declarations.scripts else copy / "zz_mine.py"
+    assert old in text
+    added.write_text(text.replace(old, new))
+    with pytest.raises(InputError) as refused:
+        find(copy)
+    assert str(refused.value).startswith(f"{added}: ")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_faulty_file_stops_the_programs_with_that_line(clone: Path) -> None:
+    faulty = clone / "src" / "dhel_kcl" / "losses" / "mine.py"
+    faulty.write_text("class Mine(PairLoss:\n")
+    for outcome in (run("dhel-kcl", "configure", str(TINY), cwd=clone), snakemake("--dry-run", cwd=clone)):
+        assert outcome.returncode == 1
+        said = outcome.stdout + outcome.stderr
+        assert f"{faulty}: not Python, line 1: " in said
+        assert "Traceback" not in said
+    assert run("dhel-kcl", "--help", cwd=clone).returncode == 0
+
+
+def test_a_configuration_is_held_to_what_the_new_classes_declare(clone: Path) -> None:
+    extend(clone)
+    values = yaml.safe_load(FILES[CONFIG])
+    values["losses"] = [{"name": "align_uniform", "t": [2.0]}]
+    (clone / "default.yaml").write_text(yaml.safe_dump(values))
+    assert run("dhel-kcl", "configure", "default.yaml", cwd=clone).returncode == 0
+    resolved = yaml.safe_load((clone / LAYOUT.config).read_text())
+    assert resolved["losses"] == [{"name": "align_uniform", "t": [2.0], "weight": [1.0]}]
+    values["losses"] = [{"name": "align_uniform", "t": [-1.0], "wieght": [1.0]}]
+    values["datasets"][0]["data"]["kind"] = "odd_digits"
+    (clone / "bad.yaml").write_text(yaml.safe_dump(values))
+    refused = run("dhel-kcl", "configure", "bad.yaml", cwd=clone).stderr.splitlines()
+    assert len(refused) == 3
+    assert "datasets.0.data.kind: unknown kind; there are cifar10, cifar100, digits, even_digits," in refused[0]
+    assert "losses.0.align_uniform.t.0: Input should be greater than 0 (given: -1.0)" in refused[1]
+    assert "losses.0.align_uniform.wieght: unknown key" in refused[2]
+
+
+@pytest.mark.parametrize("name", ["align_uniform", "cauchy"])
+def test_the_new_losses_equal_their_definitions(clone: Path, name: str) -> None:
+    extend(clone)
+    setting = {
+        "align_uniform": {"name": "align_uniform", "t": 2.0, "weight": 0.5},
+        "cauchy": {"name": "kcl", "kernel": "cauchy", "t": 2.0, "gamma": 3.0},
+    }[name]
+    program = f"""
+import torch
+from dhel_kcl.losses import build_loss
+z = torch.nn.functional.normalize(torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=2)
+assert torch.autograd.gradcheck(build_loss({setting}), tuple(z.requires_grad_().unbind()))
+print(build_loss({setting})(*z).item())
+"""
+    outcome = run("python", "-c", program, cwd=clone)
+    assert outcome.returncode == 0, outcome.stderr
+    z = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, v = torch.nn.functional.normalize(z, dim=2)
+
+    def mean(kernel, x: torch.Tensor) -> torch.Tensor:
+        pairs = torch.combinations(torch.arange(len(x)))
+        return kernel((x[pairs[:, 0]] - x[pairs[:, 1]]).square().sum(1)).mean()
+
+    positives = (u - v).square().sum(1)
+    if name == "align_uniform":
+        uniformity = [mean(lambda r2: (-2 * r2).exp(), x).log() for x in (u, v)]
+        expected = positives.mean() + 0.5 * sum(uniformity) / 2
+    else:
+        energy = sum(mean(lambda r2: 1 / (1 + 2 * r2), x) for x in (u, v))
+        expected = -2 * (1 / (1 + 2 * positives)).mean() + 3 * energy
+    assert float(outcome.stdout) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_reserve_of_looks_has_no_two_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "paper_figures"))
+    import style
+
+    titles = declarations.loss_titles() | {f"mine{number:02}": f"Mine {number}" for number in range(30)}
+    looks = style._looks(titles)
+    assert len({(look.colour, look.marker) for look in looks.values()}) == len(titles)
+    assert list(looks)[:7] == ["infonce", "ntxent", "dcl", "dhel", "kcl_gaussian", "kcl_log", "kcl_imq"]
+    assert {label: looks[label] for label in style.LOSSES} == style.LOSSES, "the paper's losses keep theirs"
