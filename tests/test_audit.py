@@ -11,6 +11,7 @@ from workspace import run as run_program
 from dhel_kcl.artifacts import read_json, sha256_file, write_json
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import load_manifest
+from dhel_kcl.stages import TARGETS
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
@@ -27,7 +28,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 5 + 2 + 14 + 1
+    assert counts["manifests"] == 3 + 4 * 5 + 2 + len(TARGETS) + 1
 
 
 def _append_byte(path: Path) -> None:
