@@ -7,6 +7,7 @@ if it is below minus the tolerance, and not testable at this scale in between: w
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import style
 from aggregate import PER_BATCH_SIZE, chosen
 from scipy.stats import norm
 
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, robustness, seed_means
+from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, robustness
 from dhel_kcl.statistics import CONFIDENCE, paired_test
 
+METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged")
 BASELINES = ("infonce", "ntxent", "dcl")
+PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
 PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
@@ -41,6 +44,7 @@ class Margin:
 
     @property
     def verdict(self) -> str:
+        """One of `SUPPORTED`, `NOT_SUPPORTED` and `NOT_TESTABLE`."""
         if self.obstacle or not abs(self.value) > self.tolerance:
             return NOT_TESTABLE
         return SUPPORTED if self.value > 0 else NOT_SUPPORTED
@@ -60,17 +64,48 @@ class Claim:
     statement: str
     evidence: tuple[str, ...]
     tolerance: str
-    margin: Callable[[pd.DataFrame, str], Margin]
+    margin: Callable[["Measured", str], Margin]
+
+
+class Measured:
+    """What was measured on one data set, as the claims compare it."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.rows = rows
+        ended = metric_rows(rows, "diverged")
+        self.diverged = ended[ended["value"] == 1].groupby("loss").size()
+        self.accuracies = metric_rows(rows, "linear_top1")
+
+    @cached_property
+    def spread(self) -> pd.DataFrame:
+        """`robustness` of the accuracies."""
+        return robustness(self.rows, "linear_top1")
+
+    @cache  # noqa: B019, it lives as long as this
+    def at_choice(self, metric: str, representation: str = "") -> pd.DataFrame:
+        """Rows of a metric at the settings that validation chooses for each loss and batch size."""
+        rows = metric_rows(self.rows, metric).merge(self._choice, on=CONFIGURATION)
+        return rows[rows["representation"] == representation] if representation else rows
+
+    @cached_property
+    def _choice(self) -> pd.DataFrame:
+        return chosen(self.rows, PER_BATCH_SIZE)
+
+    def sampling_variance(self, accuracies: pd.Series) -> pd.Series:
+        """Variance of accuracies under another draw of as many test images."""
+        counted = metric_rows(self.rows, "test_images")["value"]
+        images = counted.min() if len(counted) else TEST_IMAGES[self.rows["dataset"].iloc[0]]
+        return accuracies * (1 - accuracies) / images
 
 
 def verdicts(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """A row for each data set, claim and loss that the claim is about."""
     for dataset in style.in_order(results["dataset"], style.DATASET_NAMES):
-        rows = results[results["dataset"] == dataset]
-        ours = [loss for loss in style.in_order(rows["loss"], style.LOSS_NAMES) if loss not in BASELINES]
+        rows = results[(results["dataset"] == dataset) & results["metric"].isin(METRICS)]
+        measured = Measured(rows)
         for claim in CLAIMS:
-            for loss in ours:
-                margin = _margin(claim, rows, loss)
+            for loss in (loss for loss in PROPOSED if loss in set(rows["loss"])):
+                margin = _margin(claim, measured, loss)
                 yield {
                     "claim": claim.statement,
                     "loss": loss,
@@ -109,14 +144,15 @@ def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
-def _margin(claim: Claim, rows: pd.DataFrame, loss: str) -> Margin:
+def _margin(claim: Claim, measured: Measured, loss: str) -> Margin:
+    rows = measured.rows
     if rows["dataset"].iloc[0] not in PAPER_DATASETS:
         return Margin(obstacle="not one of the paper's data sets")
     if not set(BASELINES) & set(rows["loss"]):
         return Margin(obstacle="no loss of the InfoNCE family was run")
-    if loss not in set(metric_rows(rows, "linear_top1")["loss"]):
+    if loss not in set(measured.accuracies["loss"]):
         return Margin(obstacle="none of its runs has an accuracy")
-    return claim.margin(rows, loss)
+    return claim.margin(measured, loss)
 
 
 def scale(rows: pd.DataFrame) -> str:
@@ -124,14 +160,16 @@ def scale(rows: pd.DataFrame) -> str:
     width = rows["width"].iloc[0]
     network = rows["backbone"].iloc[0] + ("" if width == 1 else f" at {width:g} of the width")
     sizes = ", ".join(map(str, sorted(rows["batch_size"].unique())))
+    seeds = len(rows["seed"].unique())
     return (
         f"{rows['train_images'].iloc[0]:,} images, {network}, {rows['epochs'].iloc[0]} epochs, batch size {sizes}, "
-        f"{rows['seed'].nunique()} seed{'s' if rows['seed'].nunique() > 1 else ''}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}"
     )
 
 
-def _accuracy(rows: pd.DataFrame, loss: str) -> Margin:
-    pairs = _against_best_baseline(rows, loss, "linear_top1")
+def _accuracy(measured: Measured, loss: str) -> Margin:
+    accuracies = measured.at_choice("linear_top1")
+    pairs = _against_best_baseline(accuracies, loss, measured.at_choice("validation_top1"))
     if pairs.empty:
         return Margin(obstacle=NO_PAIRS)
     by_seed = pairs.groupby("seed")[["ours", "theirs"]].mean()
@@ -139,7 +177,7 @@ def _accuracy(rows: pd.DataFrame, loss: str) -> Margin:
         test = paired_test(by_seed["ours"], by_seed["theirs"])
         tolerance = (test.interval.high - test.interval.low) / 2
     else:
-        variance = sum(_sampling_variance(rows, pairs[side]).sum() for side in ("ours", "theirs"))
+        variance = sum(float(measured.sampling_variance(pairs[side]).sum()) for side in ("ours", "theirs"))
         tolerance = NORMAL * math.sqrt(variance) / len(pairs)
     cells = [
         f"{ours:.3f} against {style.LOSS_NAMES[baseline]} {theirs:.3f} at batch size {size}"
@@ -149,10 +187,10 @@ def _accuracy(rows: pd.DataFrame, loss: str) -> Margin:
     return Margin(value, tolerance, "; ".join(cells), runs=_runs(pairs))
 
 
-def _effective_rank(representation: str) -> Callable[[pd.DataFrame, str], Margin]:
-    def margin(rows: pd.DataFrame, loss: str) -> Margin:
-        kept = rows[(rows["metric"] != "effective_rank") | (rows["representation"] == representation)]
-        pairs = _against_best_baseline(kept, loss, "effective_rank", highest=True)
+def _effective_rank(representation: str) -> Callable[[Measured, str], Margin]:
+    def margin(measured: Measured, loss: str) -> Margin:
+        ranks = measured.at_choice("effective_rank", representation)
+        pairs = _against_best_baseline(ranks, loss, ranks)
         if pairs.empty:
             return Margin(obstacle=NO_PAIRS)
         means = _means(pairs)
@@ -163,39 +201,36 @@ def _effective_rank(representation: str) -> Callable[[pd.DataFrame, str], Margin
     return margin
 
 
-def _steadiness(axis: str, needed: str) -> Callable[[pd.DataFrame, str], Margin]:
-    def margin(rows: pd.DataFrame, loss: str) -> Margin:
-        spread = robustness(rows, "linear_top1")
-        spread = spread[(spread["axis"] == axis) & (spread["settings"] > 1)].set_index("loss")
-        ended = metric_rows(rows, "diverged")
-        lost = ended[ended["value"] == 1].groupby("loss").size()
+def _steadiness(axis: str, needed: str) -> Callable[[Measured, str], Margin]:
+    def margin(measured: Measured, loss: str) -> Margin:
+        lost, spread = measured.diverged, measured.spread
         if loss in lost:
             return Margin(obstacle=f"{lost[loss]} of its runs diverged: the worst accuracy is unknown")
-        baselines = spread[spread.index.isin(BASELINES) & ~spread.index.isin(lost.index)]
-        if loss not in spread.index or baselines.empty:
+        spread = spread[(spread["axis"] == axis) & (spread["settings"] > 1)]
+        ours = spread[spread["loss"] == loss]
+        theirs = spread[spread["loss"].isin(BASELINES) & ~spread["loss"].isin(lost.index)].nsmallest(1, "range")
+        if ours.empty or theirs.empty:
             return Margin(obstacle=f"one {needed} only")
-        ours, theirs = spread.loc[loss], baselines.loc[baselines["range"].idxmin()]
-        accuracies = metric_rows(rows, "linear_top1")
-        variance = _sampling_variance(rows, accuracies["value"]).mean() / accuracies["seed"].nunique()
+        both = pd.concat([ours, theirs])
+        ranges = [float(value) for value in both["range"]]
+        accuracies = measured.accuracies
+        variance = float(measured.sampling_variance(accuracies["value"]).mean()) / len(accuracies["seed"].unique())
         # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
-        tolerance = NORMAL * math.sqrt(2 * variance * (1 / ours["groups"] + 1 / theirs["groups"]))
-        measured = f"{ours['range']:.3f} against {style.LOSS_NAMES[str(theirs.name)]} {theirs['range']:.3f}"
-        return Margin(theirs["range"] - ours["range"], tolerance, measured, runs=[ours["runs"], theirs["runs"]])
+        tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
+        text = f"{ranges[0]:.3f} against {style.LOSS_NAMES[theirs['loss'].iloc[0]]} {ranges[1]:.3f}"
+        return Margin(ranges[1] - ranges[0], tolerance, text, runs=[*both["runs"]])
 
     return margin
 
 
-def _against_best_baseline(rows: pd.DataFrame, loss: str, metric: str, highest: bool = False) -> pd.DataFrame:
-    """Values of a loss and of a baseline at each batch size and shared seed, both at settings that validation chooses.
+def _against_best_baseline(values: pd.DataFrame, loss: str, order: pd.DataFrame) -> pd.DataFrame:
+    """Values of a loss, `ours`, and of a baseline, `theirs`, at each batch size and shared seed.
 
-    The baseline is the one that validation prefers at that batch size, or the one with the `highest` value.
+    The baseline at a batch size is the one that is highest in `order`.
     """
-    settings = chosen(rows, PER_BATCH_SIZE)
-    values = metric_rows(rows, metric).merge(settings, on=CONFIGURATION)
-    rank = values if highest else metric_rows(rows, "validation_top1").merge(settings, on=CONFIGURATION)
-    order = seed_means(rank[rank["loss"].isin(BASELINES)])
-    baseline = order.loc[order.groupby("batch_size")["mean"].idxmax()].set_index("batch_size")["loss"]
-    theirs = values[values["loss"] == values["batch_size"].map(baseline)]
+    ranking = order[order["loss"].isin(BASELINES)].groupby(["batch_size", "loss"])["value"].mean()
+    baseline = dict(ranking.groupby("batch_size").idxmax())
+    theirs = values[values["loss"] == values["batch_size"].map({size: best for size, (_, best) in baseline.items()})]
     columns = ["batch_size", "seed", "loss", "value", "run"]
     pairs = values.loc[values["loss"] == loss, columns].merge(theirs[columns], on=["batch_size", "seed"])
     return pairs.rename(columns={"loss_y": "baseline", "value_x": "ours", "value_y": "theirs"})
@@ -203,13 +238,6 @@ def _against_best_baseline(rows: pd.DataFrame, loss: str, metric: str, highest: 
 
 def _means(pairs: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pairs.groupby(["batch_size", *keys])[["ours", "theirs"]].mean().reset_index()
-
-
-def _sampling_variance(rows: pd.DataFrame, accuracies: pd.Series) -> pd.Series:
-    """Variance of accuracies under another draw of as many test images."""
-    counted = metric_rows(rows, "test_images")["value"]
-    images = counted.min() if len(counted) else TEST_IMAGES[rows["dataset"].iloc[0]]
-    return accuracies * (1 - accuracies) / images
 
 
 def _runs(pairs: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ from scipy.stats import t
 
 from dhel_kcl.robustness import join_runs
 
-TABLE = "theory"
+TABLES = ("theory",)
 METRICS = ("loss", "growth", "asymptote")
 KEYS = ["check", "loss", "embedding_dim", "batch_size"]
 ROUNDING = 1e-16

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-TABLE = "theory"
+TABLES = ("theory",)
 METRICS = ("loss", "minimum", "gram", "minimiser_gram")
 PREDICTED = "predicted"
 CASE = ["batch_size", "embedding_dim"]

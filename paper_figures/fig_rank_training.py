@@ -27,8 +27,6 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 @mpl.rc_context(style.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one line and band per loss."""
-    if points.empty:
-        return style.empty_figure(NOTHING)
     figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
     for panel in panels:
         for look, curve in style.losses_of(panel.points):

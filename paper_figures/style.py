@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -210,19 +209,6 @@ def facets(
         first.setdefault(dataset, axes)
         panels.append(Facet(axes, part, row, name if several else "", divmod(index, columns)))
     return figure, panels
-
-
-def say(axes: Axes, sentence: str) -> None:
-    """Write why a panel is empty where its content would be."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, fill(sentence, 48), ha="center", va="center", transform=axes.transAxes)
-
-
-def empty_figure(sentence: str) -> Figure:
-    """A figure that has nothing to show, and says so."""
-    figure = Figure(figsize=(COLUMN_WIDTH, 0.8), layout="constrained")
-    say(figure.add_subplot(), sentence)
-    return figure
 
 
 def label(panels: list[Facet], y: str, x: str | None = None) -> None:

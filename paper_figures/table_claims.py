@@ -2,12 +2,12 @@
 
 Each claim, for each loss and data set it is about, with the tolerance that it is judged by: supported if the margin is
 above it, not supported if below minus it, otherwise not testable at this scale, as where nothing could be compared. A
-verdict speaks about the stated scale only. Accuracies are of linear evaluation on the test set, in [0, 1]; at each batch
-size a loss, and the baseline (the best of InfoNCE, NT-Xent and DCL), has the hyperparameters with the highest accuracy
-on the validation split of the training set, which chooses the baseline too. For the effective rank the baseline is the
-one with the highest rank. A range is best less worst over the settings, averaged as in table_robustness; the baseline is
-the one with the smallest. A theorem is supported where it holds for every loss; its margin is then the error nearest to the
-tolerance, and table_theory has the details.
+verdict speaks about the stated scale only. Accuracies are of linear evaluation on the test set, in [0, 1]; at each
+batch size a loss, and the baseline (the best of InfoNCE, NT-Xent and DCL), has the hyperparameters with the highest
+accuracy on the validation split of the training set, which chooses the baseline too. For the effective rank the
+baseline is the one with the highest rank. A range is best less worst over the settings, averaged as in
+table_robustness; the baseline is the one with the smallest. A theorem is supported where it holds for every loss; its
+margin is then the error nearest to the tolerance, and table_theory has the details.
 """
 
 import pandas as pd

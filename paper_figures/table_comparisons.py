@@ -41,8 +41,6 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, batch size and pair."""
-    if points.empty:
-        return pd.DataFrame({"Comparisons": [NOTHING]})
     table = style.for_print(points, {"dataset": style.DATASET_NAMES})
     table = table.replace({"loss": style.LOSS_NAMES, "other": style.LOSS_NAMES})
     percent = partial(style.number, digits=2, factor=100)

@@ -17,7 +17,7 @@ from theorems import METRICS, theorems
 from dhel_kcl.errors import InputError
 
 __all__ = ["METRICS"]
-TABLE = "theory"
+TABLES = ("theory",)
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from workspace import REPOSITORY
 from workspace import run as run_program
 
+from dhel_kcl import declarations
 from dhel_kcl.artifacts import read_json, sha256_file, write_json
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import load_manifest
@@ -27,7 +29,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 6 + 2 + 16 + 1
+    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(declarations.scripts(REPOSITORY / "paper_figures")) + 1
 
 
 def _append_byte(path: Path) -> None:

@@ -196,7 +196,13 @@ OPEN = KIND[KIND.index("    def open") :]
         ),
         (declarations.scripts, FIGURE, "METRICS = (", "METRICS = ((", "not Python, line"),
         (declarations.scripts, FIGURE, "METRICS =", 'DATA = "a.csv"\nMETRICS =', "DATA must be a tuple of paths"),
-        (declarations.scripts, FIGURE, "METRICS =", 'TABLE = "runs"\nMETRICS =', "TABLE must be results or theory"),
+        (
+            declarations.scripts,
+            FIGURE,
+            "METRICS =",
+            'TABLES = ("runs",)\nMETRICS =',
+            "TABLES must be a tuple of results and theory",
+        ),
     ],
 )
 def test_a_faulty_file_is_named_in_one_line(tmp_path: Path, find, text: str, old: str, new: str, said: str) -> None:
@@ -252,7 +258,8 @@ def test_the_new_losses_equal_their_definitions(clone: Path, name: str) -> None:
     program = f"""
 import torch
 from dhel_kcl.losses import build_loss
-z = torch.nn.functional.normalize(torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=2)
+z = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+z = torch.nn.functional.normalize(z, dim=2)
 assert torch.autograd.gradcheck(build_loss({setting}), tuple(z.requires_grad_().unbind()))
 print(build_loss({setting})(*z).item())
 """

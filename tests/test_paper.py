@@ -64,7 +64,7 @@ def write_results(path: Path, value: float = 0.1, metric: str = "accuracy") -> P
 
 
 def test_a_figure_is_written_as_csv_png_and_pdf(folder: Path) -> None:
-    paths = render(folder / "fig_tiny.py", write_results(folder / "results.parquet"), folder / "out" / "figures")
+    paths = render(folder / "fig_tiny.py", [write_results(folder / "results.parquet")], folder / "out" / "figures")
     assert [path.name for path in paths] == ["fig_tiny.csv", "fig_tiny.png", "fig_tiny.pdf"]
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     assert paths[2].read_bytes().startswith(b"%PDF")
@@ -73,7 +73,7 @@ def test_a_figure_is_written_as_csv_png_and_pdf(folder: Path) -> None:
 
 
 def test_a_table_is_written_as_csv_and_markdown(folder: Path) -> None:
-    _, markdown = render(folder / "table_tiny.py", write_results(folder / "results.parquet"), folder)
+    _, markdown = render(folder / "table_tiny.py", [write_results(folder / "results.parquet")], folder)
     text = markdown.read_text()
     assert text.startswith("# A figure\n\n|")
     assert "| dhel   | 0.15    | a;b    |" in text
@@ -82,17 +82,17 @@ def test_a_table_is_written_as_csv_and_markdown(folder: Path) -> None:
 
 def test_rendering_twice_gives_the_same_bytes(folder: Path) -> None:
     results = write_results(folder / "results.parquet")
-    first = [path.read_bytes() for path in render(folder / "fig_tiny.py", results, folder / "1")]
-    second = [path.read_bytes() for path in render(folder / "fig_tiny.py", results, folder / "2")]
+    first = [path.read_bytes() for path in render(folder / "fig_tiny.py", [results], folder / "1")]
+    second = [path.read_bytes() for path in render(folder / "fig_tiny.py", [results], folder / "2")]
     assert first == second
 
 
 def test_written_points_equal_rederived_ones_until_the_results_change(folder: Path) -> None:
     script, results = folder / "fig_tiny.py", write_results(folder / "results.parquet", value=0.1 + 0.2)
-    written = read_points(render(script, results, folder)[0])
-    assert points_equal(written, rederive(script, results))
+    written = read_points(render(script, [results], folder)[0])
+    assert points_equal(written, rederive(script, [results]))
     write_results(results, value=0.3)
-    assert not points_equal(written, rederive(script, results))
+    assert not points_equal(written, rederive(script, [results]))
 
 
 def test_points_survive_the_csv_to_the_last_digit(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_script_may_be_left_without_points_if_it_says_what_to_show_then(folder
     with pytest.raises(InputError, match="nothing to show"):
         rederive(script, results)
     script.write_text(script.read_text().replace("METRICS", 'NOTHING = "nobody came"\nMETRICS'))
-    csv, shown, *_ = render(script, results, folder)
+    csv, shown, *_ = render(script, [results], folder)
     assert csv.read_text() == "loss,value,runs\n"
     target = load_target(script)
     if target.draw:
@@ -136,8 +136,8 @@ def test_a_script_may_be_left_without_points_if_it_says_what_to_show_then(folder
     else:
         assert "| nobody came |" in shown.read_text()
     write_results(results)
-    assert "nobody came" not in render(script, results, folder)[1].read_text(errors="ignore")
-    assert len(rederive(script, results)) == 1
+    assert "nobody came" not in render(script, [results], folder)[1].read_text(errors="ignore")
+    assert len(rederive(script, [results])) == 1
 
 
 def test_title_and_caption_come_from_the_docstring(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, 
     results = folder / "results.parquet"
     prepare(results)
     with pytest.raises(InputError, match=message) as caught:
-        render(folder / "fig_tiny.py", results, folder / "out")
+        render(folder / "fig_tiny.py", [results], folder / "out")
     assert "\n" not in str(caught.value)
     assert str(results) in str(caught.value)
     assert not (folder / "out").exists()
@@ -175,10 +175,10 @@ def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) 
     script, results = folder / "fig_tiny.py", write_results(folder / "results.parquet", value=-1.0)
     script.write_text(FIGURE.replace("METRICS", 'NOTHING = "No accuracy is positive."\nMETRICS'))
     assert load_target(script).nothing == "No accuracy is positive."
-    written = read_points(render(script, results, folder)[0])
+    written = read_points(render(script, [results], folder)[0])
     assert written.empty
     assert written.columns.tolist() == ["loss", "value", "runs"]
-    assert points_equal(written, rederive(script, results))
+    assert points_equal(written, rederive(script, [results]))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) 
         (lambda text: text.replace("def points", "def other"), "does not define points"),
         (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
         (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
-        (lambda text: text.replace("METRICS", 'TABLE = "other"\nMETRICS'), "TABLE as one of results, theory"),
+        (lambda text: text.replace("METRICS", 'TABLES = ("other",)\nMETRICS'), "TABLES must be a tuple of results and"),
     ],
 )
 def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:
@@ -199,12 +199,12 @@ def test_a_script_without_its_parts_is_refused(folder: Path, change, message: st
 
 def test_a_script_reads_the_table_that_it_names(folder: Path) -> None:
     script = folder / "fig_tiny.py"
-    script.write_text(FIGURE.replace("METRICS", 'TABLE = "theory"\nMETRICS'))
+    script.write_text(FIGURE.replace("METRICS", 'TABLES = ("theory",)\nMETRICS'))
     with pytest.raises(InputError, match=r"results\.parquet: not a readable theory table"):
-        rederive(script, write_results(folder / "results.parquet"))
+        rederive(script, [write_results(folder / "results.parquet")])
     row = {**dict.fromkeys(THEORY_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": "accuracy", "value": 0.5}
     pd.DataFrame([row]).to_parquet(folder / "theory.parquet")
-    assert rederive(script, folder / "theory.parquet")["value"].tolist() == [0.5]
+    assert rederive(script, [folder / "theory.parquet"])["value"].tolist() == [0.5]
 
 
 def test_a_missing_script_is_refused(tmp_path: Path) -> None:
@@ -220,5 +220,5 @@ def test_missing_points_name_the_command(tmp_path: Path) -> None:
 def test_a_drawing_that_fails_leaves_no_half_written_image(folder: Path) -> None:
     (folder / "fig_tiny.py").write_text(FIGURE.replace("figure = Figure()", "raise RuntimeError('broken')"))
     with pytest.raises(RuntimeError, match="broken"):
-        render(folder / "fig_tiny.py", write_results(folder / "results.parquet"), folder / "out")
+        render(folder / "fig_tiny.py", [write_results(folder / "results.parquet")], folder / "out")
     assert os.listdir(folder / "out") == ["fig_tiny.csv"]  # noqa: PTH208

@@ -59,7 +59,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
     for kind in ("fig_a", "table_b"):
-        render(scripts / f"{kind}.py", results, results.parent / kind[:3])
+        render(scripts / f"{kind}.py", [results], results.parent / kind[:3])
     return {
         "config_path": config,
         "results": results,

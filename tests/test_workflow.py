@@ -17,7 +17,7 @@ from dhel_kcl.layout import Layout
 LAYOUT = Layout(Path("results/tiny"))
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
 FIGURES = [name for name, script in SCRIPTS.items() if script.is_figure]
-OF_THEORY = [name for name, script in SCRIPTS.items() if script.table == "theory"]
+OF_THEORY = [name for name, script in SCRIPTS.items() if script.tables == ("theory",)]
 
 
 def planned(folder: Path, *targets: str, config: Path = TINY) -> dict[str, int]:

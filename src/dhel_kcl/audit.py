@@ -182,7 +182,7 @@ def _check_chains(
     require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))
     for target, script in targets.items():
         for product in layout.products(target):
-            require(product, layout.table(script.table))
+            require(product, *map(layout.table, script.tables))
             require(layout.report, product)
 
 
@@ -199,21 +199,24 @@ def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outco
 
 
 def _check_points(layout: Layout, targets: Targets, outcome: Outcome) -> None:
-    known = {table: set(load_results(table, table=table.stem)["run"]) for table in (layout.results, layout.theory)}
+    known = {name: set(load_results(layout.table(name), table=name)["run"]) for name in declarations.TABLES}
     for target, script in targets.items():
-        table = layout.table(script.table)
+        tables = [layout.table(name) for name in script.tables]
         written_to = next(path for path in layout.products(target) if path.suffix == ".csv")
         points = read_points(written_to)
         outcome.points += len(points)
-        named = {run for runs in points["runs"].dropna() for run in str(runs).split(";") if run}
-        outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named - known[table]))
+        named = {run for cell in points["runs"].dropna() for run in str(cell).split(";") if run}
+        runs = [known[name] for name in script.tables]
+        outcome.problems.extend(f"{written_to}: names an unknown run {run}" for run in sorted(named.difference(*runs)))
         try:
-            current = points_equal(points, rederive(script.path, table))
+            current = points_equal(points, rederive(script.path, tables))
         except InputError as error:
             outcome.problems.extend(str(error).splitlines())
             continue
         if not current:
-            outcome.problems.append(f"{written_to}: {table.name} gives other values; render {target} again")
+            outcome.problems.append(
+                f"{written_to}: {' and '.join(path.name for path in tables)} gives other values; render {target} again"
+            )
         printed = written_to.with_suffix(".md")
         if not script.is_figure and printed.read_text() != table_text(load_target(script.path), points):
             outcome.problems.append(f"{printed}: does not print the values of {written_to.name}; render {target} again")

@@ -345,17 +345,17 @@ def render(
     from dhel_kcl.paper import render as draw
 
     script, products = scripts[target], layout.products(target)
-    table = layout.table(script.table)
+    tables = [layout.table(name) for name in script.tables]
     with record(
         layout.manifest("render", target),
         stage="render",
         subject=target,
         settings={},
         source=stages.script_digest(script.path),
-        inputs={table.stem: table} | {str(file): file for file in script.data},
+        inputs={table.stem: table for table in tables} | {str(file): file for file in script.data},
         outputs={path.name: path for path in products},
     ):
-        draw(script.path, table, products[0].parent)
+        draw(script.path, tables, products[0].parent)
     typer.echo("\n".join(str(path) for path in products))
 
 

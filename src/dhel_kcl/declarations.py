@@ -75,14 +75,14 @@ class Script:
         path: the script; its name begins with ``fig_`` or ``table_``.
         title: first line of the docstring.
         caption: the rest of the docstring, as one line.
-        table: the tidy table it reads, `TABLE` in the script.
+        tables: the tidy tables it reads, `TABLES` in the script.
         data: further files it reads, `DATA` in the script, relative to the repository.
     """
 
     path: Path
     title: str
     caption: str
-    table: str
+    tables: tuple[str, ...]
     data: tuple[Path, ...]
 
     @property
@@ -169,7 +169,7 @@ def read_script(path: Path) -> Script:
     """Read what a figure or table script declares.
 
     Raises:
-        InputError: there is no such script, it is not Python, it has no docstring, or `TABLE` or `DATA` is of no use.
+        InputError: there is no such script, it is not Python, it has no docstring, or `TABLES` or `DATA` is of no use.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such figure or table script; paper_figures/ lists them")
@@ -178,12 +178,12 @@ def read_script(path: Path) -> Script:
     if not title:
         raise InputError(f"{path}: no docstring; its first line is the title, the rest the caption")
     constants = _constants(tree.body)
-    table, data = constants.get("TABLE", "results"), constants.get("DATA", ())
-    if table not in TABLES:
-        raise InputError(f"{path}: TABLE must be {' or '.join(TABLES)}, not {table!r}")
+    tables, data = constants.get("TABLES", ("results",)), constants.get("DATA", ())
+    if not (isinstance(tables, tuple) and tables and set(tables) <= set(TABLES)):
+        raise InputError(f"{path}: TABLES must be a tuple of {' and '.join(TABLES)}, not {tables!r}")
     if not (isinstance(data, tuple) and all(isinstance(file, str) for file in data)):
         raise InputError(f"{path}: DATA must be a tuple of paths, such as ('config/published_results.csv',)")
-    return Script(path, title.rstrip("."), " ".join(caption.split()), table, tuple(map(Path, data)))
+    return Script(path, title.rstrip("."), " ".join(caption.split()), tables, tuple(map(Path, data)))
 
 
 def _parse(path: Path) -> ast.Module:

@@ -11,9 +11,10 @@ files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are a
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 from typing import TypeVar
 
@@ -49,11 +50,11 @@ class Target:
     name: str
     title: str
     caption: str
-    table: str
+    tables: tuple[str, ...]
     metrics: tuple[str, ...]
     optional_metrics: tuple[str, ...]
     nothing: str | None
-    points: Callable[[pd.DataFrame], pd.DataFrame]
+    points: Callable[..., pd.DataFrame]
     live_points: Callable[[pd.DataFrame], pd.DataFrame] | None
     draw: Callable[[pd.DataFrame], Figure] | None
     layout: Callable[[pd.DataFrame], pd.DataFrame] | None
@@ -83,7 +84,7 @@ def load_target(script: Path) -> Target:
         name=declared.name,
         title=declared.title,
         caption=declared.caption,
-        table=declared.table,
+        tables=declared.tables,
         metrics=tuple(module.METRICS),
         optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
         nothing=nothing,
@@ -104,7 +105,7 @@ def _or_nothing(show: _Show[_T] | None, nothing: str | None, say: Callable[[str]
 def _panel_that_says(sentence: str) -> Figure:
     figure = Figure(figsize=(3.25, 1))
     axes = figure.add_subplot(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, sentence, ha="center", va="center", family="STIXGeneral", size=8)
+    axes.text(0.5, 0.5, fill(sentence, 50), ha="center", va="center", family="STIXGeneral", size=8)
     return figure
 
 
@@ -144,24 +145,27 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
     return results
 
 
-def rederive(script: Path, results: Path) -> pd.DataFrame:
-    """Compute a script's points from the tidy table that it reads.
+def rederive(script: Path, tables: Sequence[Path]) -> pd.DataFrame:
+    """Compute a script's points from the tidy tables that it reads.
 
     Raises:
-        InputError: the table lacks a metric that the script reads, or leave it nothing to show.
+        InputError: the tables lack a metric that the script reads, or leave it nothing to show.
     """
-    return _points(load_target(script), results)
+    return _points(load_target(script), tables)
 
 
-def _points(target: Target, results: Path) -> pd.DataFrame:
-    rows = load_results(results, (*target.metrics, *target.optional_metrics), target.table)
-    absent = [metric for metric in target.metrics if metric not in set(rows["metric"])]
+def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
+    read = (*target.metrics, *target.optional_metrics)
+    rows = [load_results(path, read, name) for path, name in zip(tables, target.tables, strict=True)]
+    present = {metric for part in rows for metric in part["metric"].unique()}
+    absent = [metric for metric in target.metrics if metric not in present]
+    named = " and ".join(map(str, tables))
     if absent:
-        raise InputError(f"{results}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
-    points = target.points(rows)
+        raise InputError(f"{named}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
+    points = target.points(*rows)
     if points.empty and target.nothing is None:
         raise InputError(
-            f"{results}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
+            f"{named}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
             "check that training did not diverge"
         )
     return points
@@ -192,8 +196,13 @@ def points_equal(left: pd.DataFrame, right: pd.DataFrame) -> bool:
     return left.to_csv(index=False) == right.to_csv(index=False)
 
 
-def render(script: Path, results: Path, output_dir: Path) -> list[Path]:
+def render(script: Path, tables: Sequence[Path], output_dir: Path) -> list[Path]:
     """Write a figure (CSV, PNG, PDF) or a table (CSV, Markdown); equal results give equal bytes.
+
+    Args:
+        script: the figure or table script.
+        tables: the tidy tables (Parquet) that it reads, in the order of its `TABLES`.
+        output_dir: where the files go.
 
     Returns:
         The files written.
@@ -202,7 +211,7 @@ def render(script: Path, results: Path, output_dir: Path) -> list[Path]:
         InputError: the script or the results cannot be used; nothing is written then.
     """
     target = load_target(script)
-    points = _points(target, results)
+    points = _points(target, tables)
     paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
     write_points(points, paths[0])
     written = read_points(paths[0])

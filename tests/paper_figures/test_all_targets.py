@@ -18,7 +18,14 @@ from dhel_kcl.report import write_report
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
-    *["fig_alignment_uniformity", "fig_batch_size", "fig_corruptions", "fig_effective_rank", "fig_heatmap", "fig_minibatch_asymptotic"],
+    *[
+        "fig_alignment_uniformity",
+        "fig_batch_size",
+        "fig_corruptions",
+        "fig_effective_rank",
+        "fig_heatmap",
+        "fig_minibatch_asymptotic",
+    ],
     *["fig_minimisers", "fig_rank_accuracy", "fig_rank_training", "fig_robustness"],
     *["fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
     *["table_claims", "table_comparisons", "table_corruptions", "table_linear_accuracy", "table_published"],
@@ -26,24 +33,24 @@ NAMES = [
 ]
 FIGURES = [name for name in NAMES if name.startswith("fig_")]
 SCRIPTS = declarations.scripts(ROOT / "paper_figures")
-OF_THEORY = [name for name in NAMES if SCRIPTS[name].table == "theory"]
+OF_THEORY = [name for name in NAMES if SCRIPTS[name].tables == ("theory",)]
 OF_RESULTS = [name for name in NAMES if name not in OF_THEORY]
 
 
 @pytest.fixture(scope="module")
-def source(tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The Parquet file that a target reads."""
+def source(tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Path]]:
+    """The Parquet files that a target reads."""
     folder = tmp_path_factory.mktemp("results")
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet")
-    return lambda target: Layout(folder).table(SCRIPTS[target].table)
+    return lambda target: [Layout(folder).table(name) for name in SCRIPTS[target].tables]
 
 
 @pytest.fixture(scope="module")
-def rendered(source: Callable[[str], Path], scripts: Path) -> Path:
+def rendered(source: Callable[[str], list[Path]], scripts: Path) -> Path:
     for name in NAMES:
-        render(scripts / f"{name}.py", source(name), source(name).parent)
-    return source(NAMES[0]).parent
+        render(scripts / f"{name}.py", source(name), source(name)[0].parent)
+    return source(NAMES[0])[0].parent
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +59,7 @@ def test_what_the_workflow_reads_in_a_script_is_what_importing_it_gives(scripts:
     title, _, caption = module["__doc__"].partition("\n")
     declared = SCRIPTS[name]
     assert (declared.title, declared.caption) == (title.rstrip("."), " ".join(caption.split()))
-    assert declared.table == module.get("TABLE", "results")
+    assert declared.tables == module.get("TABLES", ("results",))
     assert [str(file) for file in declared.data] == list(module.get("DATA", ()))
     assert all((ROOT / file).is_file() for file in declared.data)
 
@@ -63,7 +70,7 @@ def test_these_are_all_the_scripts() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rendering_again_gives_the_same_bytes(
-    rendered: Path, source: Callable[[str], Path], scripts: Path, name: str, tmp_path: Path
+    rendered: Path, source: Callable[[str], list[Path]], scripts: Path, name: str, tmp_path: Path
 ) -> None:
     for path in render(scripts / f"{name}.py", source(name), tmp_path):
         assert path.read_bytes() == (rendered / path.name).read_bytes()
@@ -71,7 +78,7 @@ def test_rendering_again_gives_the_same_bytes(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_written_points_are_those_of_the_results(
-    rendered: Path, source: Callable[[str], Path], scripts: Path, name: str
+    rendered: Path, source: Callable[[str], list[Path]], scripts: Path, name: str
 ) -> None:
     written = read_points(rendered / f"{name}.csv")
     assert points_equal(written, rederive(scripts / f"{name}.py", source(name)))
@@ -81,17 +88,17 @@ def test_the_written_points_are_those_of_the_results(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_results_does_not_matter(tables: dict[str, pd.DataFrame], scripts: Path, name: str) -> None:
     target = load_target(scripts / f"{name}.py")
-    table = tables[target.table]
-    shuffled = table.sample(frac=1, random_state=0)
-    assert points_equal(target.points(table), target.points(shuffled))
+    read = [tables[name] for name in target.tables]
+    shuffled = [table.sample(frac=1, random_state=0) for table in read]
+    assert points_equal(target.points(*read), target.points(*shuffled))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_declared_metrics_are_read(tables: dict[str, pd.DataFrame], scripts: Path, name: str) -> None:
     target = load_target(scripts / f"{name}.py")
-    table = tables[target.table]
-    declared = table[table["metric"].isin((*target.metrics, *target.optional_metrics))]
-    assert points_equal(target.points(table), target.points(declared))
+    read = [tables[name] for name in target.tables]
+    declared = [table[table["metric"].isin((*target.metrics, *target.optional_metrics))] for table in read]
+    assert points_equal(target.points(*read), target.points(*declared))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,9 +106,8 @@ def test_runs_are_runs_of_the_results(
     rendered: Path, tables: dict[str, pd.DataFrame], scripts: Path, name: str
 ) -> None:
     listed = read_points(rendered / f"{name}.csv")["runs"].dropna()
-    assert {run for cell in listed for run in cell.split(";")} <= set(
-        tables[load_target(scripts / f"{name}.py").table]["run"]
-    )
+    known = [tables[table]["run"] for table in load_target(scripts / f"{name}.py").tables]
+    assert {run for cell in listed for run in cell.split(";")} <= set().union(*known)
     assert all(cell == ";".join(sorted(set(cell.split(";")))) for cell in listed)
 
 
@@ -193,10 +199,10 @@ def test_a_target_that_may_have_nothing_to_show_says_why(
     one_loss[one_loss["metric"] != "training_effective_rank"].to_parquet(results)
     figure, table = (scripts / f"{name}.py" for name in ("fig_rank_training", "table_comparisons"))
     for script in (figure, table):
-        points = read_points(render(script, results, tmp_path)[0])
+        points = read_points(render(script, [results], tmp_path)[0])
         assert points.empty
         assert points.columns[-1] == "runs"
-        assert points_equal(points, rederive(script, results))
+        assert points_equal(points, rederive(script, [results]))
     assert load_target(table).nothing in (tmp_path / "table_comparisons.md").read_text()
     draw = load_target(figure).draw
     assert draw
@@ -222,12 +228,13 @@ def test_a_missing_batch_size_is_a_gap_in_the_line(make_experiment: Callable[...
 
 @pytest.mark.parametrize("name", OF_RESULTS)
 def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
-    make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, tmp_path: Path
+    make_experiment: Callable[..., pd.DataFrame], theory: pd.DataFrame, scripts: Path, name: str, tmp_path: Path
 ) -> None:
-    results = tmp_path / "results.parquet"
-    make_experiment(("cifar10",), ("dhel",), diverged=lambda **_: True).to_parquet(results)
+    make_experiment(("cifar10",), ("dhel",), diverged=lambda **_: True).to_parquet(tmp_path / "results.parquet")
+    theory.to_parquet(tmp_path / "theory.parquet")
+    tables = [tmp_path / f"{table}.parquet" for table in SCRIPTS[name].tables]
     with pytest.raises(InputError, match=rf"no rows of .*, which {name} needs"):
-        render(scripts / f"{name}.py", results, tmp_path / "out")
+        render(scripts / f"{name}.py", tables, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -249,7 +256,7 @@ def test_without_the_optional_stage_a_product_says_so_and_keeps_the_header_of_it
 
 
 def test_the_report_shows_every_target(
-    rendered: Path, source: Callable[[str], Path], scripts: Path, tmp_path: Path
+    rendered: Path, source: Callable[[str], list[Path]], scripts: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "report.html"
     results, theory = source(OF_RESULTS[0]), source(OF_THEORY[0])

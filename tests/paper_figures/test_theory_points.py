@@ -85,7 +85,7 @@ def test_a_claim_that_fails_stops_the_target_and_says_by_how_much(
     source = tmp_path / "theory.parquet"
     changed(theory, query, change).to_parquet(source)
     with pytest.raises(InputError) as caught:
-        render(scripts / "table_theory.py", source, tmp_path / "out")
+        render(scripts / "table_theory.py", [source], tmp_path / "out")
     lines = str(caught.value).splitlines()
     assert any(said in line for line in lines), lines
     for line in lines:

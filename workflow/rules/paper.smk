@@ -37,7 +37,7 @@ for target in targets.values():
         name:
             target.name
         input:
-            results=layout.table(target.table),
+            tables=[layout.table(name) for name in target.tables],
             data=target.data,
         output:
             products=report_products(target),
