@@ -127,7 +127,7 @@ def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for claim, rows in theorems.groupby("claim", sort=False):
         holding = rows["verdict"] == "holds"
         ratio = rows["error"] / rows["tolerance"]
-        nearest = rows.loc[ratio.where(~rows["differs"], 1 / ratio).idxmax()]
+        nearest = rows.iloc[int(np.argmax(ratio.where(~rows["differs"], 1 / ratio)))]
         yield {
             "claim": claim,
             "loss": ";".join(rows["loss"].unique()),
