@@ -157,7 +157,10 @@ def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, 
         (lambda text: text.replace("def points", "def other"), "does not define points"),
         (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
         (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
-        (lambda text: text.replace("METRICS", 'TABLE = "other"\nMETRICS'), "TABLE as one of results, theory"),
+        (
+            lambda text: text.replace("METRICS", 'TABLE = "other"\nMETRICS'),
+            "TABLE must be results or theory, not 'other'",
+        ),
     ],
 )
 def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:
