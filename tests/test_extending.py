@@ -3,6 +3,7 @@
 The files are those of `docs/extending.md`.
 """
 
+import html
 import json
 import re
 import shutil
@@ -122,8 +123,11 @@ def test_snakemakes_own_report_has_every_caption(extended: Path, monkeypatch: py
     outcome = snakemake("--report", "report.html", cwd=extended, config=extended / CONFIG)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     report = (extended / "report.html").read_text()
-    for script in declarations.scripts(extended / "paper_figures").values():
-        assert re.sub(r"\W+", "", script.caption)[:60] in re.sub(r"\\n|&\w+;|\W+", "", report), script.name
+    found = re.findall(r'"(results/[^"]+)": \{"name": [^{]*?"caption": ("(?:[^"\\]|\\.)*")', report)
+    captions = {path: html.unescape(re.sub("<[^>]+>", "", json.loads(caption))).strip() for path, caption in found}
+    for name, script in declarations.scripts(extended / "paper_figures").items():
+        for product in LAYOUT.products(name):
+            assert captions[str(product)] == script.caption
 
 
 def digests(clone: Path, config: Path) -> dict[str, str]:
