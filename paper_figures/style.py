@@ -73,7 +73,7 @@ _APPEARANCES: dict[str, tuple[str, str, LineStyleType]] = {
 }
 # For losses added later, in alphabetical order; the lengths have no common factor, so that 30 of them differ.
 _MORE_COLOURS = ("#117733", "#777777", "#882255", "#44aa99", "#000000")
-_MORE_MARKERS = ("*", "h", "<", "p", ">", "d")
+_MORE_MARKERS = ("<", ">", "h", "d", "p", "8")
 
 
 def _looks(titles: dict[str, str]) -> dict[str, Look]:

@@ -80,10 +80,7 @@ def test_configuring_again_changes_nothing(experiment: Path) -> None:
         ),
         (["collect", "results/tiny"], "outcome.json: missing; run the rule that writes it"),
         (["watch", "results/tiny", RUN, "--once"], "training_log.csv: missing; it appears when the first epoch"),
-        (
-            ["render", "results/tiny", "fig_x"],
-            "paper_figures: no figure or table scripts here; run this in the root of the repository",
-        ),
+        (["render", "results/tiny", "fig_x"], "paper_figures: no figure or table scripts here; run this in the root"),
         (["show", "results/tiny"], "table_linear_accuracy.md: missing; run snakemake for results/tiny first"),
         (
             ["audit", "results/tiny"],

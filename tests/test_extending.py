@@ -3,6 +3,7 @@
 The files are those of `docs/extending.md`.
 """
 
+import html
 import json
 import re
 import shutil
@@ -15,8 +16,11 @@ import yaml
 from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
 
 from dhel_kcl import declarations
+from dhel_kcl.artifacts import sha256_json
+from dhel_kcl.config import load_config, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.paper import RESULT_COLUMNS
 
 LAYOUT = Layout(Path("results/extended"))
 RUNS = [
@@ -119,8 +123,11 @@ def test_snakemakes_own_report_has_every_caption(extended: Path, monkeypatch: py
     outcome = snakemake("--report", "report.html", cwd=extended, config=extended / CONFIG)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     report = (extended / "report.html").read_text()
-    for script in declarations.scripts(extended / "paper_figures").values():
-        assert re.sub(r"\W+", "", script.caption)[:60] in re.sub(r"\\n|&\w+;|\W+", "", report), script.name
+    found = re.findall(r'"(results/[^"]+)": \{"name": [^{]*?"caption": ("(?:[^"\\]|\\.)*")', report)
+    captions = {path: html.unescape(re.sub("<[^>]+>", "", json.loads(caption))).strip() for path, caption in found}
+    for name, script in declarations.scripts(extended / "paper_figures").items():
+        for product in LAYOUT.products(name):
+            assert captions[str(product)] == script.caption
 
 
 def digests(clone: Path, config: Path) -> dict[str, str]:
@@ -259,7 +266,6 @@ def test_the_new_losses_equal_their_definitions(clone: Path, name: str) -> None:
 import torch
 from dhel_kcl.losses import build_loss
 z = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-z = torch.nn.functional.normalize(z, dim=2)
 assert torch.autograd.gradcheck(build_loss({setting}), tuple(z.requires_grad_().unbind()))
 print(build_loss({setting})(*z).item())
 """
@@ -280,6 +286,24 @@ print(build_loss({setting})(*z).item())
         energy = sum(mean(lambda r2: 1 / (1 + 2 * r2), x) for x in (u, v))
         expected = -2 * (1 / (1 + 2 * positives)).mean() + 3 * energy
     assert float(outcome.stdout) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_hyperparameter_cannot_hide_another_column_of_the_results() -> None:
+    assert {"name", "kernel", *RESULT_COLUMNS} - set(declarations.hyperparameters()) == declarations.TAKEN
+
+
+@pytest.mark.parametrize(("config", "runs"), [("quickstart", "0469151d433a"), ("config", "774c518d7b98")])
+def test_the_papers_losses_and_data_sets_are_resolved_and_named_as_when_the_code_spelled_them_out(
+    tmp_path: Path, config: str, runs: str
+) -> None:
+    path = REPOSITORY / "config" / f"{config}.yaml"
+    experiment = load_config(path)
+    write_resolved_config(experiment, tmp_path / "config.yaml")
+    written, resolved = (yaml.safe_load(file.read_text()) for file in (path, tmp_path / "config.yaml"))
+    assert resolved["losses"] == written["losses"]
+    assert [list(loss) for loss in resolved["losses"]] == [list(loss) for loss in written["losses"]]
+    assert sha256_json(list(experiment.runs)).startswith(runs)
+    assert declarations.hyperparameters() == ["temperature", "t", "c", "gamma"]
 
 
 def test_the_reserve_of_looks_has_no_two_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ title and the like must be written as plain values.
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -52,9 +52,9 @@ class Declared:
     title: str
     file: Path
     class_name: str
-    hyperparameters: Mapping[str, float | None] = field(hash=False)
+    hyperparameters: Mapping[str, float | None]
     takes_kernel: bool
-    constants: Mapping[str, Any] = field(hash=False)
+    constants: Mapping[str, Any]
 
     @property
     def module(self) -> str:
@@ -243,8 +243,9 @@ def _lineage(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Iterato
     """A class and those of the folder that it derives from."""
     yield node
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            yield from _lineage(classes[base.id], classes)
+        name = ast.unparse(base).rpartition(".")[2]
+        if name in classes:
+            yield from _lineage(classes[name], classes)
 
 
 def _methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
