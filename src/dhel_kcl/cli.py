@@ -40,6 +40,7 @@ Experiment = Annotated[Path, typer.Argument(help="The experiment's folder, such 
 RunId = Annotated[str, typer.Argument(help="A run of the experiment; `dhel-kcl runs` lists them.")]
 SCRIPTS = Path("paper_figures")
 CAPTIONS = Path("workflow/report")
+STYLE = SCRIPTS / "style.py"
 
 
 _terminal: TextIO | None = None
@@ -375,6 +376,30 @@ def watch(
 
 
 @app.command()
+def explorer(experiment: Experiment) -> None:
+    """Write one HTML page that works offline, to filter the runs and look into each of them."""
+    layout, config = _open(experiment)
+    from dhel_kcl.explorer import write_explorer
+
+    manifests = stages.pretraining_manifests(config, layout)
+    with record(
+        layout.manifest("explorer"),
+        stage="explorer",
+        subject=config.name,
+        settings=stages.settings(config, "explorer"),
+        source=stages.code_digest("explorer"),
+        inputs={_shown(path, layout): path for path in [layout.results, *manifests.values(), STYLE]},
+        outputs={"explorer": layout.explorer},
+    ):
+        write_explorer(layout.results, manifests, STYLE, layout.explorer)
+    typer.echo(str(layout.explorer))
+
+
+def _shown(path: Path, layout: Layout) -> str:
+    return str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path)
+
+
+@app.command()
 def report(experiment: Experiment) -> None:
     """Write one self-contained HTML page with every figure, table and setting."""
     layout, config = _open(experiment)
@@ -382,14 +407,15 @@ def report(experiment: Experiment) -> None:
 
     products = [path for target in stages.TARGETS for path in layout.products(target)]
     captions = [CAPTIONS / f"{target}.rst" for target in stages.TARGETS]
-    pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
+    manifests = stages.reported_manifests(config, layout)
+    inputs = [layout.results, layout.theory, layout.explorer, *products, *captions, *manifests]
     with record(
         layout.manifest("report"),
         stage="report",
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, layout.theory, *products, *captions, pretraining]},
+        inputs={_shown(path, layout): path for path in inputs},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -400,7 +426,8 @@ def report(experiment: Experiment) -> None:
             CAPTIONS,
             layout.report,
             theory=layout.theory,
-            manifest=pretraining,
+            explorer=layout.explorer,
+            manifests=manifests,
         )
     typer.echo(str(layout.report))
 
@@ -441,6 +468,7 @@ def show(experiment: Experiment) -> None:
         f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
         f"\n[bold]results[/]  {layout.results}"
         f"\n[bold]theory[/]   {layout.theory}"
+        f"\n[bold]explorer[/] {layout.explorer}"
         f"\n[bold]report[/]   {layout.report}"
         f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout)}",
         soft_wrap=True,

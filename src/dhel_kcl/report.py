@@ -2,16 +2,17 @@
 
 import base64
 import os
-from importlib.resources import files
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
+from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
+from dhel_kcl.jobs import drawing, hardware, load_jobs, stage_costs, stage_graph
+from dhel_kcl.pages import write_page
 from dhel_kcl.paper import Target, load_results, load_target, read_points
 
 
@@ -24,9 +25,12 @@ def write_report(
     output: Path,
     scripts_dir: Path = Path("paper_figures"),
     theory: Path | None = None,
-    manifest: Path | None = None,
+    explorer: Path | None = None,
+    manifests: Iterable[Path] = (),
 ) -> None:
     """Write a self-contained HTML report; equal inputs give equal bytes.
+
+    The tables come first, and first of all the one that judges the paper's claims.
 
     Args:
         config_path: the experiment's YAML, shown as it is.
@@ -37,25 +41,31 @@ def write_report(
         output: the HTML file to write; images are inside it, links to the other files are relative to it.
         scripts_dir: the figure and table scripts; the report shows the products of all of them.
         theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
-        manifest: a JSON manifest whose `hardware` mapping is shown.
+        explorer: the page of single runs, to link to.
+        manifests: the manifests of the jobs, whose graph, hardware and run times are shown.
 
     Raises:
         InputError: an input, a product of a script or a caption is missing or unreadable.
     """
     config = load_config(config_path)
     table = load_results(results, ("linear_top1", "training_loss"))
-    targets = [load_target(script) for script in sorted(scripts_dir.glob("*_*.py"))]
+    scripts = sorted(scripts_dir.glob("*_*.py"), key=lambda script: (script.stem != "table_claims", script.stem))
+    targets = [load_target(script) for script in scripts]
     if not targets:
         raise InputError(f"{scripts_dir}: no figure or table scripts; give the repository's paper_figures folder")
-    page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(
-        (files("dhel_kcl") / "report.html.j2").read_text(encoding="utf-8")
-    )
-    text = page.render(
+    jobs = load_jobs(manifests)
+    graph = stage_graph(jobs)
+    write_page(
+        "report.html.j2",
+        output,
         config=config,
         config_text=config_path.read_text(),
         runs=table["run"].nunique(),
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
-        hardware=read_json(manifest).get("hardware") if manifest else None,
+        explorer=_link(explorer, output) if explorer else None,
+        graph=drawing(graph),
+        costs=stage_costs(graph),
+        hardware=hardware(jobs.values()),
         tables=[_section(target, tables_dir, captions_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, captions_dir, output) for target in targets if target.draw],
         results_folder=results.parent,
@@ -63,8 +73,6 @@ def write_report(
             {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
         ],
     )
-    with atomic_path(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _section(target: Target, folder: Path, captions_dir: Path, output: Path) -> dict[str, Any]:
@@ -77,10 +85,7 @@ def _section(target: Target, folder: Path, captions_dir: Path, output: Path) -> 
         "name": target.name,
         "title": target.title,
         "caption": " ".join(caption.read_text(encoding="utf-8").split()),
-        "links": [
-            {"name": suffix.lstrip(".").upper(), "href": Path(os.path.relpath(path, output.parent)).as_posix()}
-            for suffix, path in paths.items()
-        ],
+        "links": [{"name": suffix.lstrip(".").upper(), "href": _link(path, output)} for suffix, path in paths.items()],
     }
     if target.layout:
         shown = target.layout(read_points(paths[".csv"]))
@@ -88,3 +93,7 @@ def _section(target: Target, folder: Path, captions_dir: Path, output: Path) -> 
     else:
         section["png"] = base64.b64encode(paths[".png"].read_bytes()).decode()
     return section
+
+
+def _link(path: Path, output: Path) -> str:
+    return Path(os.path.relpath(path, output.parent)).as_posix()

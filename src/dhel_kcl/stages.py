@@ -20,6 +20,7 @@ MODULES = {
     "collect": "dhel_kcl.results",
     "theory": "dhel_kcl.theory.verification",
     "render": "dhel_kcl.paper",
+    "explorer": "dhel_kcl.explorer",
     "report": "dhel_kcl.report",
     "audit": "dhel_kcl.audit",
 }
@@ -49,7 +50,6 @@ THEORY_TARGETS = ("fig_minimisers", "fig_minibatch_asymptotic", "table_theory")
 DATA_OF = {"table_published": Path("config/published_results.csv")}
 """Files that a target reads besides its table."""
 
-_REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
 
 
@@ -111,7 +111,8 @@ def source_table(layout: Layout, target: str) -> Path:
 def code_digest(stage: str) -> str:
     """Digest of the source code that a stage runs."""
     modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage])}
-    templates = [sha256_file(_REPORT_TEMPLATE)] if stage == "report" else []
+    template = Path(__file__).with_name(f"{stage}.html.j2")
+    templates = [sha256_file(template)] if template.exists() else []
     return sha256_json([*sorted(source_digest(module) for module in modules), *templates])[:16]
 
 
@@ -140,5 +141,17 @@ def expected_manifests(config: ExperimentConfig, layout: Layout) -> dict[Path, t
     expected[layout.manifest("theory")] = ("theory", config.name)
     for target in TARGETS:
         expected[layout.manifest("render", target)] = ("render", target)
+    expected[layout.manifest("explorer")] = ("explorer", config.name)
     expected[layout.manifest("report")] = ("report", config.name)
     return expected
+
+
+def pretraining_manifests(config: ExperimentConfig, layout: Layout) -> dict[str, Path]:
+    """The manifest of each run's pretraining, which the explorer shows."""
+    return {run: layout.run_manifest("pretrain", run) for run in config.runs}
+
+
+def reported_manifests(config: ExperimentConfig, layout: Layout) -> list[Path]:
+    """The manifests that the report summarises: of every job before it, but for the writing of the configuration."""
+    jobs = expected_manifests(config, layout)
+    return [path for path, (stage, _) in jobs.items() if stage not in ("configure", "report")]

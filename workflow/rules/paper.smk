@@ -68,14 +68,45 @@ rule tables:
         [layout.products(target) for target in stages.TABLES],
 
 
+rule explorer:
+    """One page that works offline, to filter the runs and look into each of them."""
+    input:
+        results=layout.results,
+        manifests=list(stages.pretraining_manifests(experiment, layout).values()),
+        style="paper_figures/style.py",
+    output:
+        explorer=report(
+            layout.explorer,
+            caption="../report/explorer.rst",
+            category="Explorer",
+        ),
+        manifest=layout.manifest("explorer"),
+    log:
+        layout.log("explorer"),
+    benchmark:
+        layout.benchmark("explorer")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "explorer"),
+    shell:
+        "dhel-kcl --log {log} explorer {params.experiment}"
+
+
 rule report:
     """One self-contained page with every figure, table and setting."""
     input:
         results=layout.results,
         theory=layout.theory,
+        explorer=layout.explorer,
         products=[layout.products(target) for target in stages.TARGETS],
         captions=[f"workflow/report/{target}.rst" for target in stages.TARGETS],
-        pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
+        manifests=stages.reported_manifests(experiment, layout),
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
