@@ -1,5 +1,6 @@
 """The explorer: one page without a server, on which a reader filters the runs and looks into each of them."""
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -61,7 +62,8 @@ def write_explorer(results: Path, manifests: Mapping[str, Path], style: Path, ou
         scale=_scale(runs),
         diverged=int((runs["state"] == "diverged").sum()),
         points=CURVE_POINTS,
-        digits=CURVE_DIGITS,
+        curve_digits=CURVE_DIGITS,
+        scalar_digits=SCALAR_DIGITS,
     )
 
 
@@ -110,7 +112,9 @@ def read_rows(page: Path) -> list[dict[str, Any]]:
         raise InputError(f"{page}: not a page of the explorer; delete it and run its rule again") from error
 
 
+@functools.cache
 def _library() -> str:
+    """JavaScript of Vega, Vega-Lite and vega-embed, in one piece."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     return vl_convert.javascript_bundle("Object.assign(window, {vegaEmbed});", version)
 
@@ -168,14 +172,17 @@ def _sha256(manifest: Manifest, output: str, path: Path) -> str:
 
 def _scale(runs: pd.DataFrame) -> list[str]:
     """What was trained, data set by data set, so that nobody takes a small run for the paper's."""
-    groups = runs.groupby(["dataset", *_SCALE], sort=False)["seed"].agg(
-        lambda seeds: ", ".join(map(str, sorted(set(seeds))))
-    )
+    groups = runs.groupby(["dataset", *_SCALE], sort=False)["seed"].agg(_seeds)
     return [
         "{dataset}: {train_images:,} training images, {backbone} of width {width:g}, {epochs} epochs, "
-        "seeds {seed}".format_map(group)
+        "{seed}".format_map(group)
         for group in groups.reset_index().to_dict("records")
     ]
+
+
+def _seeds(seeds: pd.Series) -> str:
+    values = sorted(set(seeds))
+    return f"seed{'s' if len(values) > 1 else ''} {', '.join(map(str, values))}"
 
 
 def _specification(runs: pd.DataFrame, looks: list[Any]) -> dict[str, Any]:

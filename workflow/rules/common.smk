@@ -41,7 +41,12 @@ def probe_betons(run):
 
 def in_report(path, target):
     category = "Figures" if target in stages.FIGURES else "Tables"
-    return report(path, caption=f"../report/{target}.rst", category=category)
+    return report(
+        path,
+        caption=f"../report/{target}.rst",
+        category=category,
+        labels={"name": target, "format": path.suffix.removeprefix(".")},
+    )
 
 
 def report_products(target):

@@ -79,6 +79,7 @@ rule explorer:
             layout.explorer,
             caption="../report/explorer.rst",
             category="Explorer",
+            labels={"name": "explorer", "format": "html"},
         ),
         manifest=layout.manifest("explorer"),
     log:
