@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from explorer_page import Page
 from workspace import TINY, make_workspace, snakemake
 
 from dhel_kcl.artifacts import write_json
@@ -57,6 +58,11 @@ def make_manifest(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_manifest: Callable[..., Path]) -> Page:
+    return Page(tmp_path, make_manifest)
 
 
 @pytest.fixture(scope="session")

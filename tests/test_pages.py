@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import MISSING, browser, open_page, problems, wait_for
+from explorer_page import Page, run_table
 from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
@@ -44,6 +45,19 @@ def count(driver: WebDriver, selector: str) -> int:
 
 def choose(driver: WebDriver, parameter: str, option: str) -> None:
     Select(driver.find_element(By.NAME, parameter)).select_by_visible_text(option)
+    settle(driver)
+
+
+def click(driver: WebDriver, run: str) -> None:
+    point_of(driver, run).click()
+    settle(driver)
+
+
+def settle(driver: WebDriver) -> None:
+    """Wait until the charts show what was chosen."""
+    driver.execute_async_script(
+        "const done = arguments[0]; explorer.runAsync().then(() => requestAnimationFrame(done));"
+    )
 
 
 def point_of(driver: WebDriver, run: str) -> WebElement:
@@ -126,7 +140,7 @@ def test_clicking_a_run_shows_its_spectrum_and_lists_its_manifests(explorer: Web
     assert len(marked) == 2
     run = next(run for run in runs if run not in marked)
     before = explorer.find_element(By.CSS_SELECTOR, SPECTRA).get_attribute("d")
-    point_of(explorer, run).click()
+    click(explorer, run)
     assert wait_for(explorer, "#runs tbody td:first-child") == [run]
     assert count(explorer, SPECTRA) == 1
     after = explorer.find_element(By.CSS_SELECTOR, SPECTRA).get_attribute("d")
@@ -137,6 +151,22 @@ def test_clicking_a_run_shows_its_spectrum_and_lists_its_manifests(explorer: Web
         assert path.resolve() == layout.run_manifest(link.text, run).resolve()
         assert path.exists()
     assert problems(explorer) == []
+
+
+def test_a_run_that_diverged_is_a_cross_below_the_accuracies(driver: WebDriver, page: Page) -> None:
+    page.write(run_table("dhel", 32), run_table("dhel", 64), run_table("dhel", 256, diverged=True))
+    open_page(driver, page.output, POINTS)
+    points = [point_of(driver, f"cifar10-dhel-bs{size}-seed0") for size in (32, 64, 256)]
+    outlines = [str(point.get_attribute("d")) for point in points]
+    assert outlines[1].count("L") == 3, "a diamond"
+    assert outlines[2].count("L") == 11, "a cross"
+    assert points[2].location["y"] > max(point.location["y"] for point in points[:2]), "below"
+    assert count(driver, "g.against_rank_marks path") == 2, "it has no rank"
+    click(driver, "cifar10-dhel-bs256-seed0")
+    assert wait_for(driver, "#runs tbody td:first-child") == ["cifar10-dhel-bs256-seed0 (diverged)"]
+    assert (count(driver, "g.training_marks path"), count(driver, SPECTRA)) == (1, 0), "it has no spectrum"
+    assert "none" in wait_for(driver, "#vg-tooltip-element.visible td.value")
+    assert problems(driver) == []
 
 
 def test_our_report_shows_every_image_and_needs_no_network(driver: WebDriver, layout: Layout) -> None:

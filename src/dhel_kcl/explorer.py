@@ -33,7 +33,7 @@ _HYPERPARAMETERS = ["temperature", "t", "c", "gamma"]
 _FILTERS = {"dataset": "data set", "loss": "loss", "batch_size": "batch size", "setting": "hyperparameters"}
 _SCALE = ["train_images", "backbone", "width", "epochs"]
 _DATA = '<script type="application/json" id="data">'
-_DIVERGED = "M-1,-.85L-.85,-1L0,-.15L.85,-1L1,-.85L.15,0L1,.85L.85,1L0,.15L-.85,1L-1,.85L-.15,0Z"
+_DIVERGED = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
 _WIDTH, _HEIGHT = 480, 300
 _NEAR = alt.Scale(zero=False)
 
@@ -210,10 +210,17 @@ def _panels(runs: pd.DataFrame, looks: list[Any]) -> Any:
             rank="datum['effective_rank_' + representation]",
             encoder_start="slice(datum.encoder, 0, 16)",
             beton_start="slice(datum.beton, 0, 16)",
+            **{f"told_{key}": f"isValid(datum.{key}) ? datum.{key} : 'none'" for key in (*accuracies, *_RANKS)},
         )
         .mark_point(filled=True)
         .encode(
-            size=alt.when(hovered).then(alt.value(160)).when(picked).then(alt.value(110)).otherwise(alt.value(45)),
+            size=alt.when(hovered)
+            .then(alt.value(160))
+            .when(picked)
+            .then(alt.value(110))
+            .when("datum.state == 'diverged'")  # thin, so large enough to point at
+            .then(alt.value(90))
+            .otherwise(alt.value(45)),
             opacity=alt.when(picked | hovered).then(alt.value(1)).otherwise(alt.value(0.6)),
             stroke=alt.when(picked | hovered).then(alt.value("black")).otherwise(alt.value(None)),
             tooltip=_tooltip(runs),
@@ -247,6 +254,7 @@ def _panels(runs: pd.DataFrame, looks: list[Any]) -> Any:
     )
     spectrum = (
         lines.transform_calculate(x="datum[representation + '_x']", value="datum[representation + '_y']")
+        .transform_filter("isValid(datum.value)")
         .transform_flatten(["x", "value"])
         .transform_filter("datum.value > 0")
         .encode(
@@ -256,7 +264,8 @@ def _panels(runs: pd.DataFrame, looks: list[Any]) -> Any:
     )
     whole = alt.Axis(format="d", tickMinStep=1, labelExpr="datum.value % 1 ? '' : datum.label")
     training = (
-        lines.transform_flatten(["training_x", "training_y"], ["x", "value"])
+        lines.transform_filter("isValid(datum.training_x)")
+        .transform_flatten(["training_x", "training_y"], ["x", "value"])
         .transform_filter("isValid(datum.value)")
         .transform_calculate(change="datum.value - datum.training_y[0]")
         .encode(_x("x:Q", "epoch", axis=whole), _y("change:Q", "change of the loss"))
@@ -320,8 +329,8 @@ def _tooltip(runs: pd.DataFrame) -> list[alt.Tooltip]:
         **{"run": "run", "state": "state"},
         **_FILTERS,
         **{"learning_rate": "learning rate", "seed": "seed"},
-        **{key: f"accuracy ({name})" for key, name in ACCURACIES.items() if key in runs},
-        **{key: f"effective rank of {key[-1]}" for key in _RANKS},
+        **{f"told_{key}": f"accuracy ({name})" for key, name in ACCURACIES.items() if key in runs},
+        **{f"told_{key}": f"effective rank of {key[-1]}" for key in _RANKS},
         **{"commit": "git commit", "tree": "working tree", "started": "started", "hardware": "hardware"},
         **{"encoder_start": "encoder sha256", "beton_start": "beton sha256", "manifest": "manifest"},
     }
