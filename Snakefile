@@ -42,5 +42,6 @@ onstart:
 rule all:
     default_target: True
     input:
+        layout.explorer,
         layout.report,
         layout.audit,

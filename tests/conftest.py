@@ -1,16 +1,22 @@
 """One tiny experiment, run by the real workflow in a folder of its own, that the integration tests share."""
 
 import shutil
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from explorer_page import Page
 from workspace import TINY, make_workspace, snakemake
 
+from dhel_kcl.artifacts import write_json
 from dhel_kcl.config import DataConfig, ExperimentConfig, load_config
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
 from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import Artifact, Manifest
 
 torch.set_num_threads(1)  # tests run in several processes
 
@@ -21,6 +27,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "finished" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("finished"))
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Write a manifest of a job that did not run; its inputs and outputs are names of files in one folder."""
+    folder = tmp_path / "manifests"
+
+    def make(stage: str, subject: str, inputs: Iterable[str] = (), outputs: Iterable[str] = (), **other: Any) -> Path:
+        def described(names: Iterable[str]) -> dict[str, Artifact]:
+            return {name: Artifact(path=name, sha256=sha256(name.encode()).hexdigest(), bytes=1) for name in names}
+
+        values = {
+            **{
+                "command": [],
+                "settings": {},
+                "seeds": {},
+                "source_digest": "0",
+                "packages": {},
+                "hardware": {"cpu": "X"},
+            },
+            **{"git_commit": "c" * 40, "git_dirty": False, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0},
+            **other,
+        }
+        manifest = Manifest(
+            stage=stage, subject=subject, inputs=described(inputs), outputs=described(outputs), **values
+        )
+        path = folder / f"{stage}-{subject.replace('/', '-')}.json"
+        write_json(path, manifest.model_dump())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_manifest: Callable[..., Path]) -> Page:
+    return Page(tmp_path, make_manifest)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from workspace import run as run_program
 
 from dhel_kcl import declarations
 from dhel_kcl.artifacts import read_json, sha256_file, write_json
+from dhel_kcl.explorer import read_rows
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.provenance import load_manifest, locate
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
@@ -29,7 +30,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert "audit passed" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(declarations.scripts(REPOSITORY / "paper_figures")) + 1
+    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(declarations.scripts(REPOSITORY / "paper_figures")) + 2
 
 
 def _append_byte(path: Path) -> None:
@@ -61,6 +62,7 @@ def _replace_text(old: str, new: str) -> Callable[[Path], None]:
         (LAYOUT.manifest("theory"), Path.unlink, "manifests/theory.json: missing"),
         (LAYOUT.figures / "fig_spectrum.png", _append_byte, "fig_spectrum.png: changed since"),
         (LAYOUT.tables / "table_robustness.csv", _append_byte, "table_robustness.csv: changed since"),
+        (LAYOUT.explorer, _append_byte, "explorer.html: changed since"),
         (LAYOUT.report, Path.unlink, "report.html: missing"),
         (LAYOUT.run_manifest("pretrain", RUN), Path.unlink, "pretrain.manifest.json: missing"),
         (LAYOUT.config, _replace_text("epochs: 2", "epochs: 3"), "made under other settings"),
@@ -89,15 +91,19 @@ def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(co
     assert f"features of {RUN} used another version" in output
 
 
+def _forge_hashes(folder: Path) -> None:
+    """Replace every hash in the manifests of the whole experiment, those of the manifests themselves last."""
+    for _ in range(2):
+        for path in (folder / LAYOUT.root / "manifests").glob("*.json"):
+            manifest = load_manifest(path)
+            for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
+                artifact.sha256 = sha256_file(locate(path, artifact))
+            write_json(path, manifest.model_dump())
+
+
 def _forge(folder: Path, file: Path, table: pd.DataFrame) -> None:
-    """Replace a table, and its hash wherever a manifest of the experiment records it."""
     table.to_parquet(folder / file, index=False)
-    for path in (folder / LAYOUT.root / "manifests").glob("*.json"):
-        manifest = load_manifest(path)
-        for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
-            if artifact.path.endswith(file.name):
-                artifact.sha256 = sha256_file(folder / file)
-        write_json(path, manifest.model_dump())
+    _forge_hashes(folder)
 
 
 def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of_finished: Path) -> None:
@@ -108,6 +114,18 @@ def test_a_forged_value_is_found_even_when_every_hash_was_forged_with_it(copy_of
     assert status == 1
     assert f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation.json says" in output
     assert "table_linear_accuracy.csv: results.parquet gives other values" in output
+
+
+def test_a_forged_point_of_the_explorer_is_found_even_when_every_hash_was_forged_with_it(
+    copy_of_finished: Path,
+) -> None:
+    page = copy_of_finished / LAYOUT.explorer
+    value = next(row["linear_top1"] for row in read_rows(page) if row["run"] == RUN)
+    _replace_text(f'"linear_top1":{value}', '"linear_top1":0.999')(page)
+    _forge_hashes(copy_of_finished)
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert "explorer.html: results.parquet gives other values; make explorer again" in output
 
 
 def test_a_theorem_that_a_forged_table_contradicts_is_found(copy_of_finished: Path) -> None:

@@ -29,6 +29,7 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "collect",
         "theory",
         "render",
+        "explorer",
         "audit",
     ):
         assert stage in outcome.stdout

@@ -1,8 +1,9 @@
 """The HTML report, on two tiny scripts."""
 
-import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -105,11 +106,60 @@ def test_writing_twice_gives_the_same_bytes(inputs: dict[str, Path]) -> None:
     assert inputs["output"].read_bytes() == first
 
 
-def test_hardware_is_shown_when_a_manifest_is_given(inputs: dict[str, Path], tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"hardware": {"cpu": "Model X, 2 cores"}}))
-    write_report(**inputs, manifest=manifest)
-    assert "Model X, 2 cores" in inputs["output"].read_text()
+def test_the_stages_that_ran_their_times_and_their_hardware_are_shown(
+    inputs: dict[str, Path], make_manifest: Callable[..., Path]
+) -> None:
+    jobs = {"cpu": "Model <X>"}
+    manifests = [
+        make_manifest("data", "a/train", outputs=["a.beton"], seconds=2.0, hardware=jobs),
+        make_manifest("pretrain", "run<1>", inputs=["a.beton"], outputs=["1"], seconds=10.0, hardware=jobs),
+        make_manifest("pretrain", "run2", inputs=["a.beton"], outputs=["2"], seconds=20.0, peak_memory_mib=700),
+    ]
+    write_report(**inputs, manifests=manifests)
+    html = inputs["output"].read_text()
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+    assert ["data", "1", "0:00:02", "2.0 s", "2.0 s", "", ""] in rows
+    assert ["pretrain", "2", "0:00:30", "15.0 s", "20.0 s", "700 MiB", "data"] in rows
+    assert ["Model &lt;X&gt;", "2"] in rows
+    figure = html[html.index("<svg") : html.index("</svg>")]
+    assert re.findall(r">(\w+)</text>", figure) == ["data", "pretrain"]
+    assert re.findall(r">(\d+ jobs?)</text>", figure) == ["1 job", "2 jobs"]
+    assert figure.count('class="arrow"') == 1
+    ElementTree.fromstring(figure + "</svg>")
+
+
+def test_the_report_gives_the_same_bytes_with_manifests_too(
+    inputs: dict[str, Path], make_manifest: Callable[..., Path]
+) -> None:
+    manifests = [make_manifest("data", "a/train", outputs=["a"]), make_manifest("collect", "tiny", inputs=["a"])]
+    write_report(**inputs, manifests=manifests)
+    first = inputs["output"].read_bytes()
+    write_report(**inputs, manifests=manifests)
+    assert inputs["output"].read_bytes() == first
+
+
+def test_the_verdicts_on_the_claims_come_first_then_the_other_tables_then_the_figures(inputs: dict[str, Path]) -> None:
+    scripts, captions = inputs["scripts_dir"], inputs["captions_dir"]
+    for name in ("table_claims", "table_a"):
+        (scripts / f"{name}.py").write_text(SCRIPT.format(name=name, function="layout", body="return points"))
+        (captions / f"{name}.rst").write_text("A caption.\n")
+        render(scripts / f"{name}.py", inputs["results"], inputs["tables_dir"])
+    write_report(**inputs)
+    sections = re.findall(r'<section id="(\w+)">', inputs["output"].read_text())
+    assert sections == ["table_claims", "table_a", "table_b", "fig_a"]
+
+
+def test_the_explorer_is_linked_to_relative_to_the_report(inputs: dict[str, Path]) -> None:
+    write_report(**inputs, explorer=inputs["output"].parent / "explorer.html")
+    assert 'href="explorer.html"' in inputs["output"].read_text()
+
+
+def test_a_manifest_that_is_none_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    with pytest.raises(InputError, match=r"broken\.json: not a manifest"):
+        write_report(**inputs, manifests=[broken])
+    assert not inputs["output"].exists()
 
 
 @pytest.mark.parametrize("missing", ["fig/fig_a.png", "tab/table_b.csv"])

@@ -12,6 +12,7 @@ from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl.config import load_config
 from dhel_kcl.declarations import scripts
+from dhel_kcl.explorer import read_rows
 from dhel_kcl.layout import Layout
 
 LAYOUT = Layout(Path("results/tiny"))
@@ -66,7 +67,7 @@ def test_deleting_a_figure_and_asking_for_it_rebuilds_that_figure_only(copy_of_f
 
 def test_each_target_and_group_has_a_rule_of_its_name(finished: Path) -> None:
     named = snakemake("--list-target-rules", cwd=finished).stdout.split()
-    assert {*SCRIPTS, "figures", "tables", "report", "audit", "all"} <= set(named)
+    assert {*SCRIPTS, "figures", "tables", "explorer", "report", "audit", "all"} <= set(named)
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_finished: Path, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values))
     rules = planned(copy_of_finished, config=changed)
-    assert {"analyse", "collect", "report", "audit", "fig_similarity"} <= set(rules)
+    assert {"analyse", "collect", "explorer", "report", "audit", "fig_similarity"} <= set(rules)
     assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
 
 
@@ -110,6 +111,14 @@ def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Pa
     rules = planned(copy_of_finished)
     assert "fig_spectrum" in rules
     assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect", "fig_training"}
+
+
+def test_a_changed_palette_redraws_the_figures_and_the_explorer_and_retrains_nothing(copy_of_finished: Path) -> None:
+    style = copy_of_finished / "paper_figures" / "style.py"
+    style.write_text(style.read_text().replace('"#cc3311"', '"#000000"'))
+    rules = planned(copy_of_finished)
+    assert {"fig_batch_size", "explorer", "report", "audit"} <= set(rules)
+    assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect"}
 
 
 def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:
@@ -167,7 +176,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     values["evaluation"] |= {"augmented_images": False, "corruptions": False}
     config = copy_of_finished / "cached_features_only.yaml"
     config.write_text(yaml.safe_dump(values))
-    later += [LAYOUT.results, LAYOUT.report, LAYOUT.audit]
+    later += [LAYOUT.results, LAYOUT.explorer, LAYOUT.report, LAYOUT.audit]
     later += [file for target in SCRIPTS for file in LAYOUT.products(target)]
     for path in later:
         (copy_of_finished / path).unlink()
@@ -204,6 +213,8 @@ def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: 
         assert metric in set(results.loc[results["run"] == finished, "metric"])
     table = pd.read_csv(workspace / LAYOUT.tables / "table_robustness.csv")
     assert (table["diverged"] == 1).all()
+    shown = {row["run"]: row["state"] for row in read_rows(workspace / LAYOUT.explorer)}
+    assert shown == {diverged: "diverged", finished: "finished"}
 
 
 def test_the_lock_and_the_conda_file_agree_with_the_package() -> None:

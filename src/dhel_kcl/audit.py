@@ -19,9 +19,10 @@ from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import sha256_file, write_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
+from dhel_kcl.explorer import read_rows, run_rows
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
-from dhel_kcl.provenance import Artifact, Manifest, load_manifest
+from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
 from dhel_kcl.results import collect
 
 Targets = Mapping[str, declarations.Script]
@@ -70,6 +71,7 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
     if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
         _check_measurements(config, layout, outcome)
         _check_points(layout, targets, outcome)
+        _check_explorer(config, layout, scripts, outcome)
     return outcome
 
 
@@ -84,13 +86,9 @@ def _load_manifests(expected: Expected, outcome: Outcome) -> dict[Path, Manifest
     return manifests
 
 
-def _locate(manifest: Path, artifact: Artifact) -> Path:
-    return (manifest.parent / artifact.path).resolve()
-
-
 def _producers(manifests: dict[Path, Manifest]) -> dict[Path, tuple[Path, Artifact]]:
     return {
-        _locate(path, artifact): (path, artifact)
+        locate(path, artifact): (path, artifact)
         for path, manifest in manifests.items()
         for artifact in manifest.outputs.values()
     }
@@ -112,7 +110,7 @@ def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path,
         check(file, artifact, producer)
     for path, manifest in manifests.items():
         for artifact in manifest.inputs.values():
-            file = _locate(path, artifact)
+            file = locate(path, artifact)
             if file not in producers:
                 check(file, artifact, path)
             elif producers[file][1].sha256 != artifact.sha256:
@@ -160,7 +158,7 @@ def _check_chains(
         if file not in producers:
             return frozenset()
         path, _ = producers[file]
-        direct = [_locate(path, artifact) for artifact in manifests[path].inputs.values()]
+        direct = [locate(path, artifact) for artifact in manifests[path].inputs.values()]
         return frozenset(direct).union(*(origins(used) for used in direct))
 
     def require(file: Path, *needed: Path) -> None:
@@ -184,6 +182,8 @@ def _check_chains(
         for product in layout.products(target):
             require(product, *map(layout.table, script.tables))
             require(layout.report, product)
+    require(layout.explorer, layout.results, *stages.pretraining_manifests(config, layout).values())
+    require(layout.report, layout.explorer, *stages.reported_manifests(config, layout, targets))
 
 
 def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> None:
@@ -222,6 +222,14 @@ def _check_points(layout: Layout, targets: Targets, outcome: Outcome) -> None:
             outcome.problems.append(f"{printed}: does not print the values of {written_to.name}; render {target} again")
 
 
+def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, outcome: Outcome) -> None:
+    manifests = stages.pretraining_manifests(config, layout)
+    current = run_rows(layout.results, manifests, scripts / "style.py", layout.root)
+    outcome.points += len(current)
+    if read_rows(layout.explorer) != current:
+        outcome.problems.append(f"{layout.explorer}: {layout.results.name} gives other values; make explorer again")
+
+
 def trace(config: ExperimentConfig, layout: Layout, scripts: Path, path: Path) -> Tree:
     """The chain of jobs that a file came from, down to its betons and configuration.
 
@@ -230,7 +238,7 @@ def trace(config: ExperimentConfig, layout: Layout, scripts: Path, path: Path) -
     """
     expected = stages.expected_manifests(config, layout, declarations.scripts(scripts))
     manifests = {file: load_manifest(file) for file in expected if file.exists()}
-    producers = _producers(manifests)
+    producers, described = _producers(manifests), {file.resolve() for file in manifests}
     if path.resolve() not in producers:
         raise InputError(f"{path}: no job of {layout.root} wrote this file; name a file below that folder")
 
@@ -243,11 +251,11 @@ def trace(config: ExperimentConfig, layout: Layout, scripts: Path, path: Path) -
         for used in _needed(file, manifest_path, manifest):
             if used in producers:
                 grow(node, used)
-            else:
+            elif used not in described:  # a manifest describes a job that the tree shows already
                 node.add(f"{_shown(used)}  (not made by the workflow)", highlight=False)
 
     def _needed(file: Path, manifest_path: Path, manifest: Manifest) -> list[Path]:
-        inputs = [_locate(manifest_path, artifact) for artifact in manifest.inputs.values()]
+        inputs = [locate(manifest_path, artifact) for artifact in manifest.inputs.values()]
         if manifest.stage != "collect" or wanted is None:
             return inputs
         return [used for used in inputs if used.parent.name in wanted]

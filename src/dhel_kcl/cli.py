@@ -389,20 +389,45 @@ def watch(
 
 
 @app.command()
+def explorer(experiment: Experiment) -> None:
+    """Write one HTML page that works offline, to filter the runs and look into each of them."""
+    layout, config = _open(experiment)
+    from dhel_kcl.explorer import write_explorer
+
+    manifests, style = stages.pretraining_manifests(config, layout), stages.SCRIPTS / "style.py"
+    with record(
+        layout.manifest("explorer"),
+        stage="explorer",
+        subject=config.name,
+        settings=stages.settings(config, "explorer"),
+        source=stages.code_digest("explorer"),
+        inputs={_shown(path, layout): path for path in [layout.results, *manifests.values(), style]},
+        outputs={"explorer": layout.explorer},
+    ):
+        write_explorer(layout.results, manifests, style, layout.explorer)
+    typer.echo(str(layout.explorer))
+
+
+def _shown(path: Path, layout: Layout) -> str:
+    return str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path)
+
+
+@app.command()
 def report(experiment: Experiment) -> None:
     """Write one self-contained HTML page with every figure, table and setting."""
     layout, config = _open(experiment)
     from dhel_kcl.report import write_report
 
     products = [path for target in declarations.scripts(stages.SCRIPTS) for path in layout.products(target)]
-    pretraining = layout.run_manifest("pretrain", next(iter(config.runs)))
+    manifests = stages.reported_manifests(config, layout, declarations.scripts(stages.SCRIPTS))
+    inputs = [layout.results, layout.theory, layout.explorer, *products, *manifests]
     with record(
         layout.manifest("report"),
         stage="report",
         subject=config.name,
         settings=stages.settings(config, "report"),
         source=stages.code_digest("report"),
-        inputs={path.name: path for path in [layout.results, layout.theory, *products, pretraining]},
+        inputs={_shown(path, layout): path for path in inputs},
         outputs={"report": layout.report},
     ):
         write_report(
@@ -412,7 +437,8 @@ def report(experiment: Experiment) -> None:
             layout.tables,
             layout.report,
             theory=layout.theory,
-            manifest=pretraining,
+            explorer=layout.explorer,
+            manifests=manifests,
         )
     typer.echo(str(layout.report))
 
@@ -452,6 +478,7 @@ def show(experiment: Experiment) -> None:
         f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
         f"\n[bold]results[/]  {layout.results}"
         f"\n[bold]theory[/]   {layout.theory}"
+        f"\n[bold]explorer[/] {layout.explorer}"
         f"\n[bold]report[/]   {layout.report}"
         f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout)}",
         soft_wrap=True,

@@ -108,6 +108,11 @@ class Layout:
         return [self.tables / f"{target}{suffix}" for suffix in (".md", ".csv")]
 
     @property
+    def explorer(self) -> Path:
+        """The explorer of single runs, one self-contained page."""
+        return self.root / "explorer.html"
+
+    @property
     def report(self) -> Path:
         """The report, one self-contained page."""
         return self.root / "report.html"

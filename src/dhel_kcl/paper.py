@@ -66,13 +66,13 @@ class Target:
 
 
 def load_target(script: Path) -> Target:
-    """Import a figure or table script; modules beside it can be imported by it, as when Python runs a script.
+    """Import a figure or table script.
 
     Raises:
         InputError: there is no such script, or it lacks a part of the contract.
     """
     declared = read_script(script)
-    module = _import(script)
+    module = import_script(script)
     missing = [name for name in ("METRICS", "points") if not getattr(module, name, None)]
     draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
     if (draw is None) == (layout is None):
@@ -109,7 +109,14 @@ def _panel_that_says(sentence: str) -> Figure:
     return figure
 
 
-def _import(script: Path) -> ModuleType:
+def import_script(script: Path) -> ModuleType:
+    """Import a script by its path; modules beside it can be imported by it, as when Python runs a script.
+
+    Raises:
+        InputError: there is no such script.
+    """
+    if not script.is_file():
+        raise InputError(f"{script}: no such script; paper_figures/ has the figures, the tables and their style")
     folder = str(script.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)

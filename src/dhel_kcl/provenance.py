@@ -49,6 +49,7 @@ class Manifest(BaseModel):
     hardware: dict[str, str | int]
     started: str
     seconds: float
+    peak_memory_mib: int | None = None
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -61,6 +62,11 @@ def load_manifest(path: Path) -> Manifest:
         return Manifest.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(f"{path}: not a manifest; delete it and run its rule again") from error
+
+
+def locate(manifest: Path, artifact: Artifact) -> Path:
+    """Where a file that a manifest describes lies."""
+    return (manifest.parent / artifact.path).resolve()
 
 
 @contextmanager
@@ -114,6 +120,7 @@ def record(
         hardware=_hardware(),
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - clock, 3),
+        peak_memory_mib=_peak_memory_mib(),
     )
     write_json(manifest, written.model_dump())
 
@@ -189,3 +196,11 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _peak_memory_mib() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), None)

@@ -2,17 +2,18 @@
 
 import base64
 import os
-from importlib.resources import files
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
+from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import load_config
 from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
+from dhel_kcl.jobs import drawing, hardware, load_jobs, stage_costs, stage_graph
+from dhel_kcl.pages import write_page
 from dhel_kcl.paper import Target, load_results, load_target, read_points
 from dhel_kcl.stages import SCRIPTS
 
@@ -25,9 +26,12 @@ def write_report(
     output: Path,
     scripts_dir: Path = SCRIPTS,
     theory: Path | None = None,
-    manifest: Path | None = None,
+    explorer: Path | None = None,
+    manifests: Iterable[Path] = (),
 ) -> None:
     """Write a self-contained HTML report; equal inputs give equal bytes.
+
+    The tables come first, and first of all the one that judges the paper's claims.
 
     Args:
         config_path: the experiment's YAML, shown as it is.
@@ -37,7 +41,8 @@ def write_report(
         output: the HTML file to write; images are inside it, links to the other files are relative to it.
         scripts_dir: the figure and table scripts; the report shows the products of all of them.
         theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
-        manifest: a JSON manifest whose `hardware` mapping is shown.
+        explorer: the page of single runs, to link to.
+        manifests: the manifests of the jobs, whose graph, hardware and run times are shown.
 
     Raises:
         InputError: an input or a product of a script is missing or unreadable.
@@ -45,15 +50,20 @@ def write_report(
     config = load_config(config_path)
     table = load_results(results, ("linear_top1", "training_loss"))
     targets = [load_target(script.path) for script in scripts(scripts_dir).values()]
-    page = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(
-        (files("dhel_kcl") / "report.html.j2").read_text(encoding="utf-8")
-    )
-    text = page.render(
+    targets.sort(key=lambda target: target.name != "table_claims")
+    jobs = load_jobs(manifests)
+    graph = stage_graph(jobs)
+    write_page(
+        "report.html.j2",
+        output,
         config=config,
         config_text=config_path.read_text(),
         runs=table["run"].nunique(),
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
-        hardware=read_json(manifest).get("hardware") if manifest else None,
+        explorer=_link(explorer, output) if explorer else None,
+        graph=drawing(graph),
+        costs=stage_costs(graph),
+        hardware=hardware(jobs.values()),
         tables=[_section(target, tables_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, output) for target in targets if target.draw],
         results_folder=results.parent,
@@ -61,8 +71,6 @@ def write_report(
             {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
         ],
     )
-    with atomic_path(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _section(target: Target, folder: Path, output: Path) -> dict[str, Any]:
@@ -74,10 +82,7 @@ def _section(target: Target, folder: Path, output: Path) -> dict[str, Any]:
         "name": target.name,
         "title": target.title,
         "caption": target.caption,
-        "links": [
-            {"name": suffix.lstrip(".").upper(), "href": Path(os.path.relpath(path, output.parent)).as_posix()}
-            for suffix, path in paths.items()
-        ],
+        "links": [{"name": suffix.lstrip(".").upper(), "href": _link(path, output)} for suffix, path in paths.items()],
     }
     if target.layout:
         shown = target.layout(read_points(paths[".csv"]))
@@ -85,3 +90,7 @@ def _section(target: Target, folder: Path, output: Path) -> dict[str, Any]:
     else:
         section["png"] = base64.b64encode(paths[".png"].read_bytes()).decode()
     return section
+
+
+def _link(path: Path, output: Path) -> str:
+    return Path(os.path.relpath(path, output.parent)).as_posix()

@@ -23,6 +23,7 @@ MODULES = {
     "collect": "dhel_kcl.results",
     "theory": "dhel_kcl.theory.verification",
     "render": "dhel_kcl.paper",
+    "explorer": "dhel_kcl.explorer",
     "report": "dhel_kcl.report",
     "audit": "dhel_kcl.audit",
 }
@@ -34,7 +35,6 @@ RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruption
 SCRIPTS = Path("paper_figures")
 """The folder of the figure and table scripts; each is a target of its name."""
 
-_REPORT_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SOURCES_OF = {"data": "dhel_kcl.data.sources"}
 
 
@@ -117,13 +117,18 @@ def _declared(stage: str) -> list[Any]:
     """What a stage depends on besides modules: files, and what the losses and data sets declare."""
     match stage:
         case "report":
-            return [sha256_file(_REPORT_TEMPLATE)]
+            return [sha256_file(_template(stage))]
         case "collect":
             return [declarations.hyperparameters()]
-        case "render":
+        case "render" | "explorer":
             titles = {name: kind.title for name, kind in declarations.kinds().items()}
-            return [declarations.hyperparameters(), declarations.loss_titles(), titles]
+            templates = [sha256_file(_template(stage))] if stage == "explorer" else []
+            return [declarations.hyperparameters(), declarations.loss_titles(), titles, *templates]
     return []
+
+
+def _template(stage: str) -> Path:
+    return Path(__file__).with_name(f"{stage}.html.j2")
 
 
 def script_digest(script: Path) -> str:
@@ -153,5 +158,17 @@ def expected_manifests(config: ExperimentConfig, layout: Layout, targets: Iterab
     expected[layout.manifest("theory")] = ("theory", config.name)
     for target in targets:
         expected[layout.manifest("render", target)] = ("render", target)
+    expected[layout.manifest("explorer")] = ("explorer", config.name)
     expected[layout.manifest("report")] = ("report", config.name)
     return expected
+
+
+def pretraining_manifests(config: ExperimentConfig, layout: Layout) -> dict[str, Path]:
+    """The manifest of each run's pretraining, which the explorer shows."""
+    return {run: layout.run_manifest("pretrain", run) for run in config.runs}
+
+
+def reported_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> list[Path]:
+    """The manifests that the report summarises: of every job before it, but for the writing of the configuration."""
+    jobs = expected_manifests(config, layout, targets)
+    return [path for path, (stage, _) in jobs.items() if stage not in ("configure", "report")]

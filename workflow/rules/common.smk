@@ -41,7 +41,12 @@ def probe_betons(run):
 
 
 def in_report(path, category):
-    return report(path, caption="../report/caption.rst", category=category)
+    return report(
+        path,
+        caption="../report/caption.rst",
+        category=category,
+        labels={"name": path.stem, "format": path.suffix.removeprefix(".")},
+    )
 
 
 def report_products(target):

@@ -69,13 +69,47 @@ rule tables:
         [layout.products(name) for name in targets if not targets[name].is_figure],
 
 
+rule explorer:
+    """One page that works offline, to filter the runs and look into each of them."""
+    input:
+        results=layout.results,
+        manifests=list(stages.pretraining_manifests(experiment, layout).values()),
+        style="paper_figures/style.py",
+    output:
+        explorer=report(
+            layout.explorer,
+            caption="../report/caption.rst",
+            category="Explorer",
+            labels={"name": "explorer", "format": "html"},
+        ),
+        manifest=layout.manifest("explorer"),
+    log:
+        layout.log("explorer"),
+    benchmark:
+        layout.benchmark("explorer")
+    conda:
+        "../../envs/environment.yaml"
+    threads: experiment.compute.threads
+    resources:
+        mem_mb=experiment.compute.memory_mb,
+        runtime=experiment.compute.runtime_minutes,
+    params:
+        experiment=layout.root,
+        caption="Every run on one page that works without a network: its accuracies, effective rank, spectrum and training "
+        "loss, with the manifest of its pretraining. Its links to manifests work from the experiment's folder only.",
+        digest=stages.job_digest(experiment, "explorer"),
+    shell:
+        "dhel-kcl --log {log} explorer {params.experiment}"
+
+
 rule report:
     """One self-contained page with every figure, table and setting."""
     input:
         results=layout.results,
         theory=layout.theory,
+        explorer=layout.explorer,
         products=[layout.products(name) for name in targets],
-        pretraining=layout.run_manifest("pretrain", next(iter(experiment.runs))),
+        manifests=stages.reported_manifests(experiment, layout, targets),
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
