@@ -139,3 +139,12 @@ def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(
         assert outcome.returncode == 0, outcome.stderr
     written = load_manifest(layout.run_manifest("pretrain", run)).outputs["encoder.safetensors"].sha256
     assert sha256_file(layout.encoder(run)) == written
+
+
+def test_a_classifier_that_does_not_converge_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    features = np.random.default_rng(0).normal(size=(200, 8))
+    labels = np.arange(200) % 4
+    config = EvaluationConfig(regularisation_c=[10.0], max_iterations=2)
+    linear_probe(features, labels, features, labels, config, seed=0)
+    line = "C = 10: stopped at evaluation.max_iterations = 2, before converging"
+    assert capfd.readouterr().err.splitlines() == [line, line]

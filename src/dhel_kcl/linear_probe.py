@@ -3,6 +3,7 @@
 The classifier sees cached features only; no gradient can reach the encoder.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.model_selection import train_test_split
@@ -21,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from dhel_kcl.artifacts import atomic_path, write_json
 from dhel_kcl.config import EvaluationConfig
+from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import load_features
 from dhel_kcl.metrics import knn_accuracy
@@ -110,11 +113,11 @@ def linear_probe(
             f"evaluation.validation_fraction: the training set cannot be split by class ({error})"
         ) from error
     accuracies = {
-        c: float(_classifier(c, config).fit(fitting, fitting_labels).score(validation, validation_labels))
+        c: float(_fitted(c, config, fitting, fitting_labels).score(validation, validation_labels))
         for c in sorted(config.regularisation_c)
     }
     best = max(accuracies, key=lambda c: accuracies[c])
-    classifier = _classifier(best, config).fit(train, train_labels)
+    classifier = _fitted(best, config, train, train_labels)
     classes = classifier.classes_
     scores = classifier.predict_proba(test)
     top5 = 1.0
@@ -129,8 +132,14 @@ def linear_probe(
     return measured, _folded(classifier)
 
 
-def _classifier(c: float, config: EvaluationConfig) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iterations))
+def _fitted(c: float, config: EvaluationConfig, features: Array, labels: Array) -> Pipeline:
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in one line
+        classifier.fit(features, labels)
+    if classifier[-1].n_iter_.max() >= config.max_iterations:
+        console.print(f"C = {c:g}: stopped at evaluation.max_iterations = {config.max_iterations}, before converging")
+    return classifier
 
 
 def _folded(classifier: Pipeline) -> LinearClassifier:
