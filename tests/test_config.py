@@ -220,3 +220,15 @@ def test_the_built_in_augmentations() -> None:
         assert [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue] == pytest.approx(
             [0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength]
         )
+
+
+def test_a_loss_can_be_kept_to_some_of_the_batch_sizes(values: dict[str, Any]) -> None:
+    values["losses"][0]["batch_sizes"] = [256]
+    assert [run.split("-")[1:4:2] for run in parse_config(values, "test").runs] == [
+        ["dhel", "bs256"],
+        ["kcl_gaussian", "gamma16"],
+        ["kcl_gaussian", "gamma16"],
+    ]
+    values["losses"][0]["batch_sizes"] = [64]
+    with pytest.raises(InputError, match=r"losses\.0\.batch_sizes: \[64\] not in the experiment's batch_sizes"):
+        parse_config(values, "test")

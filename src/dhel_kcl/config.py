@@ -232,10 +232,14 @@ class DatasetConfig(_Strict):
 
 
 class LossGrid(_Strict):
-    """A loss by name, and a list of values for each hyperparameter, as its class in `losses/` declares them."""
+    """A loss by name, and a list of values for each hyperparameter, as its class in `losses/` declares them.
+
+    `batch_sizes` leaves out those of the experiment that it does not list.
+    """
 
     model_config = ConfigDict(defer_build=True)  # the losses are looked up at the first validation, which shows errors
     name: str
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -428,6 +432,9 @@ class ExperimentConfig(_Strict):
     def _the_grid_is_possible(self) -> Self:
         _refuse_repeats("datasets", [dataset.name for dataset in self.datasets])
         _refuse_repeats("batch_sizes", self.batch_sizes)
+        for number, grid in enumerate(self.losses):
+            if absent := sorted(set(grid.batch_sizes or ()).difference(self.batch_sizes)):
+                raise ValueError(f"losses.{number}.batch_sizes: {absent} not in the experiment's batch_sizes")
         _refuse_repeats("seeds", self.seeds)
         _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
         for name, augmentation in self.augmentations.items():
@@ -459,8 +466,11 @@ class ExperimentConfig(_Strict):
         for dataset, grid, batch_size, seed in itertools.product(
             self.datasets, self.losses, self.batch_sizes, self.seeds
         ):
-            axes = {key: value for key, value in grid.model_dump().items() if isinstance(value, list)}
-            fixed = {key: value for key, value in grid.model_dump().items() if isinstance(value, str)}
+            if batch_size not in (grid.batch_sizes or self.batch_sizes):
+                continue
+            entry = grid.model_dump(exclude={"batch_sizes"})
+            axes = {key: value for key, value in entry.items() if isinstance(value, list)}
+            fixed = {key: value for key, value in entry.items() if isinstance(value, str)}
             rate = dataset.optimizer.learning_rate
             for values in itertools.product(*axes.values()):
                 yield Run.model_construct(

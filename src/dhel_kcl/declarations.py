@@ -19,8 +19,20 @@ LOSSES = Path(__file__).parent / "losses"
 KINDS = Path(__file__).parent / "data" / "sources"
 
 TAKEN = {
-    *["name", "kernel", "run", "dataset", "backbone", "width", "epochs", "train_images", "loss", "learning_rate"],
-    *["batch_size", "seed", "metric", "representation", "x", "value", "source", "source_sha256"],
+    *[
+        "name",
+        "kernel",
+        "batch_sizes",
+        "run",
+        "dataset",
+        "backbone",
+        "width",
+        "epochs",
+        "train_images",
+        "loss",
+        "learning_rate",
+    ],
+    *["batch_size", "seed", "metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
 }
 """Names that no hyperparameter can have: keys of a loss's entry, and the other columns of the results."""
 
