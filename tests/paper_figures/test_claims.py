@@ -189,3 +189,17 @@ def test_a_theorem_is_supported_until_one_loss_breaks_it(
     changed = table.points(experiment, broken).query("verdict == 'not supported' and dataset == 'theory'")
     assert changed["claim"].tolist() == ["minimum of the loss (simplex)"]
     assert changed["measured"].tolist() == ["holds in 6 of 7 cases"]
+
+
+def test_ranks_are_also_compared_at_equal_temperature_because_a_low_one_raises_them(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    add("ntxent", 0.8, rank=60, temperature=0.1)
+    add("ntxent", 0.7, rank=20, temperature=0.5)
+    add("dhel", 0.7, rank=120, temperature=0.1)
+    add("dhel", 0.8, rank=40, temperature=0.5)
+    claim = "less dimensional collapse at equal temperature: higher effective rank of z"
+    assert judge(RANK_Z)["verdict"] == "not supported"
+    assert judge(claim)["verdict"] == "supported"
+    assert judge(claim)["margin"] == pytest.approx(1)
+    assert judge(claim)["measured"] == "120.0 against 60.0 at 0.1; 40.0 against 20.0 at 0.5 (temperature)"
