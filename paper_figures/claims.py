@@ -105,7 +105,7 @@ def verdicts(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
         rows = results[(results["dataset"] == dataset) & results["metric"].isin(METRICS)]
         measured = Measured(rows)
         run = set(rows["loss"])
-        for claim, loss in ((claim, loss) for claim in CLAIMS for loss in claim.about if loss in run):
+        for claim, loss in [(each, loss) for each in CLAIMS for loss in each.about if loss in run]:
             margin = _margin(claim, measured, loss)
             yield {
                 "claim": claim.statement,
