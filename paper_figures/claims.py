@@ -26,7 +26,7 @@ PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
 """For results that do not say how many test images there were: the whole test sets."""
-THEORY = "theory"
+THEORY, ALL = "theory", "all"
 NORMAL = float(norm.ppf((1 + CONFIDENCE) / 2))
 RANK_TOLERANCE = 0.05
 NO_PAIRS = "no batch size at which a baseline was run too"
@@ -99,8 +99,43 @@ class Measured:
         return accuracies * (1 - accuracies) / images
 
 
-def verdicts(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """A row for each data set, claim and loss that the claim is about."""
+def verdicts(results: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each data set, claim and loss that the claim is about, and one for each loss over all data sets."""
+    rows = [*_on_each_data_set(results)]
+    gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in PAPER_DATASETS]
+    return [*rows, *(_on_several(loss, gains) for loss in PROPOSED if loss in {row["loss"] for row in gains})]
+
+
+def _on_several(loss: str, gains: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether a gain in accuracy is found on every data set that was run."""
+    of_loss = [row for row in gains if row["loss"] == loss]
+    found = {row["verdict"] for row in of_loss}
+    margins = [row["margin"] for row in of_loss]
+    if len(of_loss) < 2:
+        verdict, reason = NOT_TESTABLE, "one of the paper's data sets only"
+    elif NOT_SUPPORTED in found:
+        verdict, reason = NOT_SUPPORTED, ""
+    else:
+        verdict = SUPPORTED if found == {SUPPORTED} else NOT_TESTABLE
+        reason = "" if verdict == SUPPORTED else "some data set cannot tell"
+    supported = [style.DATASET_NAMES[row["dataset"]] for row in of_loss if row["verdict"] == SUPPORTED]
+    return {
+        "claim": "the higher accuracy is found on several data sets",
+        "loss": loss,
+        "dataset": ALL,
+        "measured": f"on {len(supported)} of {len(of_loss)}" + "".join(f", {name}" for name in supported),
+        "margin": min(margins),
+        "tolerance": math.nan,
+        "tolerance_is": "the verdict of each data set",
+        "verdict": verdict,
+        "reason": reason,
+        "evidence": "table_linear_accuracy",
+        "scale": "; ".join(f"{style.DATASET_NAMES[row['dataset']]}: {row['scale']}" for row in of_loss),
+        "runs": join_runs(pd.Series([row["runs"] for row in of_loss])),
+    }
+
+
+def _on_each_data_set(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for dataset in style.in_order(results["dataset"], style.DATASET_NAMES):
         rows = results[(results["dataset"] == dataset) & results["metric"].isin(METRICS)]
         measured = Measured(rows)
@@ -233,7 +268,9 @@ def _steadiness(axis: str, needed: str) -> Callable[[Measured, str], Margin]:
         variance = float(measured.sampling_variance(accuracies["value"]).mean()) / len(accuracies["seed"].unique())
         # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
         tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
-        text = f"{ranges[0]:.3f} against {style.LOSS_NAMES[theirs['loss'].iloc[0]]} {ranges[1]:.3f}"
+        settings = [*both["settings"]]
+        baseline = style.LOSS_NAMES[theirs["loss"].iloc[0]]
+        text = f"{ranges[0]:.3f} over {settings[0]} against {baseline} {ranges[1]:.3f} over {settings[1]}"
         return Margin(ranges[1] - ranges[0], tolerance, text, runs=[*both["runs"]])
 
     return margin

@@ -6,8 +6,9 @@ verdict speaks about the stated scale only. Accuracies are of linear evaluation 
 batch size a loss, and the baseline (the best of InfoNCE, NT-Xent and DCL), has the hyperparameters with the highest
 accuracy on the validation split of the training set, which chooses the baseline too. For the effective rank the
 baseline is the one with the highest rank. A range is best less worst over the settings, averaged as in
-table_robustness; the baseline is the one with the smallest. A theorem is supported where it holds for every loss; its
-margin is then the error nearest to the tolerance, and table_theory has the details.
+table_robustness; the baseline is the one with the smallest, and "over" counts the settings, of which more make a wider
+range. A theorem is supported where it holds for every loss; its margin is then the error nearest to the tolerance, and
+table_theory has the details.
 """
 
 import pandas as pd

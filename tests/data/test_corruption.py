@@ -141,7 +141,7 @@ def test_the_images_handed_in_stay_as_they_are(images: Images, corruption: str) 
     np.testing.assert_array_equal(images, before)
 
 
-@pytest.mark.parametrize("corruption", set(SEVERITIES) - {"gaussian_noise"})
+@pytest.mark.parametrize("corruption", [name for name in SEVERITIES if name != "gaussian_noise"])
 def test_a_grey_image_stays_grey_but_for_noise(corruption: str) -> None:
     result = apply(grey_digits(), corruption, 5).astype(int)
     assert np.abs(result - result[..., :1]).max() == 0

@@ -118,11 +118,15 @@ def test_ranges_are_compared_with_the_steadiest_baseline(
             add("ntxent", 0.80 - 0.06 * drop - 0.06 * shift, **keys)
             add("dhel", 0.80 - 0.01 * drop - 0.01 * shift, **keys)
             add("kcl_gaussian", 0.80 - 0.20 * drop - 0.20 * shift, **keys)
-    for claim, ours, theirs in ((BATCH_SIZE, 0.01, 0.06), (HYPERPARAMETERS, 0.01, 0.06), (BOTH, 0.02, 0.12)):
+    for claim, ours, theirs, n in (
+        (BATCH_SIZE, 0.01, 0.06, 2),
+        (HYPERPARAMETERS, 0.01, 0.06, 2),
+        (BOTH, 0.02, 0.12, 4),
+    ):
         row = judge(claim)
         assert row["verdict"] == "supported"
         assert row["margin"] == pytest.approx(theirs - ours)
-        assert row["measured"] == f"{ours:.3f} against NT-Xent {theirs:.3f}"
+        assert row["measured"] == f"{ours:.3f} over {n} against NT-Xent {theirs:.3f} over {n}"
         assert judge(claim, "kcl_gaussian")["verdict"] == "not supported"
 
 
@@ -203,3 +207,27 @@ def test_ranks_are_also_compared_at_equal_temperature_because_a_low_one_raises_t
     assert judge(claim)["verdict"] == "supported"
     assert judge(claim)["margin"] == pytest.approx(1)
     assert judge(claim)["measured"] == "120.0 against 60.0 at 0.1; 40.0 against 20.0 at 0.5 (temperature)"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict", "measured"),
+    [
+        ({"cifar10": 0.84}, "not testable at this scale", "on 1 of 1, CIFAR-10"),
+        ({"cifar10": 0.84, "cifar100": 0.84}, "supported", "on 2 of 2, CIFAR-10, CIFAR-100"),
+        ({"cifar10": 0.84, "cifar100": 0.801}, "not testable at this scale", "on 1 of 2, CIFAR-10"),
+        ({"cifar10": 0.84, "cifar100": 0.76}, "not supported", "on 1 of 2, CIFAR-10"),
+        ({"cifar10": 0.84, "digits": 0.84}, "not testable at this scale", "on 1 of 1, CIFAR-10"),
+    ],
+)
+def test_several_data_sets_are_supported_if_each_one_is(
+    add: Callable[..., None],
+    judge: Callable[..., pd.Series],
+    accuracies: dict[str, float],
+    verdict: str,
+    measured: str,
+) -> None:
+    for dataset, accuracy in accuracies.items():
+        add("ntxent", 0.80, dataset=dataset)
+        add("dhel", accuracy, dataset=dataset)
+    row = judge("the higher accuracy is found on several data sets")
+    assert (row["verdict"], row["measured"]) == (verdict, measured)

@@ -1,0 +1,115 @@
+"""Write claims.md from the tables of claims in results/: `python docs/write_claims.py`.
+
+A test fails while the page is stale.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "paper_figures"))
+
+import style  # noqa: E402
+from claims import ALL, NOT_TESTABLE, THEORY  # noqa: E402
+
+from dhel_kcl.paper import read_points  # noqa: E402
+
+EXPERIMENTS = ("cifar10_gpu", "cifar10_quarter")
+INTRODUCTION = f"""# Claims and verdicts
+
+Every claim of the paper's abstract that can be measured, and its theorems, with what was measured here. This page is
+written by `docs/write_claims.py` from the tables of claims of the shipped results; each experiment makes its own,
+`table_claims`, which is also the first section of its report.
+
+A verdict speaks about the stated scale only. The paper's scale (200 epochs, full width, four data sets) has not been
+run: nothing below confirms or refutes the published numbers.
+
+- The **margin** is positive where the claim is right. The claim is *supported* if it is above the tolerance, *not
+  supported* if it is below minus the tolerance, and otherwise *{NOT_TESTABLE}*: what was run cannot tell.
+- The **baseline** is the best of InfoNCE, NT-Xent and DCL. Hyperparameters, and the baseline of an accuracy, are chosen
+  on the validation split of the training set, never on the test set.
+- With one seed, the **tolerance** of accuracies and ranges covers the finite test set only, not what another seed of
+  training would change.
+"""
+PUBLISHED = """
+## Published numbers
+
+`table_published` puts ours beside each published number whose protocol is the same. No run here has such a protocol yet,
+and each row says what differs.
+"""
+
+
+def page() -> str:
+    """The text of claims.md."""
+    tables = {name: read_points(DOCS / "results" / name / "tables" / "table_claims.csv") for name in EXPERIMENTS}
+    parts = [INTRODUCTION, "## Verdicts\n", _markdown(_overview(tables)), *_theorems(tables[EXPERIMENTS[0]])]
+    for name, table in tables.items():
+        own = table[~table["dataset"].isin([THEORY, ALL])]
+        for dataset, rows in own.groupby("dataset"):
+            parts += [
+                f"\n## {name} on {style.DATASET_NAMES[str(dataset)]}\n",
+                f"{rows['scale'].iloc[0]}. [Results](results/{name}/README.md), "
+                f"[table](results/{name}/tables/table_claims.md).\n",
+                f"```bash\nsnakemake --cores all table_claims --configfile config/{name}.yaml\n```\n",
+                _markdown(_details(rows)),
+            ]
+    return "\n".join([*parts, PUBLISHED])
+
+
+def _overview(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    columns = {}
+    for name, table in tables.items():
+        rows = table[table["dataset"] != THEORY]
+        verdicts = rows["verdict"].where(rows["verdict"] != NOT_TESTABLE, "not testable")
+        columns[f"[{name}](#{name}-on-cifar-10)"] = pd.Series(
+            verdicts.to_numpy(), pd.MultiIndex.from_frame(rows[["claim", "loss"]])
+        )
+    order = {claim: claim for table in tables.values() for claim in table["claim"]}
+    overview = pd.DataFrame(columns).reset_index()
+    overview = style.for_print(overview, {"claim": order, "loss": style.LOSS_NAMES}).fillna("not run")
+    return overview.rename(columns={"claim": "Claim", "loss": "Loss"})
+
+
+def _theorems(table: pd.DataFrame) -> list[str]:
+    rows = table[table["dataset"] == THEORY]
+    limits = [f"{value:.0e}, {how}" for value, how in zip(rows["tolerance"], rows["tolerance_is"], strict=True)]
+    shown = {
+        "Theorem": rows["claim"],
+        "Losses": rows["loss"].map(lambda cell: ", ".join(style.LOSS_NAMES[loss] for loss in cell.split(";"))),
+        "Measured": rows["measured"],
+        "Error nearest to the tolerance": [f"{value:.0e}" for value in rows["margin"]],
+        "Tolerance": limits,
+        "Where": rows["scale"],
+        "Verdict": rows["verdict"],
+    }
+    return [
+        "\n## Theorems\n",
+        "[Results, and the local minima that the theorems do not speak of](results/theory/README.md).\n",
+        "```bash\nsnakemake --cores 1 table_theory fig_minimisers fig_minibatch_asymptotic\n```\n",
+        _markdown(pd.DataFrame(shown)),
+    ]
+
+
+def _details(rows: pd.DataFrame) -> pd.DataFrame:
+    reasons = [f": {reason}" if isinstance(reason, str) else "" for reason in rows["reason"]]
+    return pd.DataFrame(
+        {
+            "Claim": rows["claim"],
+            "Loss": rows["loss"].map(style.LOSS_NAMES),
+            "Measured": rows["measured"].fillna(""),
+            "Margin": rows["margin"].map(style.number),
+            "Tolerance": rows["tolerance"].map(style.number),
+            "Verdict": [verdict + reason for verdict, reason in zip(rows["verdict"], reasons, strict=True)],
+            "Shown in": ["`" + targets.replace(" ", "`, `") + "`" for targets in rows["evidence"]],
+        }
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return str(table.to_markdown(index=False, disable_numparse=True))
+
+
+if __name__ == "__main__":
+    (DOCS / "claims.md").write_text(page())
