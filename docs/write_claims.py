@@ -36,8 +36,8 @@ run: nothing below confirms or refutes the published numbers.
 PUBLISHED = """
 ## Published numbers
 
-`table_published` puts ours beside each published number whose protocol is the same. No run here has such a protocol yet,
-and each row says what differs.
+`table_published` puts ours beside each published number whose protocol is the same. No run here has such a protocol
+yet, and each row says what differs.
 """
 
 
