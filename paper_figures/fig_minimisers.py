@@ -60,9 +60,8 @@ def draw(points: pd.DataFrame) -> Figure:
 
 def _curves(axes: Axes, descents: pd.DataFrame) -> None:
     for look, part in style.losses_of(descents):
-        for _, run in part.groupby("seed"):
-            excess = run["value"].clip(lower=ROUNDING)
-            axes.plot(run["x"], excess, color=look.colour, linestyle=look.dash, linewidth=0.8)
+        for _, run in part.assign(value=part["value"].clip(lower=ROUNDING)).groupby("seed"):
+            axes.plot(run["x"], run["value"], color=look.colour, linestyle=look.dash, linewidth=0.8)
     axes.set(yscale="log", xlabel="iteration")
 
 

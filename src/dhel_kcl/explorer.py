@@ -20,6 +20,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.pages import write_page
 from dhel_kcl.paper import import_script, load_results
 from dhel_kcl.provenance import Manifest, load_manifest
+from dhel_kcl.robustness import HYPERPARAMETERS
 
 ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN", "augmented_top1": "linear, augmented images"}
 """Accuracies that a reader chooses from, where the experiment has them, and their names on the page."""
@@ -29,7 +30,6 @@ CURVE_DIGITS = 4
 SCALAR_DIGITS = 6
 
 _RANKS = ("effective_rank_h", "effective_rank_z")
-_HYPERPARAMETERS = ["temperature", "t", "c", "gamma"]
 _FILTERS = {"dataset": "data set", "loss": "loss", "batch_size": "batch size", "setting": "hyperparameters"}
 _SCALE = ["train_images", "backbone", "width", "epochs"]
 _DATA = '<script type="application/json" id="data">'
@@ -80,7 +80,7 @@ def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: 
     runs = runs.assign(
         dataset=runs["dataset"].map(lambda name: palette.DATASET_NAMES.get(name, name)),
         loss=runs["loss"].map(palette.LOSS_NAMES),
-        setting=[_setting(values) for values in runs[_HYPERPARAMETERS].itertuples(index=False)],
+        setting=[_setting(values) for values in runs[HYPERPARAMETERS].itertuples(index=False)],
     )
     curves = _curves(table)
     rows = []
@@ -130,7 +130,7 @@ def _scalars(table: pd.DataFrame) -> pd.DataFrame:
 
 def _setting(values: Iterable[float]) -> str:
     return ", ".join(
-        f"{name} {value:g}" for name, value in zip(_HYPERPARAMETERS, values, strict=True) if not pd.isna(value)
+        f"{name} {value:g}" for name, value in zip(HYPERPARAMETERS, values, strict=True) if not pd.isna(value)
     )
 
 

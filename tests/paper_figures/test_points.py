@@ -439,6 +439,7 @@ def test_an_exact_protocol_is_compared(target: Any, builder: Any) -> None:
         ({"batch_size": 128}, "not run: batch sizes differ"),
         ({"temperature": 0.3}, "not run: temperatures differ"),
         ({"dataset": "digits"}, "not run: data set not in this experiment"),
+        ({"width": 0.5, "epochs": 10}, "not run: not at full width, epochs differ"),
     ],
 )
 def test_anything_else_is_left_empty_with_the_reason(target: Any, builder: Any, change: Any, reason: str) -> None:
