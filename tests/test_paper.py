@@ -124,7 +124,7 @@ def test_no_float_changes_on_its_way_through_the_csv(tmp_path: Path) -> None:
 def test_a_script_may_be_left_without_points_if_it_says_what_to_show_then(folder: Path, name: str) -> None:
     script, results = folder / f"{name}.py", write_results(folder / "results.parquet", value=-1.0)
     with pytest.raises(InputError, match="nothing to show"):
-        rederive(script, results)
+        rederive(script, [results])
     script.write_text(script.read_text().replace("METRICS", 'NOTHING = "nobody came"\nMETRICS'))
     csv, shown, *_ = render(script, [results], folder)
     assert csv.read_text() == "loss,value,runs\n"

@@ -139,11 +139,10 @@ def test_the_report_gives_the_same_bytes_with_manifests_too(
 
 
 def test_the_verdicts_on_the_claims_come_first_then_the_other_tables_then_the_figures(inputs: dict[str, Path]) -> None:
-    scripts, captions = inputs["scripts_dir"], inputs["captions_dir"]
+    scripts = inputs["scripts_dir"]
     for name in ("table_claims", "table_a"):
         (scripts / f"{name}.py").write_text(SCRIPT.format(name=name, function="layout", body="return points"))
-        (captions / f"{name}.rst").write_text("A caption.\n")
-        render(scripts / f"{name}.py", inputs["results"], inputs["tables_dir"])
+        render(scripts / f"{name}.py", [inputs["results"]], inputs["tables_dir"])
     write_report(**inputs)
     sections = re.findall(r'<section id="(\w+)">', inputs["output"].read_text())
     assert sections == ["table_claims", "table_a", "table_b", "fig_a"]

@@ -21,9 +21,11 @@ from pydantic import (
     GetCoreSchemaHandler,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     create_model,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import CoreSchema
@@ -240,6 +242,10 @@ class LossGrid(_Strict):
     model_config = ConfigDict(defer_build=True)  # the losses are looked up at the first validation, which shows errors
     name: str
     batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _all_batch_sizes_are_not_spelt_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if value is not None}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

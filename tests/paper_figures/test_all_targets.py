@@ -244,11 +244,11 @@ def test_without_the_optional_stage_a_product_says_so_and_keeps_the_header_of_it
 ) -> None:
     target, results = load_target(scripts / f"{name}.py"), tmp_path / "results.parquet"
     experiment[~experiment["metric"].isin(target.optional_metrics)].to_parquet(results)
-    render(scripts / f"{name}.py", results, tmp_path)
+    render(scripts / f"{name}.py", [results], tmp_path)
     written = read_points(tmp_path / f"{name}.csv")
     assert written.empty
     assert list(written) == list(read_points(rendered / f"{name}.csv"))
-    assert points_equal(written, rederive(scripts / f"{name}.py", results))
+    assert points_equal(written, rederive(scripts / f"{name}.py", [results]))
     if target.draw:
         assert [text.get_text() for text in target.draw(written).axes[0].texts] == [target.nothing]
     else:
@@ -259,7 +259,7 @@ def test_the_report_shows_every_target(
     rendered: Path, source: Callable[[str], list[Path]], scripts: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "report.html"
-    results, theory = source(OF_RESULTS[0]), source(OF_THEORY[0])
+    (results,), (theory,) = source("fig_batch_size"), source("table_theory")
     write_report(
         ROOT / "config" / "quickstart.yaml",
         results,

@@ -8,7 +8,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 # Machado, Oliveira and Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, 2009:
 # severity 1, on linear RGB.
@@ -61,10 +60,3 @@ def test_losses_of_one_family_have_dashes_of_their_own(style: ModuleType) -> Non
     looks = list(style.LOSSES.values())
     for family in (looks[:3], looks[4:]):
         assert len({str(look.dash) for look in family}) == 3
-
-
-def test_a_panel_without_data_says_so(style: ModuleType) -> None:
-    axes = Figure().add_subplot()
-    style.say(axes, "There is nothing to show here.")
-    assert axes.texts[0].get_text() == "There is nothing to show here."
-    assert not axes.axison
