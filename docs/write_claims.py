@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "paper_figures"))
 
 import style  # noqa: E402
-from claims import ALL, NOT_TESTABLE, THEORY  # noqa: E402
+from claims import ALL, NOT_TESTABLE, THEORY, in_unit  # noqa: E402
 
 from dhel_kcl.paper import read_points  # noqa: E402
 
@@ -27,7 +27,8 @@ A verdict speaks about the stated scale only. The paper's scale (200 epochs, ful
 run: nothing below confirms or refutes the published numbers.
 
 - The **margin** is positive where the claim is right. The claim is *supported* if it is above the tolerance, *not
-  supported* if it is below minus the tolerance, and otherwise *{NOT_TESTABLE}*: what was run cannot tell.
+  supported* if it is below minus the tolerance, and otherwise *{NOT_TESTABLE}*: what was run cannot tell. Margins of
+  accuracies and of their ranges are differences, those of effective ranks are relative.
 - The **baseline** is the best of InfoNCE, NT-Xent and DCL. Hyperparameters, and the baseline of an accuracy, are chosen
   on the validation split of the training set, never on the test set.
 - With one seed, the **tolerance** of accuracies and ranges covers the finite test set only, not what another seed of
@@ -59,17 +60,18 @@ def page() -> str:
 
 
 def _overview(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    keys = ["dataset", "claim", "loss"]
     columns = {}
     for name, table in tables.items():
         rows = table[table["dataset"] != THEORY]
         verdicts = rows["verdict"].where(rows["verdict"] != NOT_TESTABLE, "not testable")
-        columns[f"[{name}](#{name}-on-cifar-10)"] = pd.Series(
-            verdicts.to_numpy(), pd.MultiIndex.from_frame(rows[["claim", "loss"]])
+        columns[f"[{name}](results/{name}/README.md)"] = pd.Series(
+            verdicts.to_numpy(), pd.MultiIndex.from_frame(rows[keys])
         )
     order = {claim: claim for table in tables.values() for claim in table["claim"]}
-    overview = pd.DataFrame(columns).reset_index()
-    overview = style.for_print(overview, {"claim": order, "loss": style.LOSS_NAMES}).fillna("not run")
-    return overview.rename(columns={"claim": "Claim", "loss": "Loss"})
+    names = {"dataset": {**style.DATASET_NAMES, ALL: ALL}, "claim": order, "loss": style.LOSS_NAMES}
+    overview = style.for_print(pd.DataFrame(columns).reset_index(), names).fillna("not run")
+    return overview.rename(columns={"dataset": "Data set", "claim": "Claim", "loss": "Loss"})
 
 
 def _theorems(table: pd.DataFrame) -> list[str]:
@@ -99,8 +101,8 @@ def _details(rows: pd.DataFrame) -> pd.DataFrame:
             "Claim": rows["claim"],
             "Loss": rows["loss"].map(style.LOSS_NAMES),
             "Measured": rows["measured"].fillna(""),
-            "Margin": rows["margin"].map(style.number),
-            "Tolerance": rows["tolerance"].map(style.number),
+            "Margin": [in_unit(value, unit, "+") for value, unit in zip(rows["margin"], rows["unit"], strict=True)],
+            "Tolerance": list(map(in_unit, rows["tolerance"], rows["unit"])),
             "Verdict": [verdict + reason for verdict, reason in zip(rows["verdict"], reasons, strict=True)],
             "Shown in": ["`" + targets.replace(" ", "`, `") + "`" for targets in rows["evidence"]],
         }

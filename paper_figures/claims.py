@@ -7,7 +7,7 @@ if it is below minus the tolerance, and not testable at this scale in between: w
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import style
 from aggregate import PER_BATCH_SIZE, chosen
 from scipy.stats import norm
 
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, robustness
+from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, robustness
 from dhel_kcl.statistics import CONFIDENCE, paired_test
 
 METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged")
@@ -29,6 +29,8 @@ TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet1
 THEORY, ALL = "theory", "all"
 NORMAL = float(norm.ppf((1 + CONFIDENCE) / 2))
 RANK_TOLERANCE = 0.05
+NAMES_OF_AXES = {"batch_size": "batch size", "hyperparameters": "hyperparameter setting"}
+AXES = {"batch_size": ["batch_size"], "hyperparameters": HYPERPARAMETERS}
 NO_PAIRS = "no batch size at which a baseline was run too"
 
 
@@ -54,7 +56,8 @@ class Margin:
         """Why the claim could not be tested."""
         if self.verdict != NOT_TESTABLE:
             return ""
-        return self.obstacle or "the difference is within the tolerance"
+        unknown = "the differences of the seeds have no spread"
+        return self.obstacle or (unknown if math.isnan(self.tolerance) else "the difference is within the tolerance")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Claim:
     evidence: tuple[str, ...]
     tolerance: str
     margin: Callable[["Measured", str], Margin]
+    unit: str = "accuracy"
     about: tuple[str, ...] = PROPOSED
 
 
@@ -79,10 +83,16 @@ class Measured:
 
     @cached_property
     def spread(self) -> pd.DataFrame:
-        """`robustness` of the accuracies."""
-        return robustness(self.rows, "linear_top1")
+        """`robustness` of the accuracies, with a row for each `seed`."""
+        seeds = {seed: robustness(rows, "linear_top1") for seed, rows in self.rows.groupby("seed")}
+        return pd.concat(seeds, names=["seed", None]).reset_index("seed")
 
-    @cache  # noqa: B019, it lives as long as this
+    def varied(self, loss: str) -> set[str]:
+        """Which of `AXES` a loss was varied along."""
+        rows = self.accuracies[self.accuracies["loss"] == loss]
+        counts = {axis: len(rows[columns].drop_duplicates()) for axis, columns in AXES.items()}
+        return {axis for axis, count in counts.items() if count > 1}
+
     def at_choice(self, metric: str, representation: str = "") -> pd.DataFrame:
         """Rows of a metric at the settings that validation chooses for each loss and batch size."""
         rows = metric_rows(self.rows, metric).merge(self._choice, on=CONFIGURATION)
@@ -124,8 +134,9 @@ def _on_several(loss: str, gains: list[dict[str, Any]]) -> dict[str, Any]:
         "loss": loss,
         "dataset": ALL,
         "measured": f"on {len(supported)} of {len(of_loss)}" + "".join(f", {name}" for name in supported),
-        "margin": min(margins),
+        "margin": pd.Series(margins).min(),
         "tolerance": math.nan,
+        "unit": "accuracy",
         "tolerance_is": "the verdict of each data set",
         "verdict": verdict,
         "reason": reason,
@@ -149,6 +160,7 @@ def _on_each_data_set(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
                 "measured": margin.measured,
                 "margin": margin.value,
                 "tolerance": margin.tolerance,
+                "unit": claim.unit,
                 "tolerance_is": claim.tolerance,
                 "verdict": margin.verdict,
                 "reason": margin.reason,
@@ -156,6 +168,12 @@ def _on_each_data_set(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
                 "scale": scale(rows),
                 "runs": join_runs(pd.Series(margin.runs or rows["run"].unique())),
             }
+
+
+def in_unit(value: float, unit: str, sign: str = "") -> str:
+    """A margin or tolerance as readers see it: a difference of accuracies, a relative difference, or an error."""
+    formats = {"accuracy": f"{sign}.3f", "relative": f"{sign}.0%", "error": ".0e"}
+    return "" if pd.isna(value) else format(value, formats[unit])
 
 
 def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -171,6 +189,7 @@ def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "measured": f"holds in {holding.sum()} of {len(rows)} cases",
             "margin": nearest["error"],
             "tolerance": nearest["tolerance"],
+            "unit": "error",
             "tolerance_is": "to be exceeded" if nearest["differs"] else "not to be exceeded",
             "verdict": SUPPORTED if holding.all() else NOT_SUPPORTED,
             "reason": "",
@@ -210,8 +229,7 @@ def _accuracy(measured: Measured, loss: str) -> Margin:
         return Margin(obstacle=NO_PAIRS)
     by_seed = pairs.groupby("seed")[["ours", "theirs"]].mean()
     if len(by_seed) > 1:
-        test = paired_test(by_seed["ours"], by_seed["theirs"])
-        tolerance = (test.interval.high - test.interval.low) / 2
+        tolerance = _half_interval(by_seed["ours"], by_seed["theirs"])
     else:
         variance = sum(float(measured.sampling_variance(pairs[side]).sum()) for side in ("ours", "theirs"))
         tolerance = NORMAL * math.sqrt(variance) / len(pairs)
@@ -252,28 +270,43 @@ def _rank_at_equal_temperature(measured: Measured, loss: str) -> Margin:
     return Margin(ratio - 1, RANK_TOLERANCE, f"{'; '.join(cells)} (temperature)", runs=_runs(pairs))
 
 
-def _steadiness(axis: str, needed: str) -> Callable[[Measured, str], Margin]:
+def _steadiness(*axes: str) -> Callable[[Measured, str], Margin]:
+    axis = axes[0] if len(axes) == 1 else "both"
+
     def margin(measured: Measured, loss: str) -> Margin:
-        lost, spread = measured.diverged, measured.spread
+        lost = measured.diverged
         if loss in lost:
             return Margin(obstacle=f"{lost[loss]} of its runs diverged: the worst accuracy is unknown")
-        spread = spread[(spread["axis"] == axis) & (spread["settings"] > 1)]
-        ours = spread[spread["loss"] == loss]
-        theirs = spread[spread["loss"].isin(BASELINES) & ~spread["loss"].isin(lost.index)].nsmallest(1, "range")
-        if ours.empty or theirs.empty:
-            return Margin(obstacle=f"one {needed} only")
-        both = pd.concat([ours, theirs])
-        ranges = [float(value) for value in both["range"]]
-        accuracies = measured.accuracies
-        variance = float(measured.sampling_variance(accuracies["value"]).mean()) / len(accuracies["seed"].unique())
-        # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
-        tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
-        settings = [*both["settings"]]
-        baseline = style.LOSS_NAMES[theirs["loss"].iloc[0]]
+        if fixed := [NAMES_OF_AXES[each] for each in axes if each not in measured.varied(loss)]:
+            return Margin(obstacle=f"one {fixed[0]} only")
+        spread = measured.spread[measured.spread["axis"] == axis]
+        rivals = [each for each in BASELINES if each not in lost and set(axes) <= measured.varied(each)]
+        if not rivals:
+            return Margin(obstacle="each baseline diverged somewhere or was not varied so")
+        by_loss = spread[spread["loss"].isin(rivals)].groupby("loss")["range"].mean()
+        best = str(by_loss.idxmin())
+        ours, theirs = (spread[spread["loss"] == each].set_index("seed") for each in (loss, best))
+        seeds = ours.index.intersection(theirs.index)
+        both = pd.concat([ours.loc[seeds], theirs.loc[seeds]])
+        ranges = [float(part.loc[seeds, "range"].mean()) for part in (ours, theirs)]
+        if len(seeds) > 1:
+            tolerance = _half_interval(theirs.loc[seeds, "range"], ours.loc[seeds, "range"])
+        else:
+            # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
+            variance = float(measured.sampling_variance(measured.accuracies["value"]).mean())
+            tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
+        settings = [int(part["settings"].max()) for part in (ours, theirs)]
+        baseline = style.LOSS_NAMES[best]
         text = f"{ranges[0]:.3f} over {settings[0]} against {baseline} {ranges[1]:.3f} over {settings[1]}"
         return Margin(ranges[1] - ranges[0], tolerance, text, runs=[*both["runs"]])
 
     return margin
+
+
+def _half_interval(first: pd.Series, second: pd.Series) -> float:
+    """Half the 95% interval over seeds of a mean difference; NaN if it is the same for all seeds."""
+    interval = paired_test(first, second).interval
+    return (interval.high - interval.low) / 2
 
 
 def _against_best_baseline(values: pd.DataFrame, loss: str, order: pd.DataFrame) -> pd.DataFrame:
@@ -297,7 +330,7 @@ def _runs(pairs: pd.DataFrame) -> list[str]:
     return [*pairs["run_x"], *pairs["run_y"]]
 
 
-_RANGE = "1.96 standard errors of the difference of two ranges, from the test images"
+_RANGE = "half the 95% interval of the difference of the ranges: over seeds, or with one seed over test images"
 CLAIMS = (
     Claim(
         "higher accuracy of linear evaluation than the best of the InfoNCE family",
@@ -309,37 +342,40 @@ CLAIMS = (
         "accuracy depends less on the batch size",
         ("table_robustness", "fig_batch_size"),
         _RANGE,
-        _steadiness("batch_size", "batch size"),
+        _steadiness("batch_size"),
     ),
     Claim(
         "accuracy depends less on the hyperparameters",
         ("table_robustness", "fig_temperature"),
         _RANGE,
-        _steadiness("hyperparameters", "hyperparameter setting"),
+        _steadiness("hyperparameters"),
     ),
     Claim(
         "accuracy depends less on both together",
         ("table_robustness",),
         _RANGE,
-        _steadiness("both", "combination"),
+        _steadiness("hyperparameters", "batch_size"),
     ),
     Claim(
         "less dimensional collapse: higher effective rank of the projector's output z",
         ("fig_effective_rank", "table_representation"),
         "5% of the highest effective rank of the InfoNCE family",
         _effective_rank("z"),
+        unit="relative",
     ),
     Claim(
         "less dimensional collapse: higher effective rank of the backbone's features h",
         ("fig_effective_rank", "table_representation"),
         "5% of the highest effective rank of the InfoNCE family",
         _effective_rank("h"),
+        unit="relative",
     ),
     Claim(
         "less dimensional collapse at equal temperature: higher effective rank of z",
         ("fig_rank_accuracy",),
         "5% of the highest effective rank of the InfoNCE family",
         _rank_at_equal_temperature,
+        unit="relative",
         about=("dhel",),
     ),
 )

@@ -17,7 +17,7 @@ from dhel_kcl.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)
-NOTHING = "no run was evaluated on corrupted images"
+NOTHING = "No run was evaluated on corrupted images (evaluation.corruptions)."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metri
 METRICS = ("linear_top1",)
 OPTIONAL_METRICS = ("diverged",)
 ROW = ["loss", *HYPERPARAMETERS]
-SYMBOLS = {"temperature": r"\tau", "t": "t", "c": "c", "gamma": r"\gamma"}
+SYMBOLS = {"temperature": r"$\tau$", "t": "$t$", "c": "$c$", "gamma": r"$\gamma$"}
 HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#888888", "hatch": "//////"}
 
 
@@ -75,5 +75,5 @@ def draw(points: pd.DataFrame) -> Figure:
 
 
 def _setting(row: pd.Series) -> str:
-    values = [f"${symbol} = {row[name]:g}$" for name, symbol in SYMBOLS.items() if pd.notna(row[name])]
+    values = [f"{SYMBOLS.get(name, name)} = {row[name]:g}" for name in HYPERPARAMETERS if pd.notna(row[name])]
     return ", ".join([style.LOSS_NAMES[row["loss"]], *values])

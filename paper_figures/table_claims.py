@@ -4,16 +4,17 @@ Each claim, for each loss and data set it is about, with the tolerance that it i
 above it, not supported if below minus it, otherwise not testable at this scale, as where nothing could be compared. A
 verdict speaks about the stated scale only. Accuracies are of linear evaluation on the test set, in [0, 1]; at each
 batch size a loss, and the baseline (the best of InfoNCE, NT-Xent and DCL), has the hyperparameters with the highest
-accuracy on the validation split of the training set, which chooses the baseline too. For the effective rank the
-baseline is the one with the highest rank. A range is best less worst over the settings, averaged as in
-table_robustness; the baseline is the one with the smallest, and "over" counts the settings, of which more make a wider
-range. A theorem is supported where it holds for every loss; its margin is then the error nearest to the tolerance, and
-table_theory has the details.
+accuracy on the validation split of the training set, which chooses the baseline too; a margin is a difference of
+accuracies or of their ranges. For the effective rank the baseline is the one with the highest rank, and margins are
+relative. A range is best less worst over the settings, averaged as in table_robustness; the baseline is the one with
+the smallest, and "over" counts the settings, of which more make a wider range; as the steadiest of three, it profits
+from chance. A theorem is supported where it holds for every loss; its margin is the error that comes nearest to the
+tolerance, and table_theory has the details.
 """
 
 import pandas as pd
 import style
-from claims import THEORY, theorem_verdicts, verdicts
+from claims import in_unit, theorem_verdicts, verdicts
 from theorems import METRICS as THEORY_METRICS
 from theorems import theorems
 
@@ -30,7 +31,6 @@ def points(results: pd.DataFrame, theory: pd.DataFrame) -> pd.DataFrame:
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per claim, loss and data set."""
-    of_theory = points["dataset"] == THEORY
     reasons = points["reason"].fillna("")
     return pd.DataFrame(
         {
@@ -38,14 +38,10 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
             "Loss": [", ".join(style.LOSS_NAMES[loss] for loss in cell.split(";")) for cell in points["loss"]],
             "Data set": points["dataset"].map(lambda name: style.DATASET_NAMES.get(name, name)),
             "Measured": points["measured"].fillna(""),
-            "Margin": list(map(_number, points["margin"], of_theory)),
-            "Tolerance": list(map(_number, points["tolerance"], of_theory)),
+            "Margin": [in_unit(value, unit, "+") for value, unit in zip(points["margin"], points["unit"], strict=True)],
+            "Tolerance": list(map(in_unit, points["tolerance"], points["unit"])),
             "Verdict": [": ".join(filter(None, pair)) for pair in zip(points["verdict"], reasons, strict=True)],
             "Command": [f"{COMMAND} {evidence}" for evidence in points["evidence"]],
             "Scale": points["scale"],
         }
     )
-
-
-def _number(value: float, of_theory: bool) -> str:
-    return "" if pd.isna(value) else f"{value:.0e}" if of_theory else f"{value:.3f}"

@@ -67,6 +67,14 @@ def test_over_both_statistics_are_over_all_settings() -> None:
     )
 
 
+def test_a_batch_size_with_one_setting_does_not_pass_for_one_without_spread() -> None:
+    table = robustness(results({0.1: {32: 0.60, 256: 0.80}, 0.5: {256: 0.84}}))
+    over_settings, over_sizes = along(table, "hyperparameters"), along(table, "batch_size")
+    assert (over_settings["groups"], over_settings["range"]) == (1, pytest.approx(0.04))
+    assert over_settings["std"] == pytest.approx(0.04 / math.sqrt(2))
+    assert (over_sizes["groups"], over_sizes["range"]) == (1, pytest.approx(0.20))
+
+
 def test_the_profile_area_integrates_the_share_of_settings_near_the_best() -> None:
     """Against the step function itself, summed over a fine grid of tau."""
     table = robustness(results())

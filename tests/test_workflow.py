@@ -193,7 +193,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
     for product in (LAYOUT.report, LAYOUT.tables / "table_corruptions.md"):
         shown = (copy_of_finished / product).read_text()
-        assert "no run was evaluated on corrupted images" in shown, "where the optional stage was not asked for"
+        assert "No run was evaluated on corrupted images" in shown, "where the optional stage was not asked for"
 
 
 def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: Path, tmp_path: Path) -> None:

@@ -162,13 +162,13 @@ def _check_chains(
         return frozenset(direct).union(*(origins(used) for used in direct))
 
     def require(file: Path, *needed: Path) -> None:
-        for missing in {path.resolve() for path in needed} - origins(file.resolve()):
+        for missing in sorted({path.resolve() for path in needed} - origins(file.resolve())):
             outcome.problems.append(f"{file}: its manifests do not lead back to {_shown(missing)}")
 
     measuring = stages.run_stages(config)
     for run in config.runs.values():
         data = run.dataset.data
-        betons = [layout.beton(run.dataset.name, split) for split in {"train", "test", data.pretrain_split}]
+        betons = [layout.beton(run.dataset.name, split) for split in data.splits]
         for measurement in (layout.evaluation(run.id), layout.representation(run.id)):
             require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
         if "augmented_probe" in measuring:

@@ -153,7 +153,7 @@ def loss_titles() -> dict[str, str]:
             if (label := f"{name}_{kernel.name}") in titles:
                 raise InputError(f"{losses()[label].file}: {label!r} is also {name} with a kernel; choose another name")
             if shared := set(kernel.hyperparameters) & set(loss.hyperparameters):
-                raise InputError(f"{kernel.file}: {name} has a parameter {', '.join(shared)} too; rename one")
+                raise InputError(f"{kernel.file}: {name} has a parameter {', '.join(sorted(shared))} too; rename one")
             titles[label] = f"{loss.title} ({kernel.title})"
     return titles
 

@@ -65,7 +65,8 @@ def robustness(results: pd.DataFrame, metric: str = "linear_top1") -> pd.DataFra
 
     Returns:
         One row per data set, loss and axis: `settings` (distinct ones along the axis), `groups` (how many sets
-        of statistics were averaged), `mean`, `std` (ddof 1, NaN where no group has two settings), `best`,
+        of statistics were averaged; a batch size with one setting, or a setting with one batch size, is left out
+        unless all of the loss's are such), `mean`, `std` (ddof 1, NaN where no group has two settings), `best`,
         `worst`, `range`, `profile_area` and `runs`.
 
         `profile_area` is the area under the performance profile: the fraction of the settings that are within tau of
@@ -91,6 +92,9 @@ def robustness(results: pd.DataFrame, metric: str = "linear_top1") -> pd.DataFra
 def _along(axis: str, means: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "loss"]
     group = [*keys, *_HELD_FIXED[axis]]
+    # A group of one has no spread: it would pass for a range of 0.
+    several = means.groupby(group, dropna=False)["mean"].transform("size") > 1
+    means = means[several | ~several.groupby([means[key] for key in keys]).transform("any")]
     within = means.groupby(group, dropna=False)["mean"]
     groups = within.agg(mean="mean", std="std", best="max", worst="min").reset_index()
     groups["range"] = groups["best"] - groups["worst"]

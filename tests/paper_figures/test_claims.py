@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ResultsBuilder
@@ -165,7 +166,22 @@ def test_a_rank_must_differ_by_a_twentieth(add: Callable[..., None], judge: Call
         ([("ntxent", 0.8, {"batch_size": 32}), ("dhel", 0.9, {})], RANK_Z, "no batch size at which a baseline"),
         ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], BATCH_SIZE, "one batch size only"),
         ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], HYPERPARAMETERS, "one hyperparameter setting only"),
-        ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], BOTH, "one combination only"),
+        ([("ntxent", 0.8, {}), ("dhel", 0.9, {})], BOTH, "one hyperparameter setting only"),
+        (
+            [(loss, 0.8, {"batch_size": size}) for loss in ("ntxent", "dhel") for size in (32, 256)],
+            BOTH,
+            "one hyperparameter setting only",
+        ),
+        (
+            [("ntxent", 0.8, {}), ("dhel", 0.9, {}), ("dhel", 0.8, {"batch_size": 32})],
+            BATCH_SIZE,
+            "each baseline diverged somewhere or was not varied so",
+        ),
+        (
+            [(loss, 0.8 + 0.1 * seed, {"seed": seed}) for loss in ("ntxent", "dhel") for seed in (0, 1)],
+            ACCURACY,
+            "the differences of the seeds have no spread",
+        ),
     ],
 )
 def test_what_cannot_be_compared_says_why(
@@ -231,3 +247,38 @@ def test_several_data_sets_are_supported_if_each_one_is(
         add("dhel", accuracy, dataset=dataset)
     row = judge("the higher accuracy is found on several data sets")
     assert (row["verdict"], row["measured"]) == (verdict, measured)
+
+
+def test_with_several_seeds_ranges_are_compared_seed_by_seed(
+    add: Callable[..., None], judge: Callable[..., pd.Series]
+) -> None:
+    for seed, (ours, theirs) in enumerate([(0.01, 0.05), (0.02, 0.08), (0.03, 0.07)]):
+        for batch_size, part in ((32, 0), (256, 1)):
+            add("dhel", 0.8 + part * ours, seed=seed, batch_size=batch_size)
+            add("ntxent", 0.8 + part * theirs, seed=seed, batch_size=batch_size)
+    row = judge(BATCH_SIZE)
+    differences = pd.Series([0.04, 0.06, 0.04])
+    assert row["margin"] == pytest.approx(differences.mean())
+    assert row["tolerance"] == pytest.approx(4.302653 * differences.std() / math.sqrt(3), rel=1e-6)
+    assert row["verdict"] == "supported"
+
+
+def test_equal_losses_are_rarely_told_apart(table: Target, theory: pd.DataFrame) -> None:
+    """Three seeds, five batch sizes, and a spread over seeds of one point: the choice of the steadiest baseline costs
+    the losses that are judged some verdicts, but not many."""
+    verdicts = []
+    for trial in range(40):
+        random, builder = np.random.default_rng(trial), ResultsBuilder()
+        for loss in ("infonce", "ntxent", "dcl", "dhel"):
+            for batch_size in (32, 64, 128, 256, 512):
+                for seed in range(3):
+                    put = builder.run(loss=loss, temperature=0.5, batch_size=batch_size, seed=seed)
+                    accuracy = 0.8 + 0.01 * random.standard_normal()
+                    put("linear_top1", accuracy, "h")
+                    put("validation_top1", accuracy)
+                    put("test_images", TEST_IMAGES, "h")
+                    put("effective_rank", 10, "z")
+        points = table.points(builder.table(), theory)
+        verdicts += points.loc[points["claim"] == BATCH_SIZE, "verdict"].tolist()
+    assert verdicts.count("supported") <= 2
+    assert verdicts.count("not supported") <= 6
