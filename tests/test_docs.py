@@ -1,8 +1,16 @@
-"""Pages that are generated are those that their source gives."""
+"""Pages and results in `docs` are those that their sources give."""
 
 import importlib.util
+from pathlib import Path
 
+import pytest
 from workspace import REPOSITORY
+
+from dhel_kcl.declarations import scripts
+from dhel_kcl.paper import points_equal, read_points, rederive
+
+SCRIPTS = scripts(REPOSITORY / "paper_figures")
+SHIPPED = [REPOSITORY / "docs" / "results" / name for name in ("cifar10_gpu", "cifar10_quarter")]
 
 
 def test_the_page_of_claims_is_what_the_shipped_tables_of_claims_give() -> None:
@@ -13,3 +21,12 @@ def test_the_page_of_claims_is_what_the_shipped_tables_of_claims_give() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (REPOSITORY / "docs" / "claims.md").read_text() == module.page(), "run python docs/write_claims.py"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("results", SHIPPED, ids=lambda folder: folder.name)
+def test_shipped_figures_and_tables_are_what_the_shipped_results_give(results: Path, name: str) -> None:
+    script = SCRIPTS[name]
+    folder = results / ("figures" if script.is_figure else "tables")
+    derived = rederive(script.path, [results / f"{table}.parquet" for table in script.tables])
+    assert points_equal(read_points(folder / f"{name}.csv"), derived)
