@@ -39,11 +39,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one marker per configuration."""
     figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    style.scatter(panels, "uniformity", "alignment")
     for panel in panels:
-        for look, part in style.losses_of(panel.points):
-            panel.axes.scatter(
-                part["uniformity"], part["alignment"], s=15, color=look.colour, marker=look.marker, alpha=0.7, lw=0
-            )
         best = panel.points[panel.points["chosen"]]
         panel.axes.scatter(
             best["uniformity"], best["alignment"], s=55, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3

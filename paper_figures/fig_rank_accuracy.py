@@ -38,11 +38,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one marker per configuration."""
     figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    style.scatter(panels, "effective_rank", "accuracy")
     for panel in panels:
-        for look, part in style.losses_of(panel.points):
-            panel.axes.scatter(
-                part["effective_rank"], part["accuracy"], s=15, color=look.colour, marker=look.marker, alpha=0.7, lw=0
-            )
         rho = panel.points["spearman"].iloc[0]
         correlation = "one value" if pd.isna(rho) else rf"$\rho = {rho:.2f}$"
         panel.axes.set_title(", ".join(filter(None, [panel.axes.get_title(), correlation])))

@@ -3,8 +3,8 @@
 Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the temperature
 of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size any other
 hyperparameter of the loss is the one with the highest accuracy on the validation split of the training set. The line
-is the mean over the batch sizes that have an accuracy, the light band their range. Hyperparameters of which the
-experiment has one value only are not shown.
+is the mean over the batch sizes that have an accuracy, the light band their range. A hyperparameter of which
+a loss has one value only is not shown.
 """
 
 import matplotlib as mpl
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1", "validation_top1")
+NOTHING = "Each loss has one value only of each of its hyperparameters."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
@@ -39,8 +40,9 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
         )
         part.insert(2, "hyperparameter", hyperparameter)
         parts.append(part)
-    varied = [part for part in parts if len(part["hyperparameter_value"].unique()) > 1]
-    return pd.concat(varied or [part for part in parts if not part.empty] or parts, ignore_index=True)
+    points = pd.concat([part for part in parts if not part.empty] or parts)
+    values = points.groupby(["dataset", "loss", "hyperparameter"])["hyperparameter_value"]
+    return points[values.transform("size") > 1].reset_index(drop=True)
 
 
 @mpl.rc_context(style.RC)

@@ -248,6 +248,13 @@ def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
     return [(LOSSES[loss], points[points["loss"] == loss]) for loss in in_order(points["loss"], LOSS_NAMES)]
 
 
+def scatter(panels: list[Facet], x: str, y: str) -> None:
+    """Fill panels with one marker for each point, in the look of its loss."""
+    for panel in panels:
+        for look, part in losses_of(panel.points):
+            panel.axes.scatter(part[x], part[y], s=15, color=look.colour, marker=look.marker, alpha=0.7, lw=0)
+
+
 def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) -> None:
     """Draw `mean` as a line with markers over a light band from `low` to `high`."""
     axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.1, linewidth=0)

@@ -485,3 +485,15 @@ def test_a_diverged_run_is_left_out(target: Any, experiment: pd.DataFrame) -> No
         assert not listed & set(diverged)
         if name != "fig_temperature":
             assert listed == set(experiment.query("metric == 'linear_top1'")["run"])
+
+
+def test_a_hyperparameter_without_a_choice_is_not_drawn_against_accuracy(target: Any, builder: Any) -> None:
+    for loss, gamma in (("kcl_gaussian", 16.0), ("kcl_log", 8.0)):
+        add = builder.run(loss=loss, t=2.0, gamma=gamma)
+        add("validation_top1", 0.5)
+        add("linear_top1", 0.6, "h")
+    points = target.fig_temperature.points(builder.table())
+    assert points.empty
+    assert points.columns[-1] == "runs"
+    figure = target.fig_temperature.draw(points)
+    assert figure.axes[0].texts[0].get_text().startswith("Each loss has one value only")
