@@ -287,6 +287,8 @@ def _steadiness(*axes: str) -> Callable[[Measured, str], Margin]:
         best = str(by_loss.idxmin())
         ours, theirs = (spread[spread["loss"] == each].set_index("seed") for each in (loss, best))
         seeds = ours.index.intersection(theirs.index)
+        if seeds.empty:
+            return Margin(obstacle=f"no seed in common with {style.LOSS_NAMES[best]}")
         both = pd.concat([ours.loc[seeds], theirs.loc[seeds]])
         ranges = [float(part.loc[seeds, "range"].mean()) for part in (ours, theirs)]
         if len(seeds) > 1:

@@ -182,6 +182,15 @@ def test_a_rank_must_differ_by_a_twentieth(add: Callable[..., None], judge: Call
             ACCURACY,
             "the differences of the seeds have no spread",
         ),
+        (
+            [
+                (loss, 0.8, {"seed": seed, "batch_size": size})
+                for seed, loss in enumerate(("ntxent", "dhel"))
+                for size in (32, 256)
+            ],
+            BATCH_SIZE,
+            "no seed in common with NT-Xent",
+        ),
     ],
 )
 def test_what_cannot_be_compared_says_why(
