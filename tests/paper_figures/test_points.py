@@ -251,8 +251,8 @@ def test_the_heat_map_tells_diverged_from_not_run(target: Any, builder: Any) -> 
     assert [patch.get_hatch() is not None for patch in figure.axes[0].patches] == [False, True, False]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["diverged", "not run"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        r"DHEL, $\tau = 0.5$",
-        r"KCL (gaussian), $t = 2$, $\gamma = 16$",
+        r"DHEL, $\tau$ = 0.5",
+        r"KCL (gaussian), $t$ = 2, $\gamma$ = 16",
     ]
 
 
