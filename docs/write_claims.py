@@ -16,7 +16,7 @@ from claims import ALL, NOT_TESTABLE, THEORY, in_unit  # noqa: E402
 
 from dhel_kcl.paper import read_points  # noqa: E402
 
-EXPERIMENTS = ("cifar10_gpu", "cifar10_quarter")
+EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
 INTRODUCTION = f"""# Claims and verdicts
 
 Every claim of the paper's abstract that can be measured, and its theorems, with what was measured here. This page is

@@ -22,7 +22,6 @@ from dhel_kcl.statistics import CONFIDENCE, paired_test
 METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged")
 BASELINES = ("infonce", "ntxent", "dcl")
 PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
-PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
 """For results that do not say how many test images there were: the whole test sets."""
@@ -112,7 +111,7 @@ class Measured:
 def verdicts(results: pd.DataFrame) -> list[dict[str, Any]]:
     """A row for each data set, claim and loss that the claim is about, and one for each loss over all data sets."""
     rows = [*_on_each_data_set(results)]
-    gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in PAPER_DATASETS]
+    gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in style.PAPER_DATASETS]
     return [*rows, *(_on_several(loss, gains) for loss in PROPOSED if loss in {row["loss"] for row in gains})]
 
 
@@ -201,7 +200,7 @@ def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _margin(claim: Claim, measured: Measured, loss: str) -> Margin:
     rows = measured.rows
-    if rows["dataset"].iloc[0] not in PAPER_DATASETS:
+    if rows["dataset"].iloc[0] not in style.PAPER_DATASETS:
         return Margin(obstacle="not one of the paper's data sets")
     if not set(BASELINES) & set(rows["loss"]):
         return Margin(obstacle="no loss of the InfoNCE family was run")

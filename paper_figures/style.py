@@ -85,8 +85,8 @@ def _looks(titles: dict[str, str]) -> dict[str, Look]:
 
 
 LOSSES = _looks(declarations.loss_titles())
-_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
-DATASET_NAMES = {name: declarations.kinds()[name].title for name in (*_DATASETS, *declarations.kinds())}
+PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
+DATASET_NAMES = {name: declarations.kinds()[name].title for name in (*PAPER_DATASETS, *declarations.kinds())}
 REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
 CORRUPTION_NAMES = {
     "gaussian_noise": "Gaussian noise",

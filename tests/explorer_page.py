@@ -56,7 +56,7 @@ class Page:
         return self.write_again(style)
 
     def write_again(self, style: Path = STYLE) -> str:
-        write_explorer(self.results, self.manifests, style, self.output)
+        write_explorer(self.results, self.manifests, style, self.output, ("pretrain", "features", "corruptions"))
         return self.output.read_text()
 
     def specification(self) -> dict[str, Any]:

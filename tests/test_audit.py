@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from workspace import REPOSITORY
+from workspace import REPOSITORY, snakemake
 from workspace import run as run_program
 
 from dhel_kcl import declarations
@@ -89,6 +89,17 @@ def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(co
     status, output = audit(copy_of_finished)
     assert status == 1
     assert f"features of {RUN} used another version" in output
+
+
+def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_again(copy_of_finished: Path) -> None:
+    (copy_of_finished / LAYOUT.figures / "fig_training.png").unlink()
+    assert snakemake("fig_training", cwd=copy_of_finished).returncode == 0
+    status, output = audit(copy_of_finished)
+    assert status == 1
+    assert "render-fig_training.json: changed since results/tiny/manifests/report.json recorded it" in output
+    assert "if that job was done again, run the workflow again" in output
+    assert snakemake(cwd=copy_of_finished).returncode == 0
+    assert audit(copy_of_finished)[0] == 0
 
 
 def _forge_hashes(folder: Path) -> None:

@@ -144,3 +144,7 @@ def test_a_file_that_is_no_explorer_is_refused(tmp_path: Path, content: str | No
         page.write_text(content)
     with pytest.raises(InputError, match=r"explorer\.html: not a page of the explorer"):
         read_rows(page)
+
+
+def test_the_manifests_of_every_stage_that_runs_went_through_are_linked_to(page: Page) -> None:
+    assert 'const stages = ["pretrain","features","corruptions"];' in page.write(run_table("dhel", 32))

@@ -96,7 +96,7 @@ def _producers(manifests: dict[Path, Manifest]) -> dict[Path, tuple[Path, Artifa
 
 def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], outcome: Outcome) -> None:
     sha256 = functools.cache(sha256_file)
-    producers = _producers(manifests)
+    producers, described = _producers(manifests), {path.resolve() for path in manifests}
     discarded = set() if config.compute.keep_features else {layout.features(run).resolve() for run in config.runs}
 
     def check(file: Path, recorded: Artifact, manifest: Path) -> None:
@@ -111,7 +111,12 @@ def _check_files(config: ExperimentConfig, layout: Layout, manifests: dict[Path,
     for path, manifest in manifests.items():
         for artifact in manifest.inputs.values():
             file = locate(path, artifact)
-            if file not in producers:
+            if file in described and sha256(file) != artifact.sha256:
+                outcome.problems.append(
+                    f"{_shown(file)}: changed since {_shown(path)} recorded it; if that job was done again, "
+                    "run the workflow again"
+                )
+            elif file not in producers:
                 check(file, artifact, path)
             elif producers[file][1].sha256 != artifact.sha256:
                 outcome.problems.append(

@@ -404,7 +404,7 @@ def explorer(experiment: Experiment) -> None:
         inputs={_shown(path, layout): path for path in [layout.results, *manifests.values(), style]},
         outputs={"explorer": layout.explorer},
     ):
-        write_explorer(layout.results, manifests, style, layout.explorer)
+        write_explorer(layout.results, manifests, style, layout.explorer, stages.run_stages(config))
     typer.echo(str(layout.explorer))
 
 

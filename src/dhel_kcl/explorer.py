@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ _WIDTH, _HEIGHT = 480, 300
 _NEAR = alt.Scale(zero=False)
 
 
-def write_explorer(results: Path, manifests: Mapping[str, Path], style: Path, output: Path) -> None:
+def write_explorer(
+    results: Path, manifests: Mapping[str, Path], style: Path, output: Path, stages: Sequence[str]
+) -> None:
     """Write the page; equal inputs give equal bytes.
 
     Args:
@@ -46,6 +48,7 @@ def write_explorer(results: Path, manifests: Mapping[str, Path], style: Path, ou
         manifests: the manifest of each run's pretraining.
         style: the script with the palette, ``paper_figures/style.py``.
         output: the HTML file; links to manifests are relative to it.
+        stages: those that each run went through, whose manifests are linked to.
 
     Raises:
         InputError: an input is missing or unreadable, or a run of the results has no manifest.
@@ -58,6 +61,7 @@ def write_explorer(results: Path, manifests: Mapping[str, Path], style: Path, ou
         output,
         library=Markup(_library()),
         rows=rows,
+        stages=list(stages),
         spec=_specification(runs, looks),
         scale=_scale(runs),
         diverged=int((runs["state"] == "diverged").sum()),

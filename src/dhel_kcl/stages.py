@@ -85,6 +85,8 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
                 return {**config.analysis.model_dump(mode="json"), "threads": threads}
     if stage == "collect":
         return {"runs": list(config.runs), "stages": list(run_stages(config))}
+    if stage == "explorer":
+        return {"stages": list(run_stages(config))}
     if stage == "theory":
         return config.theory.model_dump(mode="json")
     return config.model_dump(mode="json") if stage in ("configure", "report") else {}
