@@ -3,6 +3,7 @@
 Heavy modules are imported inside the commands, so that `--help` and errors come at once.
 """
 
+import json
 import os
 import signal
 import sys
@@ -93,6 +94,44 @@ def runs(experiment: Experiment) -> None:
     _, config = _open(experiment)
     for run in config.runs:
         typer.echo(run)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="A configuration file.")] = Path("config/config.yaml"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Part of the grid, repeatable: dataset=..., loss=..., batch_size=... or seed=..., with commas."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="A device that was measured; default this machine's.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many of them work at the same time.")] = 1,
+    measured: Annotated[
+        Path | None, typer.Option(help="Table that benchmarks/throughput.py wrote; default the one in the package.")
+    ] = None,
+) -> None:
+    """Say what an experiment will cost before it runs: runs, hours and disk of each data set, from measured speeds.
+
+    `--only dataset=cifar10 --only loss=dhel,ntxent --only batch_size=256` asks for a part of the grid, and the command
+    that runs this part is printed.
+    """
+    values: dict[str, list[str]] = {}
+    for filter_ in only or []:
+        axis, _, named = filter_.partition("=")
+        values.setdefault(axis, []).extend(named.split(","))
+    asked = load_config(config, values or None)
+    from rich.console import Console
+
+    from dhel_kcl.plan import MEASURED, choose_device, describe, estimate, load_measured
+
+    table = load_measured(measured or MEASURED)
+    chosen = choose_device(table, device)
+    Console(width=None if sys.stdout.isatty() else 120).print(
+        *describe(estimate(asked, table, chosen), chosen, gpus), sep="\n"
+    )
+    restriction = f" --config 'only={json.dumps(values)}'" if values else ""
+    typer.echo(f"snakemake --cores all --resources gpu={gpus} --configfile {config}{restriction}")
 
 
 @app.command()

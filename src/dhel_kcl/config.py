@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union
+from typing import Annotated, Any, Literal, Self, TypeVar, Union
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -38,6 +39,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 OneOrMore = Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -524,6 +528,54 @@ class ExperimentConfig(_Strict):
         raise InputError(f"data set {name!r} is not in experiment {self.name!r}; it has {known}")
 
 
+OneOrSeveral = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+
+
+class OnlyConfig(_Strict):
+    """Part of a grid: what each axis is restricted to. A loss means all its kernels, or one of them: ``kcl_log``."""
+
+    dataset: Annotated[list[str] | None, OneOrSeveral] = None
+    loss: Annotated[list[str] | None, OneOrSeveral] = None
+    batch_size: Annotated[list[int] | None, OneOrSeveral] = None
+    seed: Annotated[list[int] | None, OneOrSeveral] = None
+
+    def of(self, config: ExperimentConfig) -> ExperimentConfig:
+        """The experiment with the runs that are left; it says nothing of the others.
+
+        Raises:
+            ValueError: a value is not in the grid, or no run is left.
+        """
+        labels = {name for grid in config.losses for name in _names_of_loss(grid)}
+        there: dict[str, list[Any]] = {
+            "dataset": [dataset.name for dataset in config.datasets],
+            "loss": sorted(labels),
+            "batch_size": config.batch_sizes,
+            "seed": config.seeds,
+        }
+        for axis, known in there.items():
+            if absent := [value for value in getattr(self, axis) or () if value not in known]:
+                raise ValueError(f"{axis}: {absent} not in the experiment; it has {', '.join(map(str, known))}")
+        sizes = [size for size in config.batch_sizes if size in (self.batch_size or config.batch_sizes)]
+        losses = []
+        for grid in config.losses:
+            own = [size for size in grid.batch_sizes or sizes if size in sizes]
+            if own and (self.loss is None or _names_of_loss(grid) & set(self.loss)):
+                losses.append(grid.model_copy(update={"batch_sizes": own if grid.batch_sizes else None}))
+        if not losses:
+            raise ValueError("leaves no run")
+        parts = {
+            "datasets": [each for each in config.datasets if each.name in (self.dataset or there["dataset"])],
+            "losses": losses,
+            "batch_sizes": sizes,
+            "seeds": [seed for seed in config.seeds if seed in (self.seed or config.seeds)],
+        }
+        return ExperimentConfig.model_validate(config.model_copy(update=parts).model_dump(mode="json"))
+
+
+def _names_of_loss(grid: LossGrid) -> set[str]:
+    return {grid.name, loss_label({key: value for key, value in grid.model_dump().items() if isinstance(value, str)})}
+
+
 def _augmentation_names(dataset: Any) -> list[Any]:
     """What an unvalidated data set, with its protocol, says its augmentations are."""
     if not isinstance(dataset, Mapping):
@@ -540,13 +592,26 @@ def _refuse_repeats(key: str, values: list[Any]) -> None:
 
 
 def parse_config(values: Any, origin: str) -> ExperimentConfig:
-    """Validate a mapping read from `origin`.
+    """Validate a mapping read from `origin`. Its key `only`, an `OnlyConfig`, restricts it to a part of its grid.
 
     Raises:
         InputError: one line for each unknown, missing or impossible value.
     """
+    only = None
+    if isinstance(values, Mapping) and "only" in values:
+        only, values = values["only"], {key: value for key, value in values.items() if key != "only"}
+    config = _validated(ExperimentConfig, values, origin)
+    if only is None:
+        return config
     try:
-        return ExperimentConfig.model_validate(values)
+        return _validated(OnlyConfig, only, f"{origin}: only").of(config)
+    except ValueError as error:
+        raise InputError(f"{origin}: only: {error}") from error
+
+
+def _validated(model: type[Model], values: Any, origin: str) -> Model:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         lines = [f"{origin}: {_explain(dict(problem))}" for problem in error.errors()]
         raise InputError("\n".join(lines)) from error
@@ -562,8 +627,8 @@ def _explain(problem: dict[str, Any]) -> str:
     return f"{place}: {message}{given}" if place else message
 
 
-def load_config(path: Path) -> ExperimentConfig:
-    """Read and validate a YAML configuration.
+def load_config(path: Path, only: Any = None) -> ExperimentConfig:
+    """Read and validate a YAML configuration, restricted to a part of its grid by `only`, an `OnlyConfig`.
 
     Raises:
         InputError: the file is missing, is not YAML, or says something unknown or impossible.
@@ -572,11 +637,11 @@ def load_config(path: Path) -> ExperimentConfig:
         text = path.read_text()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), only)
 
 
-def parse_yaml(text: str, origin: str) -> ExperimentConfig:
-    """Validate a configuration given as YAML (or JSON) text read from `origin`.
+def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
+    """Validate a configuration given as YAML (or JSON) text read from `origin`, restricted by `only` as `load_config`.
 
     Raises:
         InputError: it is not YAML, or says something unknown or impossible.
@@ -585,6 +650,8 @@ def parse_yaml(text: str, origin: str) -> ExperimentConfig:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{origin}: not valid YAML ({' '.join(str(error).split())})") from error
+    if only is not None and isinstance(values, Mapping):
+        values = {**values, "only": only}
     return parse_config(values, origin)
 
 

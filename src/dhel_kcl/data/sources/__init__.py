@@ -66,12 +66,14 @@ class Kind(ABC):
         title: the name that readers see, of a data set named like its kind.
         splits: the splits; with one for pretraining alone, ``("pretrain", "train", "test")``.
         needs: the keys among `root` and `class_list` that it needs.
+        images: how many images each split has, where that is known without looking; `dhel-kcl plan` asks.
     """
 
     kind: ClassVar[str]
     title: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     needs: ClassVar[tuple[str, ...]] = ()
+    images: ClassVar[dict[str, int]] = {}
 
     @abstractmethod
     def open(self, data: DataConfig, split: str) -> ImageSource:

@@ -17,6 +17,7 @@ class Digits(Kind):
 
     kind: ClassVar[str] = "digits"
     title: ClassVar[str] = "Digits"
+    images: ClassVar[dict[str, int]] = {"train": 1437, "test": 360}
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split; it is stratified and the same every time."""

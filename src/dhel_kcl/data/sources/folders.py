@@ -31,6 +31,7 @@ class ImageNet100(Kind):
     kind: ClassVar[str] = "imagenet100"
     title: ClassVar[str] = "ImageNet-100"
     needs: ClassVar[tuple[str, ...]] = ("root", "class_list")
+    images: ClassVar[dict[str, int]] = {"train": 126_689, "test": 5_000}  # of the classes that the paper's grid lists
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split."""

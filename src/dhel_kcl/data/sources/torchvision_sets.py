@@ -20,6 +20,7 @@ class CIFAR10(Kind):
     kind: ClassVar[str] = "cifar10"
     title: ClassVar[str] = "CIFAR-10"
     needs: ClassVar[tuple[str, ...]] = ("root",)
+    images: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split, downloading it first."""
@@ -32,6 +33,7 @@ class CIFAR100(Kind):
     kind: ClassVar[str] = "cifar100"
     title: ClassVar[str] = "CIFAR-100"
     needs: ClassVar[tuple[str, ...]] = ("root",)
+    images: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split, downloading it first."""
@@ -45,6 +47,7 @@ class STL10(Kind):
     title: ClassVar[str] = "STL-10"
     splits: ClassVar[tuple[str, ...]] = ("pretrain", "train", "test")
     needs: ClassVar[tuple[str, ...]] = ("root",)
+    images: ClassVar[dict[str, int]] = {"pretrain": 105_000, "train": 5_000, "test": 8_000}
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split, downloading it first."""

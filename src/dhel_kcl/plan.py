@@ -1,0 +1,237 @@
+"""What an experiment will cost, before it is run: runs, hours of its device and disk for each data set.
+
+Times come from a table of measured images per second, which `benchmarks/throughput.py` writes on any machine.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich import box
+from rich.table import Column, Table
+
+from dhel_kcl import declarations
+from dhel_kcl.config import DataConfig, DatasetConfig, EncoderConfig, ExperimentConfig, Run
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+from dhel_kcl.models import Encoder
+
+MEASURED = Path(__file__).with_name("throughput.csv")
+"""The table that comes with the package."""
+
+SHAPE = ("backbone", "stem", "width", "image_size", "storage")
+COLUMNS = ("device", "precision", *SHAPE, "batch_size", "train_per_second", "encode_per_second", "gpu_memory_mib")
+
+_CORRUPTED_COPIES = 26  # five corruptions at five severities, and the clean images
+_OTHER_BYTES = 100_000  # of a run besides weights, features and TensorBoard's files, as measured
+_BYTES_PER_STEP = 210  # in TensorBoard's files, as measured
+_JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs whose longer side has 500 pixels, at quality 90
+_JPEG_SIDE = 500
+
+
+def shape(dataset: DatasetConfig) -> dict[str, Any]:
+    """What the speed of a data set depends on besides the batch size: the columns `SHAPE`."""
+    encoder = dataset.encoder
+    values = (encoder.backbone, encoder.stem, encoder.width, dataset.image_size, dataset.data.storage)
+    return dict(zip(SHAPE, values, strict=True))
+
+
+def load_measured(path: Path) -> pd.DataFrame:
+    """Read a table of measured speeds.
+
+    Raises:
+        InputError: it is missing, or is not such a table.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); python benchmarks/throughput.py writes one") from error
+    if list(table) != list(COLUMNS) or table.empty:
+        raise InputError(f"{path}: not a table of measured speeds; python benchmarks/throughput.py writes one")
+    return table
+
+
+def choose_device(measured: pd.DataFrame, device: str | None) -> str:
+    """The device that is meant: the one asked for, else this machine's if it was measured, else the table's first.
+
+    Raises:
+        InputError: the one asked for is not in the table.
+    """
+    known = list(measured["device"].unique())
+    if device is None:
+        here = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        return here if here in known else str(known[0])
+    if device not in known:
+        raise InputError(f"device {device!r} was not measured; there are {', '.join(known)}")
+    return device
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the runs of one data set cost.
+
+    Attributes:
+        dataset: its name.
+        runs: how many there are.
+        pretrain_hours: of one device; NaN if the encoder was not measured on it.
+        evaluation_hours: of one device, likewise: all that the frozen encoder is used for.
+        disk_gib: what stays on the disk.
+    """
+
+    dataset: str
+    runs: int
+    pretrain_hours: float
+    evaluation_hours: float
+    disk_gib: float
+
+    @property
+    def hours(self) -> float:
+        """Hours of one device in all."""
+        return self.pretrain_hours + self.evaluation_hours
+
+
+def estimate(config: ExperimentConfig, measured: pd.DataFrame, device: str) -> list[Cost]:
+    """What each data set of an experiment costs.
+
+    Speeds at batch sizes between those measured are interpolated. The fits of the linear classifiers, on the CPU, are
+    not counted.
+
+    Args:
+        config: the experiment.
+        measured: speeds, as `load_measured` reads them.
+        device: one of the devices in it.
+
+    Raises:
+        InputError: the number of a data set's images is not known, because their folder is not there yet.
+    """
+    costs = []
+    for dataset in config.datasets:
+        runs = [run for run in config.runs.values() if run.dataset.name == dataset.name]
+        images = count_images(dataset.data)
+        speeds = _speeds(measured[measured["device"] == device], dataset)
+        disk = _beton_bytes(config, dataset, images) + sum(_run_bytes(config, run, images) for run in runs)
+        costs.append(
+            Cost(
+                dataset=dataset.name,
+                runs=len(runs),
+                pretrain_hours=sum(_pretrain_seconds(run, images, speeds) for run in runs) / 3600,
+                evaluation_hours=len(runs) * _evaluation_seconds(config, dataset, images, speeds) / 3600,
+                disk_gib=disk / 2**30,
+            )
+        )
+    return costs
+
+
+def count_images(data: DataConfig) -> dict[str, int]:
+    """How many images each split of a data set has.
+
+    Raises:
+        InputError: that is known only from the images, and they are not there.
+    """
+    images: dict[str, int] = dict(declarations.kinds()[data.kind].constants["images"])
+    if not images:
+        from dhel_kcl.data.sources import open_source
+
+        images = {split: len(open_source(data, split)) for split in data.splits}
+    if data.train_images is not None:
+        images[data.pretrain_split] = data.train_images
+    return images
+
+
+def _speeds(of_device: pd.DataFrame, dataset: DatasetConfig) -> pd.DataFrame:
+    fits = pd.Series(True, index=of_device.index)
+    for column, value in shape(dataset).items():
+        fits &= of_device[column] == value
+    return of_device[fits].sort_values("batch_size")
+
+
+def _pretrain_seconds(run: Run, images: Mapping[str, int], speeds: pd.DataFrame) -> float:
+    if speeds.empty:
+        return math.nan
+    # Speed saturates as batches grow, which is closer to linear in the logarithm.
+    sizes = np.log2(speeds["batch_size"].to_numpy(dtype=float))
+    rate = float(np.interp(math.log2(run.batch_size), sizes, speeds["train_per_second"].to_numpy(dtype=float)))
+    whole_batches = images[run.dataset.data.pretrain_split] // run.batch_size
+    return run.dataset.epochs * whole_batches * run.batch_size / rate
+
+
+def _evaluation_seconds(
+    config: ExperimentConfig, dataset: DatasetConfig, images: Mapping[str, int], speeds: pd.DataFrame
+) -> float:
+    train, test = images["train"], images["test"]
+    encoded = train + 3 * test  # the test images also as two views
+    if config.evaluation.corruptions:
+        encoded += _CORRUPTED_COPIES * test
+    if config.evaluation.augmented_images and dataset.probe is not None:
+        encoded += dataset.probe.epochs * train + test
+    return encoded / float(speeds["encode_per_second"].median()) if len(speeds) else math.nan
+
+
+def _beton_bytes(config: ExperimentConfig, dataset: DatasetConfig, images: Mapping[str, int]) -> float:
+    data = dataset.data
+    scale = (data.max_resolution or _JPEG_SIDE) / _JPEG_SIDE
+    image = _JPEG_BYTES * scale**2 if data.storage == "jpg" else 3 * dataset.image_size**2
+    layout = Layout(Path("results") / config.name)
+    betons = {layout.beton(dataset.name, split): count * image for split, count in images.items()}
+    return sum(beton.stat().st_size if beton.exists() else expected for beton, expected in betons.items())
+
+
+def _run_bytes(config: ExperimentConfig, run: Run, images: Mapping[str, int]) -> float:
+    weights, outputs = _encoder_size(run.dataset.encoder)
+    total = weights + _OTHER_BYTES
+    if config.compute.keep_features:
+        total += 4 * outputs * (images["train"] + 3 * images["test"])
+    if config.compute.tensorboard:
+        steps = run.dataset.epochs * (images[run.dataset.data.pretrain_split] // run.batch_size)
+        total += _BYTES_PER_STEP * steps
+    return total
+
+
+@functools.cache
+def _encoder_size(config: EncoderConfig) -> tuple[int, int]:
+    """Bytes of the weights, and numbers that the encoder gives for an image."""
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
+    return weights, int(encoder.backbone.output_dim) + config.embedding_dim
+
+
+def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | str]:
+    """What `estimate` gives, to be printed.
+
+    Args:
+        costs: the estimate.
+        device: what it was made for.
+        devices: how many of them work at the same time.
+    """
+    unit = "hours" if "CPU" in device else "GPU-hours"
+    headings = ("runs", f"{unit} of pretraining", f"{unit} of evaluation", "disk, GiB")
+    columns = [Column("data set"), *[Column(name, justify="right") for name in headings]]
+    table = Table(*columns, title=f"on {device}", box=box.SIMPLE)
+    for cost in costs:
+        table.add_row(*_cells(cost))
+    runs = sum(cost.runs for cost in costs)
+    pretrain, evaluation = sum(cost.pretrain_hours for cost in costs), sum(cost.evaluation_hours for cost in costs)
+    table.add_section()
+    table.add_row(*_cells(Cost("all", runs, pretrain, evaluation, sum(cost.disk_gib for cost in costs))))
+    unmeasured = [cost.dataset for cost in costs if math.isnan(cost.hours)]
+    if unmeasured:
+        advice = "python benchmarks/throughput.py CONFIG measures a machine"
+        return [table, f"{', '.join(unmeasured)}: not measured on {device}; {advice}"]
+    days = (pretrain + evaluation) / devices / 24
+    return [table, f"{days:.3g} days on {devices} of them, if nothing else uses them"]
+
+
+def _cells(cost: Cost) -> list[str]:
+    amounts = (cost.pretrain_hours, cost.evaluation_hours, cost.disk_gib)
+    return [
+        cost.dataset,
+        f"{cost.runs:,}",
+        *("?" if math.isnan(amount) else f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}" for amount in amounts),
+    ]
