@@ -3,7 +3,6 @@
 Heavy modules are imported inside the commands, so that `--help` and errors come at once.
 """
 
-import json
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ except ModuleNotFoundError:
 
 from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import read_json
-from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
+from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import record
@@ -130,7 +129,7 @@ def plan(
     Console(width=None if sys.stdout.isatty() else 120).print(
         *describe(estimate(asked, table, chosen), chosen, gpus), sep="\n"
     )
-    restriction = f" --config 'only={json.dumps(values)}'" if values else ""
+    restriction = f" --config 'only={OnlyConfig(**values).model_dump_json(exclude_none=True)}'" if values else ""
     typer.echo(f"snakemake --cores all --resources gpu={gpus} --configfile {config}{restriction}")
 
 

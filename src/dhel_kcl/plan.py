@@ -224,8 +224,9 @@ def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | s
     if unmeasured:
         advice = "python benchmarks/throughput.py CONFIG measures a machine"
         return [table, f"{', '.join(unmeasured)}: not measured on {device}; {advice}"]
-    days = (pretrain + evaluation) / devices / 24
-    return [table, f"{days:.3g} days on {devices} of them, if nothing else uses them"]
+    hours = (pretrain + evaluation) / devices
+    time = f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
+    return [table, f"{time} on {devices} of them, if nothing else uses them"]
 
 
 def _cells(cost: Cost) -> list[str]:

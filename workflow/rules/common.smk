@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import tempfile
 
 from dhel_kcl import declarations, stages
 from dhel_kcl.config import parse_config
@@ -24,6 +25,14 @@ except InputError as error:
 
 layout = Layout(Path("results") / experiment.name)
 resolved_config = experiment.model_dump_json()
+
+# As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each
+# process that runs a job reads this file again, so it is that machine's folder.
+job_resources = {
+    "mem_mb": experiment.compute.memory_mb,
+    "runtime": experiment.compute.runtime_minutes,
+    "tmpdir": tempfile.gettempdir(),
+}
 
 
 def dataset_of(run):

@@ -14,8 +14,7 @@ rule evaluate:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         digest=lambda wildcards: stages.job_digest(

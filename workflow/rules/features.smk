@@ -19,8 +19,7 @@ rule features:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
         gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,

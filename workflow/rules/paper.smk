@@ -22,8 +22,7 @@ rule collect:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "collect"),
@@ -69,11 +68,12 @@ rule tables:
         [layout.products(name) for name in targets if not targets[name].is_figure],
 
 
+# The explorer and the report read manifests too. Each is written by a job whose other outputs they depend on, so
+# naming thousands of them again would only slow planning.
 rule explorer:
     """One page that works offline, to filter the runs and look into each of them."""
     input:
         results=layout.results,
-        manifests=list(stages.pretraining_manifests(experiment, layout).values()),
         style="paper_figures/style.py",
     output:
         explorer=report(
@@ -91,8 +91,7 @@ rule explorer:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         caption="Every run on one page that works without a network: its accuracies, effective rank, spectrum and training "
@@ -109,7 +108,6 @@ rule report:
         theory=layout.theory,
         explorer=layout.explorer,
         products=[layout.products(name) for name in targets],
-        manifests=stages.reported_manifests(experiment, layout, targets),
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
@@ -121,8 +119,7 @@ rule report:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "report"),
@@ -144,8 +141,7 @@ rule audit:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "audit"),

@@ -16,8 +16,11 @@ rule pretrain:
         "../../envs/environment.yaml"
     threads: experiment.compute.threads * max(1, experiment.compute.gpus_per_run)
     resources:
-        mem_mb=experiment.compute.memory_mb * max(1, experiment.compute.gpus_per_run),
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources
+        | {
+            "mem_mb": experiment.compute.memory_mb
+            * max(1, experiment.compute.gpus_per_run)
+        },
         gpu=experiment.compute.gpus_per_run,
     params:
         experiment=layout.root,

@@ -11,8 +11,7 @@ rule theory:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=experiment.compute.memory_mb,
-        runtime=experiment.compute.runtime_minutes,
+        **job_resources,
     params:
         experiment=layout.root,
         digest=stages.job_digest(experiment, "theory"),
