@@ -18,11 +18,12 @@ from rich.tree import Tree
 
 from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import sha256_file
-from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target
 from dhel_kcl.provenance import Manifest, load_manifest, locate
+from dhel_kcl.seal import discarded
 
 _POSITIONS = ("x", "epoch", "index", "severity")
 """What figures call the results' column `x`."""
@@ -48,8 +49,10 @@ def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) 
         InputError: no job of the experiment wrote the file.
     """
     targets = declarations.scripts(scripts)
-    expected = stages.expected_manifests(config, layout, targets)
-    history = _History(config, layout, targets, [path for path in expected if path.exists()])
+    history = _History(config, layout, targets)
+    for manifest in history.expected:
+        if manifest.exists():
+            history.load(manifest)
     file = _find(layout, targets, what, history)
     wanted = None
     if history.job(file).stage == "render" and (points := file.with_suffix(".csv")).exists():
@@ -57,19 +60,23 @@ def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) 
     seen: set[Path] = set()
 
     def grow(branch: Tree, file: Path) -> None:
+        seen.add(file)
         if file not in history.producers:
-            if file not in history.manifests:  # a manifest describes a job that the tree shows already
-                branch.add(history.told(file, "not made by the workflow"))
+            branch.add(history.told(file, "not made by the workflow"))
             return
         job = history.job(file)
-        made = f"{job.stage} of {job.subject}" + (f", run seed {job.seeds['run']}" if "run" in job.seeds else "")
-        node = branch.add(history.told(file, made, *(["see above"] if file in seen else [])))
-        if file in seen:
-            return
-        seen.add(file)
+        seed = f", run seed {job.seeds['run']}" if "run" in job.seeds else ""
+        node = branch.add(history.told(file, f"{job.stage} of {job.subject}{seed}"))
+        shown_before = []
         for used in history.inputs(file):
-            if job.stage != "collect" or wanted is None or used.parent.name in wanted:
+            if used in history.manifests or (job.stage == "collect" and wanted and used.parent.name not in wanted):
+                continue  # a manifest describes a job that the tree shows; other runs are not behind this file
+            if used in seen:
+                shown_before.append(_shown(used))
+            else:
                 grow(node, used)
+        if shown_before:
+            node.add(f"see above: {', '.join(shown_before)}")
 
     root = Tree(str(file))
     grow(root, file.resolve())
@@ -107,16 +114,13 @@ def of_cell(
     if column is None and "mean" in row:
         column = "mean"
     runs = list(filter(None, row["runs"].split(";")))
-    manifests = [layout.manifest("configure"), layout.manifest("render", target)]
-    manifests += [layout.manifest({"results": "collect"}.get(table, table)) for table in script.tables]
-    chosen = [config.runs[run] for run in runs if run in config.runs]
-    manifests += [layout.run_manifest(stage, run.id) for run in chosen for stage in stages.run_stages(config)]
-    datasets = {run.dataset.name: run.dataset for run in chosen}.values()
-    manifests += [layout.manifest("data", f"{each.name}-{split}") for each in datasets for split in each.data.splits]
-    history = _History(config, layout, targets, manifests)
+    history = _History(config, layout, targets)
+    history.load(layout.manifest("configure"), layout.manifest("render", target))
+    history.load(*(layout.manifest({"results": "collect"}.get(table, table)) for table in script.tables))
 
     where = f"row {number + 1} of {path}"
-    tree = Tree(f"{row[column] or 'an empty cell'} is {column} in {where}" if column else where)
+    number_of = f"{row['metric']} ({column})" if row.get("metric") and column != "metric" else column
+    tree = Tree(f"{row[column] or 'an empty cell'} is {number_of} in {where}" if column else where)
     tree.add(f"the row: {_told(row)}")
     tree.add(history.told(path))
     tree.add(history.made(path, f"drawn by {script.path}"))
@@ -125,53 +129,66 @@ def of_cell(
         if used in history.producers:
             node.add(history.made(used))
     values, how = _measured(script, layout, runs, row, column)
-    if not runs:
-        tree.add("no run is behind this row")
-        return tree
     node = tree.add(how)
     betons: dict[Path, None] = {}
     for run in runs:
         own = values[values["run"] == run]
         measured = ", ".join(_value(metric, rows["value"]) for metric, rows in own.groupby("metric", sort=False))
         branch = node.add(f"run {run}: {measured or 'no value'}")
-        sources: list[str] = list(own["source"].unique()) if "source" in own else []
-        walk = [(layout.root / source).resolve() for source in sources]
-        for file in walk:  # grows: what each file was made from follows it
-            if file.suffix == ".beton":
-                betons[file] = None
-                continue
-            fact = branch.add(history.told(file))
-            if file in history.producers:
-                fact.add(history.made(file))
-            walk += [used for used in history.inputs(file) if used not in walk]
+        if run in config.runs:
+            sources = [(layout.root / str(source)).resolve() for source in own["source"].dropna().unique()]
+            betons |= dict.fromkeys(_tell_of_run(branch, history, config.runs[run], sources))
     for beton in betons:
-        fact = tree.add(history.told(beton, before="images: "))
-        fact.add(history.made(beton))
+        tree.add(history.told(beton, before="images: ")).add(history.made(beton))
     tree.add(_configuration(history, layout))
     return tree
+
+
+def _tell_of_run(branch: Tree, history: "_History", run: Run, files: list[Path]) -> list[Path]:
+    """Add each job behind some files of a run, with what it wrote; returns the betons that they lead to."""
+    layout, dataset = history.layout, run.dataset
+    history.load(*(layout.run_manifest(stage, run.id) for stage in stages.run_stages(history.config)))
+    history.load(*(layout.manifest("data", f"{dataset.name}-{split}") for split in dataset.data.splits))
+    jobs: dict[Path, Tree] = {}
+    betons = []
+    for file in files:  # grows: what each file was made from follows it
+        job = history.producers.get(file)
+        if file.suffix == ".beton" and job:
+            betons.append(file)
+            continue
+        if job and job not in jobs:
+            jobs[job] = branch.add(history.made(file))
+        (jobs[job] if job else branch).add(history.told(file))
+        files += [used for used in history.inputs(file) if used not in files]
+    return betons
 
 
 class _History:
     """The manifests behind something, and what is to be said of the files and jobs in them."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        layout: Layout,
-        targets: Mapping[str, declarations.Script],
-        manifests: Sequence[Path],
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, layout: Layout, targets: Mapping[str, declarations.Script]) -> None:
         self.config, self.layout, self.targets = config, layout, targets
-        self.manifests = {path.resolve(): load_manifest(path) for path in manifests}
+        self.expected = stages.expected_manifests(config, layout, targets)
+        self.manifests: dict[Path, Manifest] = {}
         self.producers: dict[Path, Path] = {}
-        self.recorded: dict[Path, list[tuple[str, str]]] = {}
-        for path, job in self.manifests.items():
-            self.producers |= {locate(path, artifact): path for artifact in job.outputs.values()}
-            for artifact in [*job.outputs.values(), *job.inputs.values()]:
-                self.recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
+        self._recorded: dict[Path, list[tuple[str, str]]] = {}
         self._sha256 = functools.cache(sha256_file)
+        self._discarded = {path.resolve() for path in discarded(config, layout)}
+
+    def load(self, *paths: Path) -> None:
+        for path in paths:
+            if path.resolve() in self.manifests:
+                continue
+            self.manifests[path.resolve()] = job = load_manifest(path)
+            if (job.stage, job.subject) != self.expected[path]:
+                raise InputError(f"{path}: describes {job.stage} of {job.subject}; run the audit")
+            self.producers |= {locate(path, artifact): path.resolve() for artifact in job.outputs.values()}
+            for artifact in [*job.outputs.values(), *job.inputs.values()]:
+                self._recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
 
     def job(self, file: Path) -> Manifest:
+        if file.resolve() not in self.producers:
+            raise InputError(f"{file}: its job's manifest does not record it; run the audit")
         return self.manifests[self.producers[file.resolve()]]
 
     def inputs(self, file: Path) -> list[Path]:
@@ -183,10 +200,10 @@ class _History:
     def told(self, file: Path, *facts: str, before: str = "") -> Text:
         """A file, its recorded sha256, and whether it still has it."""
         file = file.resolve()
-        (sha256, _), *others = self.recorded.get(file, [("", "")])
+        (sha256, _), *others = self._recorded.get(file, [("", "")])
         wrong = []
         if not file.is_file():
-            wrong = ["no longer there"]
+            wrong = ["discarded after use" if file in self._discarded else "no longer there"]
         elif not sha256:
             wrong = ["recorded by no job"]
         elif self._sha256(file) != sha256:
@@ -229,7 +246,8 @@ def _job(job: Manifest) -> str:
                 return f"written from {', '.join(f'{key} {value}' for key, value in source.items())}"
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{job.stage} of {job.subject}: its manifest lacks settings; run the audit") from error
-    return f"made by {job.stage}" + (f" with run seed {job.seeds['run']}" if "run" in job.seeds else "")
+    did = "made" if job.stage not in stages.RUN_STAGES else "computed" if job.stage == "features" else "measured"
+    return f"{did} by {job.stage}" + (f" with run seed {job.seeds['run']}" if "run" in job.seeds else "")
 
 
 def _configuration(history: _History, layout: Layout) -> Text:
@@ -318,6 +336,8 @@ def _measured(
         if row.get(name):
             rows = _agreeing(rows, [_same(row[name], str(x)) for x in rows["x"]])
     read = dict.fromkeys(rows["metric"])
+    if not runs:
+        return rows, "no run is behind this row"
     over = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     for metric in read:
         of_metric = rows[rows["metric"] == metric]
@@ -345,7 +365,7 @@ def _statistic(text: str, values: pd.Series) -> str | None:
 
 
 def _value(metric: Any, values: pd.Series) -> str:
-    return f"{metric} {values.iloc[0]!r}" if len(values) == 1 else f"{metric} ({len(values)} values)"
+    return f"{metric} {float(values.iloc[0])!r}" if len(values) == 1 else f"{metric} ({len(values)} values)"
 
 
 def _shown(path: Path) -> str:

@@ -135,8 +135,7 @@ def _template(stage: str) -> Path:
 
 def script_digest(script: Path) -> str:
     """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    targets = declarations.scripts(script.parent)
-    shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in targets)
+    shared = sorted(path for path in script.parent.glob("*.py") if not path.name.startswith(("fig_", "table_")))
     modules = [code_digest("render"), source_digest("dhel_kcl.robustness"), source_digest("dhel_kcl.statistics")]
     return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
 
