@@ -190,10 +190,11 @@ def _check_jobs(
         for stage, subjects in uncommitted.items()
     ]
     for stage, subjects in outdated.items():
-        code = f"{stages.MODULES[stage]} or code that it uses"
+        since = f"{stages.MODULES[stage]} or code that it uses has changed since {stage} ran for {_some(subjects)}"
         if stage == "render":
-            code = f"{_some([_shown(targets[subject].path) for subject in subjects])}, or code that they share,"
-        outcome.warnings.append(f"{code} has changed since {stage} ran for {_some(subjects)}")
+            drawn_by = ", ".join(_shown(targets[subject].path) for subject in subjects)
+            since = f"{drawn_by} or code used there has changed since render ran"
+        outcome.warnings.append(since)
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
@@ -287,8 +288,9 @@ def _check_target(
         giving = " and ".join(path.name for path in tables)
         outcome.blame(written_to, f"{giving} gives other values; render {script.name} again")
     printed = written_to.with_suffix(".md")
-    if not script.is_figure and printed.read_text() != table_text(load_target(script.path), points):
-        outcome.blame(printed, f"does not print the values of {written_to.name}; render {script.name} again")
+    with outcome.blaming(printed):
+        if not script.is_figure and printed.read_text() != table_text(load_target(script.path), points):
+            outcome.blame(printed, f"does not print the values of {written_to.name}; render {script.name} again")
 
 
 def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, outcome: Outcome) -> None:

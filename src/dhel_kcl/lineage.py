@@ -183,7 +183,9 @@ class _History:
             if (job.stage, job.subject) != self.expected[path]:
                 raise InputError(f"{path}: describes {job.stage} of {job.subject}; run the audit")
             self.producers |= {locate(path, artifact): path.resolve() for artifact in job.outputs.values()}
-            for artifact in [*job.outputs.values(), *job.inputs.values()]:
+            for artifact in job.outputs.values():
+                self._recorded.setdefault(locate(path, artifact), []).insert(0, (artifact.sha256, job.stage))
+            for artifact in job.inputs.values():
                 self._recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
 
     def job(self, file: Path) -> Manifest:
