@@ -349,7 +349,7 @@ def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) 
         append_comment(script)
     expected = (
         "dhel_kcl.linear_probe or code that it uses has changed since evaluate ran for",
-        "fig_spectrum.py, or code",
+        "paper_figures/fig_spectrum.py",
     )
     status, said = in_clone(clone, "audit", "results/tiny")
     assert status == 0, said
