@@ -22,7 +22,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.explorer import read_rows, run_rows
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
-from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
+from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate, shown
 from dhel_kcl.results import collect
 from dhel_kcl.seal import Seal, differences, discarded, file_digests, read_seal
 
@@ -46,7 +46,7 @@ class Outcome:
 
     def blame(self, file: Path, problem: str) -> None:
         """Add a problem of a file."""
-        self.problems.append(f"{_shown(file)}: {problem}")
+        self.problems.append(f"{shown(file)}: {problem}")
         self.blamed.add(file.resolve())
 
     @contextmanager
@@ -140,9 +140,9 @@ def _check_files(
     def check(file: Path, recorded: Artifact, manifest: Path) -> None:
         if not file.is_file():
             if file not in may_be_missing:
-                outcome.blame(file, f"missing, but recorded in {_shown(manifest)}")
+                outcome.blame(file, f"missing, but recorded in {shown(manifest)}")
         elif sha256(file) != recorded.sha256:
-            outcome.blame(file, f"changed since {_shown(manifest)} recorded it")
+            outcome.blame(file, f"changed since {shown(manifest)} recorded it")
 
     for file, (producer, artifact) in producers.items():
         check(file, artifact, producer)
@@ -152,7 +152,7 @@ def _check_files(
             if file in described and sha256(file) != artifact.sha256:
                 outcome.blame(
                     file,
-                    f"changed since {_shown(path)} recorded it; if that job was done again, run the workflow again",
+                    f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
                 )
             elif file not in producers:
                 check(file, artifact, path)
@@ -160,7 +160,7 @@ def _check_files(
                 outcome.blame(
                     file,
                     f"{manifest.stage} of {manifest.subject} used another version than the one that "
-                    f"{_shown(producers[file][0])} records; run the workflow again",
+                    f"{shown(producers[file][0])} records; run the workflow again",
                 )
 
 
@@ -192,14 +192,14 @@ def _check_jobs(
     for stage, subjects in outdated.items():
         since = f"{stages.MODULES[stage]} or code that it uses has changed since {stage} ran for {_some(subjects)}"
         if stage == "render":
-            drawn_by = ", ".join(_shown(targets[subject].path) for subject in subjects)
+            drawn_by = ", ".join(shown(targets[subject].path) for subject in subjects)
             since = f"{drawn_by} or code used there has changed since render ran"
         outcome.warnings.append(since)
 
 
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def _check_chains(
@@ -216,7 +216,7 @@ def _check_chains(
     def require(file: Path, *needed: Path) -> None:
         origins = nx.ancestors(graph, file.resolve()) if file.resolve() in graph else set()
         for missing in sorted({path.resolve() for path in needed} - origins):
-            outcome.blame(file, f"its manifests do not lead back to {_shown(missing)}")
+            outcome.blame(file, f"its manifests do not lead back to {shown(missing)}")
 
     measuring = stages.run_stages(config)
     for run in config.runs.values():
@@ -300,10 +300,3 @@ def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, out
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
             outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -22,7 +22,7 @@ from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target
-from dhel_kcl.provenance import Manifest, load_manifest, locate
+from dhel_kcl.provenance import Manifest, load_manifest, locate, shown
 from dhel_kcl.seal import discarded
 
 _POSITIONS = ("x", "epoch", "index", "severity")
@@ -72,7 +72,7 @@ def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) 
             if used in history.manifests or (job.stage == "collect" and wanted and used.parent.name not in wanted):
                 continue  # a manifest describes a job that the tree shows; other runs are not behind this file
             if used in seen:
-                shown_before.append(_shown(used))
+                shown_before.append(shown(used))
             else:
                 grow(node, used)
         if shown_before:
@@ -212,7 +212,7 @@ class _History:
             wrong = [f"CHANGED: its sha256 is now {self._sha256(file)}"]
         wrong += sorted({f"CHANGED: {stage} used sha256 {other}" for other, stage in others if other != sha256})
         known = [f"sha256 {sha256}"] if sha256 else []
-        return Text.assemble(f"{before}{_shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
+        return Text.assemble(f"{before}{shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
 
     def made(self, file: Path, how: str = "") -> Text:
         """A job: where, when, how long, by which code."""
@@ -368,10 +368,3 @@ def _statistic(text: str, values: pd.Series) -> str | None:
 
 def _value(metric: Any, values: pd.Series) -> str:
     return f"{metric} {float(values.iloc[0])!r}" if len(values) == 1 else f"{metric} ({len(values)} values)"
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -70,6 +70,12 @@ def locate(manifest: Path, artifact: Artifact) -> Path:
     return (manifest.parent / artifact.path).resolve()
 
 
+def shown(path: Path) -> str:
+    """A path as people read it: from the current folder on if it lies below that."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @contextmanager
 def record(
     manifest: Path,
