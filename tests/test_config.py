@@ -124,7 +124,10 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
     assert len(str(refused.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "cannot be read"), ("a: [", "not valid YAML"), ("7", "dictionary")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "cannot be read"), ("a: [", "not valid YAML"), ("a: 2026-13-01", "not valid YAML"), ("7", "dictionary")],
+)
 def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "config.yaml"
     if text is not None:
@@ -232,3 +235,9 @@ def test_a_loss_can_be_kept_to_some_of_the_batch_sizes(values: dict[str, Any]) -
     values["losses"][0]["batch_sizes"] = [64]
     with pytest.raises(InputError, match=r"losses\.0\.batch_sizes: \[64\] not in the experiment's batch_sizes"):
         parse_config(values, "test")
+
+
+def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(InputError, match=r"a\.yaml: not text in UTF-8 \(invalid start byte at byte 6\)"):
+        load_config(tmp_path / "a.yaml")

@@ -18,7 +18,6 @@ except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl import declarations, stages
-from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -416,7 +415,7 @@ def watch(
         seen = log.stat().st_mtime_ns if log.exists() else 0
         if seen > drawn:
             rows = training_rows(chosen, log)
-            paths = render_live(stages.SCRIPTS / "fig_training.py", rows, layout.run(run) / "live")
+            paths = render_live(stages.SCRIPTS / "fig_training.py", rows, layout.live(run))
             typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
             drawn = seen
         if over and not drawn:
@@ -482,18 +481,31 @@ def report(experiment: Experiment) -> None:
 
 
 @app.command()
-def audit(experiment: Experiment) -> None:
-    """Trace every number of every figure and table back to its checkpoint, beton and configuration, re-hashing all."""
+def audit(
+    experiment: Experiment,
+    strict: Annotated[bool, typer.Option(help="Let warnings about the code fail the audit.")] = False,
+) -> None:
+    """Trace every number of every figure and table back to its checkpoint, beton and configuration, re-hashing all.
+
+    If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
+    """
     layout, config = _open(experiment)
+    from dhel_kcl.artifacts import sha256_file
     from dhel_kcl.audit import audit as check
+    from dhel_kcl.audit import conclude
 
     outcome = check(config, layout, stages.SCRIPTS)
+    if strict:
+        outcome.problems += [f"{layout.root}: {warning}" for warning in outcome.warnings]
+    else:
+        for warning in outcome.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+    conclude(outcome, layout)
     if outcome.problems:
-        layout.audit.unlink(missing_ok=True)  # it says that an audit passed
         summary = f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above"
         raise InputError("\n".join([*outcome.problems, summary]))
-    outcome.write(layout.audit)
     typer.echo(outcome.summary())
+    typer.echo(f"{layout.audit}: seals {len(outcome.sha256)} files; its own sha256 is {sha256_file(layout.audit)}")
 
 
 @app.command()
@@ -525,27 +537,40 @@ def show(experiment: Experiment) -> None:
 
 
 def _audit_outcome(layout: Layout) -> str:
+    from dhel_kcl.seal import read_seal
+
+    if layout.audit_problems.exists():
+        return f"failed; {layout.audit_problems} lists the problems"
     if not layout.audit.exists():
         return f"not passed; run `dhel-kcl audit {layout.root}`"
-    counts = read_json(layout.audit)
-    return (
-        f"passed: {counts['points']} points and cells, {counts['measurements']} measurements, {counts['files']} files"
-    )
+    seal = read_seal(layout.audit)
+    return f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
 
 
 @app.command()
 def trace(
     experiment: Experiment,
-    path: Annotated[Path, typer.Argument(help="Any file of the experiment, such as a figure.")],
+    what: Annotated[str, typer.Argument(help="A figure or table by name, or the path of any file of the experiment.")],
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="A row of its CSV: the number (from 1), or values such as `loss=DHEL,batch_size=256`."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="The column of the number; `mean` where there is one.")] = None,
 ) -> None:
-    """Show the chain of jobs, inputs and seeds that a file came from."""
+    """Tell where a file, or with `--cell` one number of a figure or table, came from: jobs, hosts, seeds, hashes."""
     layout, config = _open(experiment)
     from rich.console import Console
 
-    from dhel_kcl.audit import trace as follow
+    from dhel_kcl.lineage import lines, of_cell, of_file
 
-    width = None if sys.stdout.isatty() else 400  # a pipe has no width to wrap at
-    Console(width=width).print(follow(config, layout, stages.SCRIPTS, path))
+    if cell or column:
+        told = of_cell(config, layout, stages.SCRIPTS, what, cell or [], column)
+    else:
+        told = of_file(config, layout, stages.SCRIPTS, what)
+    if sys.stdout.isatty():
+        Console(markup=False, highlight=False).print(told)
+    else:
+        typer.echo("\n".join(lines(told)))
 
 
 def main() -> None:

@@ -637,6 +637,8 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
         text = path.read_text()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
     return parse_yaml(text, str(path), only)
 
 
@@ -648,7 +650,7 @@ def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
     """
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date such as 2026-13-01
         raise InputError(f"{origin}: not valid YAML ({' '.join(str(error).split())})") from error
     if only is not None and isinstance(values, Mapping):
         values = {**values, "only": only}

@@ -40,6 +40,10 @@ class Layout:
         """How training ended: finished or diverged."""
         return self.run(run) / "outcome.json"
 
+    def live(self, run: str) -> Path:
+        """Folder of drawings of the run while it trains; no result, so no job describes them."""
+        return self.run(run) / "live"
+
     def features(self, run: str) -> Path:
         """Cached outputs of the frozen encoder."""
         return self.run(run) / "features.safetensors"
@@ -119,8 +123,13 @@ class Layout:
 
     @property
     def audit(self) -> Path:
-        """Outcome of the last provenance audit that passed."""
+        """The seal of the last provenance audit that passed."""
         return self.root / "audit.json"
+
+    @property
+    def audit_problems(self) -> Path:
+        """What the last audit found, one problem a line; missing if it passed."""
+        return self.root / "audit_problems.txt"
 
     def manifest(self, stage: str, name: str = "") -> Path:
         """Manifest of a job that belongs to the whole experiment, to one beton, or to one figure."""

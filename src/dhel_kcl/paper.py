@@ -144,8 +144,8 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
     try:
         filters = None if metrics is None else [("metric", "in", list(metrics))]
         results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged Parquet makes its reader raise many types
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
             f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
         ) from error

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import grimp
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dhel_kcl.artifacts import read_json, sha256_file, write_json
 from dhel_kcl.errors import InputError
@@ -26,7 +26,7 @@ class Artifact(BaseModel):
     """A file as a job saw it; `path` is relative to the manifest's folder."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str
+    path: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     sha256: str
     bytes: int
 
@@ -50,6 +50,7 @@ class Manifest(BaseModel):
     started: str
     seconds: float
     peak_memory_mib: int | None = None
+    host: str | None = None
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -67,6 +68,12 @@ def load_manifest(path: Path) -> Manifest:
 def locate(manifest: Path, artifact: Artifact) -> Path:
     """Where a file that a manifest describes lies."""
     return (manifest.parent / artifact.path).resolve()
+
+
+def shown(path: Path) -> str:
+    """A path as people read it: from the current folder on if it lies below that."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @contextmanager
@@ -121,6 +128,7 @@ def record(
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - clock, 3),
         peak_memory_mib=_peak_memory_mib(),
+        host=platform.node() or None,
     )
     write_json(manifest, written.model_dump())
 

@@ -57,7 +57,7 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
         keys = _run_keys(run, train_images[run.dataset.name])
         for source in layout.measurements(run.id, run_stages(config)):
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
-            measurements = pd.DataFrame(read_measurements(source), columns=_COLUMNS)
+            measurements = _table_of(source)
             parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
     return pd.concat(parts, ignore_index=True)
 
@@ -68,7 +68,7 @@ def training_rows(run: Run, log: Path) -> pd.DataFrame:
     Raises:
         InputError: the log is not a table.
     """
-    measurements = pd.DataFrame(read_measurements(log), columns=_COLUMNS)
+    measurements = _table_of(log)
     return pd.DataFrame(_run_keys(run, train_images=0), index=measurements.index).join(measurements)
 
 
@@ -78,6 +78,16 @@ def write_results(table: pd.DataFrame, parquet: Path) -> None:
         table.to_csv(temporary, index=False)
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary, index=False)
+
+
+def _table_of(source: Path) -> pd.DataFrame:
+    try:
+        return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{source}: not what its stage writes ({reason}); delete it and run the workflow again"
+        ) from error
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:

@@ -1,7 +1,7 @@
 """The stages of an experiment: what each depends on, and hence when its results are out of date."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,20 @@ def _template(stage: str) -> Path:
 
 def script_digest(script: Path) -> str:
     """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    targets = declarations.scripts(script.parent)
-    shared = sorted(path for path in script.parent.glob("*.py") if path.stem not in targets)
+    shared = sorted(path for path in script.parent.glob("*.py") if not path.name.startswith(("fig_", "table_")))
     modules = [code_digest("render"), source_digest("dhel_kcl.robustness"), source_digest("dhel_kcl.statistics")]
     return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
+
+
+def current_code(config: ExperimentConfig, targets: Mapping[str, declarations.Script], stage: str, subject: str) -> str:
+    """Digest of the source code that a job would run now; its manifest records the one that it ran.
+
+    Raises:
+        InputError: the experiment has no such run or data set.
+    """
+    if stage == "render":
+        return script_digest(targets[subject].path)
+    return code_digest(stage, *plugins(config, stage, subject))
 
 
 def job_digest(config: ExperimentConfig, stage: str, subject: str = "") -> str:

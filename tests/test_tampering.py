@@ -1,0 +1,368 @@
+"""Whatever is changed in a finished experiment, the audit finds it and names the file."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from forgery import sign_again, sign_everything_again
+from workspace import REPOSITORY
+from workspace import run as run_program
+
+from dhel_kcl import stages
+from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl.audit import audit, conclude
+from dhel_kcl.config import load_config
+from dhel_kcl.errors import InputError
+from dhel_kcl.explorer import read_rows
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import load_manifest
+from dhel_kcl.seal import read_seal
+
+LAYOUT = Layout(Path("results/tiny"))
+RUN = "digits-dhel-temperature0.3-bs128-seed0"
+OWN = {LAYOUT.log("audit"), LAYOUT.benchmark("audit")}
+"""What the audit's own job writes while it seals the rest."""
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def experiment(copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A finished experiment, to be damaged, below the current folder."""
+    monkeypatch.chdir(copy_of_finished)
+    return LAYOUT
+
+
+def found() -> list[str]:
+    """The problems that `dhel-kcl audit` lists."""
+    try:
+        return audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS).problems
+    except InputError as error:
+        return str(error).splitlines()
+
+
+def named(file: Path) -> list[str]:
+    return [problem for problem in found() if problem.startswith(f"{file}: ")]
+
+
+def append_byte(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+
+def append_comment(path: Path) -> None:
+    path.write_text(path.read_text() + "# changed\n")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replace_text(old: str, new: str) -> Damage:
+    def change(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def set_metric(path: Path) -> None:
+    write_json(path, read_json(path) | {"linear_top1": 0.999})
+
+
+def files() -> list[Path]:
+    return sorted(path for path in LAYOUT.root.rglob("*") if path.is_file() and path not in OWN)
+
+
+def test_an_untouched_experiment_has_no_problem_and_a_seal_of_every_file(experiment: Layout) -> None:
+    assert found() == []
+    assert {LAYOUT.root / name for name in read_seal(LAYOUT.audit).sha256} == {*files()} - {LAYOUT.audit}
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        (LAYOUT.config, replace_text("epochs: 2", "epochs: 3"), "changed since"),
+        (LAYOUT.beton("digits", "train"), append_byte, "changed since"),
+        (LAYOUT.encoder(RUN), append_byte, "changed since"),
+        (LAYOUT.encoder(RUN), Path.unlink, "missing, but recorded in"),
+        (LAYOUT.features(RUN), append_byte, "changed since"),
+        (LAYOUT.classifier(RUN), append_byte, "changed since"),
+        (LAYOUT.evaluation(RUN), set_metric, "changed since"),
+        (LAYOUT.corruptions(RUN), truncate, "changed since"),
+        (LAYOUT.results, truncate, "changed since"),
+        (LAYOUT.theory, append_byte, "changed since"),
+        (LAYOUT.figures / "fig_spectrum.csv", replace_text("digits", "stigid"), "changed since"),
+        (LAYOUT.figures / "fig_spectrum.png", append_byte, "changed since"),
+        (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), "changed since"),
+        (LAYOUT.explorer, append_byte, "changed since"),
+        (LAYOUT.report, Path.unlink, "missing, but recorded in"),
+        (LAYOUT.run_manifest("pretrain", RUN), Path.unlink, "missing"),
+        (LAYOUT.manifest("theory"), Path.unlink, "missing"),
+        (LAYOUT.manifest("report"), truncate, "not valid JSON"),
+        (LAYOUT.manifest("report"), replace_text('"stage"', '"stag"'), "not a manifest"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "no-seal"])
+def test_what_a_manifest_describes_is_named_when_it_changes_with_a_seal_or_without(
+    experiment: Layout, file: Path, damage: Damage, said: str, sealed: bool
+) -> None:
+    if not sealed:
+        LAYOUT.audit.unlink()
+    damage(file)
+    assert any(said in problem for problem in named(file)), found()
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        (LAYOUT.log("pretrain", RUN), append_byte, "changed since the audit sealed it"),
+        (LAYOUT.log("evaluate", RUN), append_byte, "changed since the audit sealed it"),  # it was empty
+        (LAYOUT.benchmark("collect"), Path.unlink, "missing, but sealed"),
+        (LAYOUT.results.with_suffix(".csv"), truncate, "changed since"),
+        (LAYOUT.manifest("report"), replace_text('"stage"', '"stage" '), "changed since the audit sealed it"),
+        (LAYOUT.run(RUN) / "notes.txt", Path.touch, "added after the audit sealed the folder"),
+        (LAYOUT.run(RUN) / ".hidden", Path.touch, "added after the audit sealed the folder"),
+        (LAYOUT.audit, replace_text("\n", "\n "), "not what an audit wrote"),
+        (LAYOUT.audit, replace_text('"points": ', '"points": 1'), "not what an audit wrote"),
+        (LAYOUT.audit, truncate, "not what an audit wrote"),
+        (LAYOUT.audit, lambda path: path.write_bytes(b"\xff[]"), "not what an audit wrote"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else None,
+)
+def test_everything_else_is_named_by_the_seal(experiment: Layout, file: Path, damage: Damage, said: str) -> None:
+    damage(file)
+    assert [said in problem for problem in found()] == [True]
+    assert named(file)
+
+
+def test_a_seal_with_counts_of_its_own_is_found_even_when_its_digest_was_forged(experiment: Layout) -> None:
+    seal = read_seal(LAYOUT.audit)
+    seal.points += 1
+    LAYOUT.audit.write_text(seal.text())
+    assert "gives other counts" in named(LAYOUT.audit)[0]
+
+
+def test_any_single_byte_that_changes_anywhere_is_found_and_its_file_named(experiment: Layout) -> None:
+    draw = random.Random(18045)
+    candidates = [path for path in files() if path.stat().st_size]  # an empty file has no byte to change
+    assert len(candidates) > 150
+    missed = []
+    for file in draw.sample(candidates, 50):
+        content = file.read_bytes()
+        offset, mask = draw.randrange(len(content)), draw.randrange(1, 256)
+        changed = bytearray(content)
+        changed[offset] ^= mask
+        file.write_bytes(changed)
+        if not named(file):
+            missed.append((file, offset, mask))
+        file.write_bytes(content)
+    assert not missed
+    assert found() == []
+
+
+def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_collected(experiment: Layout) -> None:
+    LAYOUT.audit.unlink()
+    set_metric(LAYOUT.evaluation(RUN))
+    sign_again(LAYOUT.run_manifest("evaluate", RUN))
+    assert any("collect of tiny used another version" in problem for problem in named(LAYOUT.evaluation(RUN)))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "blamed", "said"),
+    [
+        (LAYOUT.evaluation(RUN), set_metric, LAYOUT.results, f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation"),
+        (LAYOUT.figures / "fig_spectrum.csv", replace_text("0.", "1."), None, "results.parquet gives other values"),
+        (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives other values"),
+        (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not print the values of"),
+        (LAYOUT.figures / "fig_spectrum.csv", replace_text("-seed0", "-seed9"), None, "names an unknown run digits"),
+        (LAYOUT.evaluation(RUN), lambda path: path.write_text("[]"), None, "not what its stage writes"),
+        (LAYOUT.representation(RUN), lambda path: path.write_text('{"h": 1}'), None, "not what its stage writes"),
+        (LAYOUT.training_log(RUN), lambda path: path.write_bytes(b"\xff\n1"), None, "not a table"),
+        (LAYOUT.beton("digits", "train"), truncate, None, "the beton has"),
+        (LAYOUT.results, truncate, None, "not a readable results table"),
+        (LAYOUT.theory, append_byte, None, "not a readable theory table"),
+        (LAYOUT.tables / "table_theory.csv", lambda path: path.write_bytes(b"\xff"), None, "not a readable CSV"),
+        (LAYOUT.tables / "table_theory.csv", lambda path: path.write_text("a\n1\n"), None, "cannot be used (KeyError"),
+        (LAYOUT.tables / "table_theory.md", lambda path: path.write_bytes(b"\xff"), None, "cannot be used"),
+        (LAYOUT.explorer, truncate, None, "not a page of the explorer"),
+        (LAYOUT.explorer, replace_text('id="data">', 'id="data">1</script>'), None, "cannot be used (TypeError"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else None,
+)
+def test_what_was_changed_and_signed_again_everywhere_is_not_what_it_is_derived_from(
+    experiment: Layout, file: Path, damage: Damage, blamed: Path | None, said: str
+) -> None:
+    damage(file)
+    sign_everything_again(LAYOUT)
+    problems = named(blamed or file)
+    assert any(said in problem for problem in problems), problems
+
+
+def forge(file: Path, table: pd.DataFrame) -> None:
+    table.to_parquet(file, index=False)
+    sign_everything_again(LAYOUT)
+
+
+def test_a_value_forged_in_the_results_is_not_what_the_run_measured(experiment: Layout) -> None:
+    table = pd.read_parquet(LAYOUT.results)
+    table.loc[(table["run"] == RUN) & (table["metric"] == "linear_top1"), "value"] = 0.999
+    forge(LAYOUT.results, table)
+    assert f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation.json says" in named(LAYOUT.results)[0]
+    assert "results.parquet gives other values" in named(LAYOUT.tables / "table_linear_accuracy.csv")[0]
+
+
+@pytest.mark.parametrize("change", [lambda table: table[1:], lambda table: table.assign(value=table["value"].map(str))])
+def test_results_of_another_form_are_named(experiment: Layout, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    forge(LAYOUT.results, change(pd.read_parquet(LAYOUT.results)))
+    assert named(LAYOUT.results)
+
+
+def test_a_theorem_that_a_forged_table_contradicts_is_found(experiment: Layout) -> None:
+    table = pd.read_parquet(LAYOUT.theory)
+    table.loc[(table["loss"] == "dhel") & (table["metric"] == "minimum"), "value"] -= 0.5
+    forge(LAYOUT.theory, table)
+    assert "theory.parquet gives other values" in named(LAYOUT.figures / "fig_minimisers.csv")[0]
+
+
+def test_a_point_forged_in_the_explorer_is_found(experiment: Layout) -> None:
+    value = next(row["linear_top1"] for row in read_rows(LAYOUT.explorer) if row["run"] == RUN)
+    replace_text(f'"linear_top1":{value}', '"linear_top1":0.999')(LAYOUT.explorer)
+    sign_everything_again(LAYOUT)
+    assert "results.parquet gives other values; make explorer again" in named(LAYOUT.explorer)[0]
+
+
+def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(experiment: Layout) -> None:
+    other = "digits-dhel-temperature0.3-bs256-seed0"
+    for path in (LAYOUT.encoder, LAYOUT.training_log, LAYOUT.throughput):
+        shutil.copy(path(other), path(RUN))
+    manifest = load_manifest(LAYOUT.run_manifest("pretrain", RUN))
+    manifest.outputs = load_manifest(LAYOUT.run_manifest("pretrain", other)).outputs
+    write_json(LAYOUT.run_manifest("pretrain", RUN), manifest.model_dump())
+    assert any(f"features of {RUN} used another version" in problem for problem in named(LAYOUT.encoder(RUN)))
+
+
+def without_inputs(path: Path) -> dict[str, object]:
+    return load_manifest(path).model_dump() | {"inputs": {}}
+
+
+def made_from_itself(path: Path) -> dict[str, object]:
+    return load_manifest(path).model_dump() | {"inputs": load_manifest(path).model_dump()["outputs"]}
+
+
+@pytest.mark.parametrize("forged", [without_inputs, made_from_itself])
+def test_a_chain_with_a_missing_link_is_found(experiment: Layout, forged: Callable[[Path], dict[str, object]]) -> None:
+    write_json(LAYOUT.run_manifest("features", RUN), forged(LAYOUT.run_manifest("features", RUN)))
+    sign_everything_again(LAYOUT)
+    assert "its manifests do not lead back to" in named(LAYOUT.evaluation(RUN))[0]
+
+
+def test_a_path_that_no_file_can_have_is_no_manifest(experiment: Layout) -> None:
+    replace_text('"path": "', '"path": "\\u0000')(LAYOUT.manifest("report"))
+    assert "not a manifest" in named(LAYOUT.manifest("report"))[0]
+
+
+def test_a_failed_audit_keeps_the_seal_and_its_problems_until_one_passes(experiment: Layout) -> None:
+    log, sealed = LAYOUT.log("pretrain", RUN), LAYOUT.audit.read_bytes()
+    before = log.read_bytes()
+    append_byte(log)
+    for _ in range(2):  # the first failure does not hide the change from the second
+        outcome = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+        conclude(outcome, LAYOUT)
+        assert len(outcome.problems) == 1
+    assert LAYOUT.audit.read_bytes() == sealed
+    assert LAYOUT.audit_problems.read_text() == outcome.problems[0]
+    log.write_bytes(before)
+    conclude(audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS), LAYOUT)
+    assert LAYOUT.audit.read_bytes() == sealed
+    assert not LAYOUT.audit_problems.exists()
+
+
+def test_drawings_of_a_watched_run_are_no_results_and_not_sealed(experiment: Layout) -> None:
+    LAYOUT.live(RUN).mkdir()
+    (LAYOUT.live(RUN) / "fig_training.png").touch()
+    assert found() == []
+
+
+def test_features_that_an_experiment_discards_are_neither_sealed_nor_missed(experiment: Layout) -> None:
+    config = load_config(LAYOUT.config)
+    discarding = config.model_copy(update={"compute": config.compute.model_copy(update={"keep_features": False})})
+    LAYOUT.audit.unlink()
+    LAYOUT.features(RUN).unlink()
+    kept, discarded = (audit(each, LAYOUT, stages.SCRIPTS) for each in (config, discarding))
+    other = "digits-dhel-temperature0.3-bs256-seed0/features.safetensors"
+    assert any("features.safetensors: missing" in problem for problem in kept.problems)
+    assert any(other in name for name in kept.sha256)
+    assert not any("features.safetensors" in text for text in [*discarded.problems, *discarded.sha256])
+
+
+@pytest.fixture
+def clone(experiment: Layout) -> Path:
+    """The finished workspace as a Git repository of its own, with the package's source in it."""
+    folder = Path.cwd()
+    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    commands = (["init", "-q"], ["add", "src", "paper_figures"], [*who, "commit", "-qm", "all"])
+    for command in commands:
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+def in_clone(clone: Path, *arguments: str) -> tuple[int, str]:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "dhel_kcl.cli", *arguments],
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(clone / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return outcome.returncode, outcome.stderr
+
+
+def warned(pattern: str) -> list[str]:
+    warnings = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS).warnings
+    return [warning for warning in warnings if re.search(pattern, warning)]
+
+
+def test_a_job_that_ran_uncommitted_code_is_named(clone: Path) -> None:
+    first = "fig_alignment_uniformity"
+    uncommitted = f"uncommitted changes were in the code when render ran for {first}"
+    assert in_clone(clone, "render", "results/tiny", first)[0] == 0
+    assert warned(uncommitted) == []
+    append_comment(clone / "paper_figures" / "fig_spectrum.py")
+    assert in_clone(clone, "render", "results/tiny", first)[0] == 0
+    assert len(warned(uncommitted)) == 1
+
+
+def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) -> None:
+    for script in (clone / "src/dhel_kcl/linear_probe.py", clone / "paper_figures/fig_spectrum.py"):
+        append_comment(script)
+    expected = (
+        "dhel_kcl.linear_probe or code that it uses has changed since evaluate ran for",
+        "paper_figures/fig_spectrum.py",
+    )
+    status, said = in_clone(clone, "audit", "results/tiny")
+    assert status == 0, said
+    assert all(re.search(f"^warning: .*{re.escape(part)}", said, re.MULTILINE) for part in expected), said
+    assert read_seal(LAYOUT.audit).text() == LAYOUT.audit.read_text()
+    status, said = in_clone(clone, "audit", "results/tiny", "--strict")
+    assert status == 1
+    assert all(re.search(f"^error: .*{re.escape(part)}", said, re.MULTILINE) for part in expected), said
+
+
+def test_a_failure_is_told_by_show_and_a_seal_taken_away_does_not_mend_it(experiment: Layout) -> None:
+    append_byte(LAYOUT.encoder(RUN))
+    LAYOUT.audit.unlink()
+    assert run_program("dhel-kcl", "audit", "results/tiny", cwd=Path.cwd()).returncode == 1
+    shown = run_program("dhel-kcl", "show", "results/tiny", cwd=Path.cwd()).stdout
+    assert "failed; results/tiny/audit_problems.txt" in shown
