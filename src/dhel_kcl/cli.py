@@ -444,6 +444,16 @@ def report(experiment: Experiment) -> None:
 
 
 @app.command()
+def crate(experiment: Experiment) -> None:
+    """Make the folder an RO-Crate, readable by other tools: each job with its files, settings and software."""
+    layout, config = _open(experiment)
+    from dhel_kcl.crate import write_crate
+
+    write_crate(config, layout, stages.SCRIPTS)
+    typer.echo(f"{layout.crate}\n{layout.sbom}")
+
+
+@app.command()
 def audit(experiment: Experiment) -> None:
     """Trace every number of every figure and table back to its checkpoint, beton and configuration, re-hashing all."""
     layout, config = _open(experiment)
