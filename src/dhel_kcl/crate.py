@@ -39,7 +39,7 @@ _PROFILES = {
 _FORMATS = {
     **{".csv": "text/csv", ".html": "text/html", ".md": "text/markdown", ".py": "text/x-python", ".txt": "text/plain"},
     **{".json": "application/json", ".yaml": "application/yaml", ".parquet": "application/vnd.apache.parquet"},
-    **{".png": "image/png", ".pdf": "application/pdf", ".smk": "text/plain"},
+    **{".png": "image/png", ".pdf": "application/pdf", ".smk": "text/plain", "": "text/plain"},
 }
 _COMPLETED = "http://schema.org/CompletedActionStatus"
 _BEFORE_RESULTS = {"configure", "data", *stages.RUN_STAGES}
@@ -208,7 +208,7 @@ def _describe(config: ExperimentConfig, jobs: Mapping[Path, Manifest], files: _F
         main=True,
         lang="snakemake",
         lang_version=snakemake,
-        properties=graph.entities.pop(workflow["@id"]),
+        properties=_compact(graph.entities.pop(workflow["@id"])),
     )
     for profile, name in _PROFILES.items():
         graph.add(profile, "CreativeWork", name=name, version=profile.rpartition("/")[2])
@@ -216,7 +216,7 @@ def _describe(config: ExperimentConfig, jobs: Mapping[Path, Manifest], files: _F
     spdx = about["License-Expression"]
     licence = graph.add(f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx, identifier=spdx)
     for entity in graph.entities.values():
-        crate.add(ContextEntity(crate, entity["@id"], entity))
+        crate.add(ContextEntity(crate, entity["@id"], _compact(entity)))
     for key, value in {
         "name": f"{config.name}, an experiment of dhel-kcl",
         "description": about["Summary"],
@@ -298,6 +298,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | int | float]]
             yield from _flat(each, f"{name}.{key}".lstrip("."))
     else:
         yield name, value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _compact(entity: dict[str, Any]) -> dict[str, Any]:
+    """An entity as RO-Crate wants it: no empty list, and none of one value."""
+    single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in entity.items()}
+    return {key: value for key, value in single.items() if value != []}
 
 
 def _end(job: Manifest) -> str:
