@@ -44,4 +44,5 @@ rule all:
     input:
         layout.explorer,
         layout.report,
+        layout.crate,
         layout.audit,

@@ -30,6 +30,7 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "theory",
         "render",
         "explorer",
+        "crate",
         "audit",
     ):
         assert stage in outcome.stdout

@@ -481,6 +481,16 @@ def report(experiment: Experiment) -> None:
 
 
 @app.command()
+def crate(experiment: Experiment) -> None:
+    """Make the folder an RO-Crate, readable by other tools: each job with its files, settings and software."""
+    layout, config = _open(experiment)
+    from dhel_kcl.crate import write_crate
+
+    write_crate(config, layout, stages.SCRIPTS)
+    typer.echo(f"{layout.crate}\n{layout.sbom}")
+
+
+@app.command()
 def audit(
     experiment: Experiment,
     strict: Annotated[bool, typer.Option(help="Let warnings about the code fail the audit.")] = False,

@@ -122,6 +122,21 @@ class Layout:
         return self.root / "report.html"
 
     @property
+    def crate(self) -> Path:
+        """Metadata of the experiment's run as an RO-Crate, whose files are those of this folder."""
+        return self.root / "ro-crate-metadata.json"
+
+    @property
+    def sbom(self) -> Path:
+        """The software of the environment, a CycloneDX bill of materials."""
+        return self.root / "sbom.json"
+
+    @property
+    def source(self) -> Path:
+        """Folder of the crate's copy of the workflow and of what the jobs read outside of the experiment's folder."""
+        return self.root / "source"
+
+    @property
     def audit(self) -> Path:
         """The seal of the last provenance audit that passed."""
         return self.root / "audit.json"

@@ -8,6 +8,7 @@ from typing import Any
 from dhel_kcl import declarations
 from dhel_kcl.artifacts import sha256_file, sha256_json
 from dhel_kcl.config import ExperimentConfig
+from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import source_digest
 
@@ -25,6 +26,7 @@ MODULES = {
     "render": "dhel_kcl.paper",
     "explorer": "dhel_kcl.explorer",
     "report": "dhel_kcl.report",
+    "crate": "dhel_kcl.crate",
     "audit": "dhel_kcl.audit",
 }
 """The module that a stage runs."""
@@ -89,7 +91,7 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
         return {"stages": list(run_stages(config))}
     if stage == "theory":
         return config.theory.model_dump(mode="json")
-    return config.model_dump(mode="json") if stage in ("configure", "report") else {}
+    return config.model_dump(mode="json") if stage in ("configure", "report", "crate") else {}
 
 
 def plugins(config: ExperimentConfig, stage: str, subject: str = "") -> tuple[str, ...]:
@@ -122,6 +124,8 @@ def _declared(stage: str) -> list[Any]:
             return [sha256_file(_template(stage))]
         case "collect":
             return [declarations.hyperparameters()]
+        case "crate":
+            return [sha256_file(path) for path in workflow_files()]
         case "render" | "explorer":
             titles = {name: kind.title for name, kind in declarations.kinds().items()}
             templates = [sha256_file(_template(stage))] if stage == "explorer" else []
@@ -173,6 +177,18 @@ def expected_manifests(config: ExperimentConfig, layout: Layout, targets: Iterab
     expected[layout.manifest("explorer")] = ("explorer", config.name)
     expected[layout.manifest("report")] = ("report", config.name)
     return expected
+
+
+def workflow_files() -> list[Path]:
+    """What a crate copies of the repository: the rules, their environment, and the figure and table scripts.
+
+    Raises:
+        InputError: they are not in the current folder.
+    """
+    if not (main := Path("Snakefile")).exists():
+        raise InputError(f"{main}: missing; run this in the root of the repository")
+    patterns = ("workflow/**/*", "envs/environment*", "envs/lock.txt", f"{SCRIPTS}/*.py")
+    return [main, *(path for each in patterns for path in sorted(Path().glob(each)) if path.is_file())]
 
 
 def pretraining_manifests(config: ExperimentConfig, layout: Layout) -> dict[str, Path]:

@@ -127,10 +127,35 @@ rule report:
         "dhel-kcl --log {log} report {params.experiment}"
 
 
+rule crate:
+    """Make the folder an RO-Crate, from the manifests, and list the software of the environment."""
+    input:
+        report=layout.report,
+    output:
+        crate=layout.crate,
+        sbom=layout.sbom,
+        source=directory(layout.source),
+    log:
+        layout.log("crate"),
+    benchmark:
+        layout.benchmark("crate")
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        **job_resources,
+    params:
+        experiment=layout.root,
+        digest=stages.job_digest(experiment, "crate"),
+    shell:
+        "dhel-kcl --log {log} crate {params.experiment}"
+
+
 rule audit:
     """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
     input:
         report=layout.report,
+        crate=layout.crate,
+        sbom=layout.sbom,
     output:
         audit=layout.audit,
     log:

@@ -1,0 +1,329 @@
+"""The crate is a valid Provenance Run Crate that says what the manifests say; its bill of materials is CycloneDX."""
+
+import io
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.utils import canonicalize_name
+from requests.adapters import HTTPAdapter
+from requests_cache import NEVER_EXPIRE, CachedSession
+from rocrate_validator.models import Severity, ValidationSettings
+from rocrate_validator.services import validate
+from urllib3 import HTTPResponse
+from workspace import REPOSITORY, TINY
+from workspace import run as run_program
+
+from dhel_kcl import crate, stages
+from dhel_kcl.artifacts import read_json, sha256_file, write_json
+from dhel_kcl.config import load_config
+from dhel_kcl.crate import write_crate
+from dhel_kcl.declarations import scripts
+from dhel_kcl.errors import InputError
+from dhel_kcl.jobs import load_jobs
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import Manifest, load_manifest, locate
+from dhel_kcl.sbom import write_sbom
+
+SCRIPTS = scripts(REPOSITORY / "paper_figures")
+# The context is the one that the package rocrate 0.11.0 carries; its licence is CC0 1.0.
+CONTEXTS = {"https://w3id.org/ro/crate/1.1/context": REPOSITORY / "tests" / "contexts" / "ro-crate-1.1.jsonld"}
+RUN = "digits-dhel-temperature0.3-bs128-seed0"
+Entities = dict[str, dict[str, Any]]
+
+
+class _StoredContexts(HTTPAdapter):
+    """Answers a request for a JSON-LD context with the copy that the tests have."""
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        body = io.BytesIO(CONTEXTS[str(request.url)].read_bytes())
+        headers = {"Content-Type": "application/ld+json"}
+        return self.build_response(request, HTTPResponse(body, headers, status=200, preload_content=False))
+
+
+@pytest.fixture(scope="session")
+def context_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The validator's cache of web pages, holding the contexts, so that it needs no network."""
+    path = tmp_path_factory.mktemp("cache") / "contexts"
+    with CachedSession(str(path), backend="sqlite", expire_after=NEVER_EXPIRE) as session:
+        session.mount("https://", _StoredContexts())
+        for url in CONTEXTS:
+            session.get(url)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("a test must not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(OSError, match="must not use the network"):
+        socket.create_connection(("localhost", 9))
+
+
+@pytest.fixture
+def failures(context_cache: Path, no_network: None) -> Callable[..., set[str]]:
+    """Messages of the checks that a crate fails, of Provenance Run Crate and the profiles that it extends."""
+
+    def failed(folder: Path, severity: Severity = Severity.REQUIRED) -> set[str]:
+        settings = ValidationSettings(
+            rocrate_uri=str(folder),
+            profile_identifier="provenance-run-crate-0.5",
+            requirement_severity=severity,
+            offline=True,
+            cache_path=context_cache,
+        )
+        return {str(issue.message) for issue in validate(settings).get_issues()}
+
+    return failed
+
+
+@pytest.fixture
+def copied(copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A copy of the finished experiment, in the folder that holds its repository; its software is not listed again."""
+    monkeypatch.chdir(copy_of_finished)
+    monkeypatch.setattr(crate, "write_sbom", lambda path: None)
+    return Layout(Path("results/tiny"))
+
+
+@pytest.fixture
+def entities(layout: Layout) -> Entities:
+    return read_entities(layout)
+
+
+@pytest.fixture
+def jobs(layout: Layout) -> dict[Path, Manifest]:
+    return load_jobs(stages.expected_manifests(load_config(layout.config), layout, SCRIPTS))
+
+
+def read_entities(layout: Layout) -> Entities:
+    return {entity["@id"]: entity for entity in read_json(layout.crate)["@graph"]}
+
+
+def referred(entity: dict[str, Any], key: str) -> list[str]:
+    """The ids that a property of an entity refers to."""
+    value = entity.get(key, [])
+    return [each["@id"] for each in (value if isinstance(value, list) else [value])]
+
+
+def of_type(entities: Entities, kind: str) -> Entities:
+    return {name: entity for name, entity in entities.items() if kind in entity["@type"]}
+
+
+def id_of(file: Path, layout: Layout) -> str:
+    if file.is_relative_to(layout.root):
+        return file.relative_to(layout.root).as_posix()
+    return f"source/{file.relative_to(layout.root.parents[1]).as_posix()}"
+
+
+NOT_FOLLOWED = {
+    "The Action SHOULD have an agent that is a Person or Organization",  # manifests do not say who ran a job
+    "The Root Data Entity SHOULD have a link to a Contextual Entity representing the `author` of the RO-Crate",
+    "The `publisher` property of a `Root Data Entity` SHOULD be an `Organization`",
+    "The Application SHOULD have a url",  # nor where a package came from
+    "The SoftwareApplication id SHOULD be an absolute URI",  # a package URL is one; the check wants http
+    "The README.md SHOULD be about the crate",  # there is none
+    "The README.md SHOULD have text/markdown as its encodingFormat",
+}
+"""The recommendations that the crate does not follow, and why."""
+
+
+def test_the_crate_passes_every_required_check_and_all_but_a_few_recommended_ones_without_a_network(
+    layout: Layout, failures: Callable[..., set[str]]
+) -> None:
+    assert failures(layout.root, Severity.RECOMMENDED) == NOT_FOLLOWED
+
+
+def test_a_crate_that_lacks_what_its_profile_and_those_it_extends_require_fails(
+    layout: Layout, tmp_path: Path, failures: Callable[..., set[str]]
+) -> None:
+    shutil.copytree(layout.root, tmp_path / "crate", symlinks=True)
+    damaged = Layout(tmp_path / "crate")
+    content = read_json(damaged.crate)
+    entities = {entity["@id"]: entity for entity in content["@graph"]}
+    required = {
+        ("./", "datePublished"): "RO-Crate",
+        ("./", "license"): "The Crate (Root Data Entity) must specify a license",
+        (f"#pretrain/{RUN}", "instrument"): "The Action MUST have an instrument property",
+        ("#parameter/pretrain/loss.name", "additionalType"): "FormalParameter MUST have an additionalType",
+        ("source/Snakefile#features", "workExample"): "A HowToStep must refer to its corresponding tool",
+        ("#engine", "object"): "An OrganizeAction must reference the ControlAction instances",
+    }
+    for name, key in required:
+        del entities[name][key]
+    write_json(damaged.crate, content)
+    said = failures(damaged.root)
+    assert [each for each in required.values() if not any(each in message for message in said)] == [], said
+
+
+def test_each_job_is_one_action_with_its_code_files_and_times(
+    layout: Layout, entities: Entities, jobs: dict[Path, Manifest]
+) -> None:
+    actions = of_type(entities, "CreateAction")
+    assert set(actions) == {"#run"} | {f"#{job.stage}/{job.subject}" for job in jobs.values()}
+    for path, job in jobs.items():
+        action = actions[f"#{job.stage}/{job.subject}"]
+        used = {name for name in referred(action, "object") if entities[name]["@type"] == "File"}
+        assert used == {id_of(locate(path, artifact), layout) for artifact in job.inputs.values()}
+        made = {id_of(locate(path, artifact), layout) for artifact in job.outputs.values()}
+        assert set(referred(action, "result")) == made | {id_of(path, layout)}
+        assert action["startTime"] == job.started <= action["endTime"]
+        (tool,) = referred(action, "instrument")
+        assert entities[tool]["version"] == job.source_digest
+        packages = {
+            entities[name]["name"]: entities[name]["version"]
+            for name in referred(entities[tool], "softwareRequirements")
+        }
+        assert packages == job.packages
+
+
+def test_each_job_belongs_to_one_step_which_names_the_code_that_the_job_ran(entities: Entities) -> None:
+    actions = set(of_type(entities, "CreateAction")) - {"#run"}
+    controls = of_type(entities, "ControlAction")
+    assert sorted(name for control in controls.values() for name in referred(control, "object")) == sorted(actions)
+    for control in controls.values():
+        (step,) = referred(control, "instrument")
+        ran = {tool for name in referred(control, "object") for tool in referred(entities[name], "instrument")}
+        assert set(referred(entities[step], "workExample")) == ran
+    assert referred(entities["#engine"], "result") == ["#run"]
+    assert referred(entities["#engine"], "object") == list(controls)
+
+
+def test_settings_and_seeds_of_a_job_are_values_of_its_codes_parameters(entities: Entities) -> None:
+    action = entities[f"#pretrain/{RUN}"]
+    values = [entities[name] for name in referred(action, "object") if entities[name]["@type"] == "PropertyValue"]
+    found = {value["name"]: value["value"] for value in values}
+    assert (found["loss.name"], found["loss.temperature"], found["batch_size"], found["seeds.run"]) == (
+        "dhel",
+        0.3,
+        128,
+        0,
+    )
+    (tool,) = referred(action, "instrument")
+    assert {name for value in values for name in referred(value, "exampleOfWork")} <= set(
+        referred(entities[tool], "input")
+    )
+
+
+def test_a_figure_leads_back_to_the_beton_by_the_same_files_as_in_the_manifests(
+    layout: Layout, entities: Entities, jobs: dict[Path, Manifest]
+) -> None:
+    actions = [entity for name, entity in of_type(entities, "CreateAction").items() if name != "#run"]
+    in_crate = {
+        made: {name for name in referred(action, "object") if entities[name]["@type"] == "File"}
+        for action in actions
+        for made in referred(action, "result")
+    }
+    in_manifests = {
+        id_of(locate(path, made), layout): {id_of(locate(path, used), layout) for used in job.inputs.values()}
+        for path, job in jobs.items()
+        for made in job.outputs.values()
+    }
+
+    def origins(file: str, used: dict[str, set[str]]) -> set[str]:
+        return {file}.union(*(origins(each, used) for each in used.get(file, ())))
+
+    origin = origins("figures/fig_batch_size.png", in_crate)
+    assert origin == origins("figures/fig_batch_size.png", in_manifests)
+    assert {"data/digits/train.beton", f"runs/{RUN}/encoder.safetensors", "results.parquet"} <= origin
+
+
+def test_every_file_of_the_crate_is_there_with_its_size_and_hash(layout: Layout, entities: Entities) -> None:
+    files = of_type(entities, "File")
+    assert set(files) == set(referred(entities["./"], "hasPart"))
+    assert {"config.yaml", "sbom.json", "source/Snakefile", "source/workflow/rules/paper.smk", "report.html"} <= set(
+        files
+    )
+    for name, file in files.items():
+        path = layout.root / name
+        assert (file["sha256"], int(file["contentSize"])) == (sha256_file(path), path.stat().st_size), name
+
+
+def test_the_crate_can_be_made_again_with_the_same_bytes(copied: Layout) -> None:
+    before = copied.crate.read_bytes()
+    copied.crate.unlink()
+    shutil.rmtree(copied.source)
+    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    assert copied.crate.read_bytes() == before
+
+
+def test_the_crate_tells_of_discarded_features_without_having_them(
+    copied: Layout, failures: Callable[..., set[str]]
+) -> None:
+    config = load_config(copied.config)
+    config = config.model_copy(update={"compute": config.compute.model_copy(update={"keep_features": False})})
+    features = copied.features(RUN)
+    recorded = load_manifest(copied.run_manifest("features", RUN)).outputs[features.name]
+    features.unlink()
+    write_crate(config, copied, stages.SCRIPTS)
+    entities, name = read_entities(copied), f"#runs/{RUN}/features.safetensors"
+    assert entities[name]["@type"] == "CreativeWork"
+    assert entities[name]["sha256"] == recorded.sha256
+    assert name in referred(entities[f"#features/{RUN}"], "result")
+    assert name in referred(entities[f"#evaluate/{RUN}"], "object")
+    assert name not in referred(entities["./"], "hasPart")
+    assert failures(copied.root) == set()
+
+
+def _use_another_version(layout: Layout) -> None:
+    path = layout.run_manifest("evaluate", RUN)
+    manifest = load_manifest(path)
+    manifest.inputs["features.safetensors"].sha256 = "0" * 64
+    write_json(path, manifest.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda layout: layout.manifest("theory").unlink(), "theory.json: missing; run the rule that writes it"),
+        (lambda layout: layout.report.unlink(), "report.html: missing or changed since"),
+        (lambda layout: layout.encoder(RUN).write_bytes(b""), "encoder.safetensors: missing or changed since"),
+        (lambda _: Path("config/published_results.csv").write_text("x"), "published_results.csv: .*changed since"),
+        (_use_another_version, "features.safetensors: .*evaluate.* used another version than .*features.manifest"),
+        (lambda _: Path("Snakefile").unlink(), "Snakefile: missing; run this in the root of the repository"),
+    ],
+    ids=["manifest", "report", "encoder", "read from outside", "stale", "workflow"],
+)
+def test_a_crate_that_would_not_be_true_is_refused(copied: Layout, damage: Callable[[Layout], None], said: str) -> None:
+    damage(copied)
+    with pytest.raises(InputError, match=said) as refused:
+        write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_names_what_it_wrote_and_what_is_missing(tmp_path: Path) -> None:
+    workspace = tmp_path
+    for name in ("Snakefile", "workflow", "config", "paper_figures", "envs"):
+        (workspace / name).symlink_to(REPOSITORY / name)
+    assert run_program("dhel-kcl", "configure", str(TINY), cwd=workspace).returncode == 0
+    outcome = run_program("dhel-kcl", "crate", "results/tiny", cwd=workspace)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("\n") == 1
+    assert "error: results/tiny/manifests/data-digits-train.json: missing" in outcome.stderr
+
+
+def test_the_bill_of_materials_is_valid_cyclonedx_and_lists_the_packages_of_the_manifests(
+    layout: Layout, jobs: dict[Path, Manifest], no_network: None
+) -> None:
+    text, validator = layout.sbom.read_text(), JsonStrictValidator(SchemaVersion.V1_6)
+    assert validator.validate_str(text) is None
+    bill = json.loads(text)
+    assert validator.validate_str(json.dumps({**bill, "components": [{"type": "book", "name": "x"}]})) is not None
+    listed = {canonicalize_name(component["name"]): component["version"] for component in bill["components"]}
+    packages = {name: version for job in jobs.values() for name, version in job.packages.items() if name != "python"}
+    assert {name: listed.get(canonicalize_name(name)) for name in packages} == packages
+    assert '"file:' not in text, "a folder of this machine"
+
+
+def test_the_bill_of_materials_of_one_environment_has_the_same_bytes_every_time(layout: Layout, tmp_path: Path) -> None:
+    write_sbom(tmp_path / "sbom.json")
+    assert (tmp_path / "sbom.json").read_bytes() == layout.sbom.read_bytes()
