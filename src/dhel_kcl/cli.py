@@ -23,6 +23,7 @@ from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_res
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import record
+from dhel_kcl.scheduler import end_with_scheduler
 from dhel_kcl.seeding import derive_seed
 
 app = typer.Typer(
@@ -459,6 +460,25 @@ def audit(experiment: Experiment) -> None:
 
 
 @app.command()
+def repair(
+    experiment: Experiment,
+    dry_run: Annotated[bool, typer.Option(help="Say what is damaged and change nothing.")] = False,
+) -> None:
+    """Move files that are not what their manifests record aside, so that the workflow makes them again.
+
+    The workflow does this by itself after a crash.
+    """
+    from dhel_kcl.repair import RunningMark
+    from dhel_kcl.repair import repair as mend
+
+    layout = Layout(experiment)
+    if RunningMark(layout.running).is_held():
+        raise InputError(f"{layout.running}: a workflow runs on this experiment; wait for its end")
+    damaged = mend(layout, dry_run=dry_run)
+    typer.echo(f"{layout.root}: {len(damaged)} damaged files")
+
+
+@app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
     layout, _ = _open(experiment)
@@ -513,6 +533,7 @@ def trace(
 def main() -> None:
     """Run the command line; a problem that the user can fix ends as lines on standard error and status 1."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_with_scheduler()
     try:
         app()
     except InputError as error:

@@ -122,6 +122,11 @@ class Layout:
         """Outcome of the last provenance audit that passed."""
         return self.root / "audit.json"
 
+    @property
+    def running(self) -> Path:
+        """There while a workflow runs on the experiment, and after one that crashed."""
+        return self.root / ".running"
+
     def manifest(self, stage: str, name: str = "") -> Path:
         """Manifest of a job that belongs to the whole experiment, to one beton, or to one figure."""
         return self.root / "manifests" / f"{'-'.join(filter(None, (stage, name)))}.json"
