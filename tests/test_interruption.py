@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 def small_workspace(folder: Path) -> Path:
     """A clone with three targets and an experiment of two runs, which write a checkpoint every second step."""
+    folder.mkdir(exist_ok=True)
     make_workspace(folder)
     for script in (folder / "paper_figures").iterdir():
         if script.stem.startswith(("fig_", "table_")) and script.stem not in TARGETS:
@@ -41,6 +42,7 @@ def small_workspace(folder: Path) -> Path:
     values = yaml.safe_load(TINY.read_text())
     values["losses"] = values["losses"][:1]
     values["evaluation"] = {"regularisation_c": [1.0]}
+    del values["monitor"]
     values["compute"]["checkpoint_every_steps"] = 2
     (folder / "small.yaml").write_text(yaml.safe_dump(values))
     return folder
@@ -153,6 +155,9 @@ def interrupt(folder: Path, interruption: Interruption, chance: random.Random) -
     while manifests(folder) < enough and scheduler.poll() is None:
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 5))
+    if scheduler.poll() is not None:
+        assert scheduler.returncode == 0, (folder / "said.txt").read_text()[-3000:]
+        return
     interruption(scheduler, folder, chance)
     scheduler.wait(timeout=PATIENCE)
 

@@ -22,8 +22,8 @@ from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.orphans import end_when_orphaned
 from dhel_kcl.provenance import record
-from dhel_kcl.scheduler import end_with_scheduler
 from dhel_kcl.seeding import derive_seed
 
 app = typer.Typer(
@@ -533,7 +533,7 @@ def trace(
 def main() -> None:
     """Run the command line; a problem that the user can fix ends as lines on standard error and status 1."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    end_with_scheduler()
+    end_when_orphaned()
     try:
         app()
     except InputError as error:

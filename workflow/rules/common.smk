@@ -7,8 +7,8 @@ from dhel_kcl import declarations, stages
 from dhel_kcl.config import parse_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
 from dhel_kcl.repair import RunningMark, repair_after_crash
-from dhel_kcl.scheduler import announce_scheduler, stop_jobs_on_sigterm
 
 # Planning 8,664 jobs allocates millions of objects that all stay; collecting them often costs a tenth of the time.
 gc.set_threshold(200_000, 50, 100)

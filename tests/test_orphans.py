@@ -14,15 +14,15 @@ from workspace import TINY, run
 
 JOB = """
 import time
-from dhel_kcl.scheduler import end_with_scheduler
-end_with_scheduler()
+from dhel_kcl.orphans import end_when_orphaned
+end_when_orphaned()
 print("ready", flush=True)
 time.sleep(600)
 """
 # A shell of its own between the scheduler and the job, which the shell does not become.
 SCHEDULER = """
 import subprocess, sys, time
-from dhel_kcl.scheduler import announce_scheduler, stop_jobs_on_sigterm
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
 if sys.argv[1] != "by hand":
     announce_scheduler()
 stop_jobs_on_sigterm()
@@ -63,7 +63,7 @@ def test_a_job_ends_with_a_scheduler_that_is_killed_whatever_shell_is_between_th
 def test_a_job_started_when_the_scheduler_was_already_dead_ends_at_once() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         pass
-    environment = os.environ | {"DHEL_KCL_SCHEDULER": str(dead.pid)}
+    environment = os.environ | {"DHEL_KCL_ENDS_WITH": str(dead.pid)}
     job = subprocess.run([sys.executable, "-c", JOB], env=environment, timeout=60, check=False)
     assert job.returncode == -signal.SIGTERM
 
@@ -88,7 +88,8 @@ def test_sigterm_at_the_scheduler_acts_as_ctrl_c_on_it_and_its_jobs() -> None:
         assert ends(job, within=20)
 
 
-def test_the_processes_of_one_run_end_with_the_scheduler_too(workspace: Path) -> None:
+@pytest.mark.parametrize("killed", ["scheduler", "launcher"])
+def test_the_processes_of_one_run_end_with_the_scheduler_and_with_their_launcher(killed: str, workspace: Path) -> None:
     values = yaml.safe_load(TINY.read_text())
     values["compute"]["gpus_per_run"] = 2
     values["datasets"][0]["epochs"] = 1000
@@ -97,11 +98,14 @@ def test_the_processes_of_one_run_end_with_the_scheduler_too(workspace: Path) ->
         assert run("dhel-kcl", *arguments, cwd=workspace).returncode == 0
     program, run_id = str(Path(sys.executable).parent / "dhel-kcl"), "digits-dhel-temperature0.3-bs128-seed0"
     log = workspace / "results" / "tiny" / "runs" / run_id / "training_log.csv"
-    with start("by the workflow", program, "pretrain", str(workspace / "results" / "tiny"), run_id) as scheduler:
+    how = "by the workflow" if killed == "scheduler" else "by hand"
+    with start(how, program, "pretrain", str(workspace / "results" / "tiny"), run_id) as scheduler:
         while not log.exists():
             assert scheduler.poll() is None
             time.sleep(0.1)
         training = psutil.Process(scheduler.pid).children(recursive=True)
-        assert sum("dhel_kcl.cli" in process.cmdline()[-5:] for process in training) >= 2
-        scheduler.kill()
-        assert ends(*training, within=40)
+        launcher = next(process for process in training if "torch.distributed.run" in process.cmdline())
+        workers = launcher.children()
+        assert len(workers) == 2
+        os.kill(scheduler.pid if killed == "scheduler" else launcher.pid, signal.SIGKILL)
+        assert ends(launcher, *workers, within=40)
