@@ -149,9 +149,9 @@ def manifests(folder: Path) -> int:
 
 
 def interrupt(folder: Path, interruption: Interruption, chance: random.Random) -> None:
-    """Start the workflow, let it end up to two jobs and go on for a moment, and interrupt it."""
+    """Start the workflow, let it end up to three jobs and go on for a moment, and interrupt it."""
     scheduler = start(folder)
-    enough = manifests(folder) + chance.randrange(3)
+    enough = manifests(folder) + chance.randrange(4)
     while manifests(folder) < enough and scheduler.poll() is None:
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 5))

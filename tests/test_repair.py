@@ -145,19 +145,21 @@ def test_a_workflow_that_runs_is_told_from_one_that_was_killed(layout: Layout) -
 
 
 def test_the_workflow_after_a_crash_says_in_a_dry_run_and_makes_again_in_a_run_what_was_damaged(
-    copy_of_finished: Path,
+    workspace: Path,
 ) -> None:
     layout = Layout(Path("results/tiny"))
-    table = copy_of_finished / layout.tables / "table_theory.md"
+    assert snakemake("table_theory", cwd=workspace).returncode == 0
+    table = workspace / layout.tables / "table_theory.md"
     original = table.read_bytes()
     truncate(table)
-    kept = table.read_bytes()
-    (copy_of_finished / layout.running).touch()
-    outcome = snakemake("table_theory", "--dry-run", cwd=copy_of_finished)
+    left = table.read_bytes()
+    assert not (workspace / layout.running).exists()
+    (workspace / layout.running).touch()
+    outcome = snakemake("table_theory", "--dry-run", cwd=workspace)
     assert "table_theory.md: damaged" in outcome.stderr
-    assert table.read_bytes() == kept
-    outcome = snakemake("table_theory", cwd=copy_of_finished)
+    assert table.read_bytes() == left
+    outcome = snakemake("table_theory", cwd=workspace)
     assert outcome.returncode == 0, outcome.stderr
     assert table.read_bytes() == original
-    assert table.with_name("table_theory.md.damaged").read_bytes() == kept
-    assert not (copy_of_finished / layout.running).exists()
+    assert table.with_name("table_theory.md.damaged").read_bytes() == left
+    assert not (workspace / layout.running).exists()

@@ -22,7 +22,7 @@ from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.orphans import end_when_orphaned
+from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
 
@@ -149,6 +149,7 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         if _terminal is not None:  # each process opens a log of its own
             os.dup2(_terminal.fileno(), 1)
             os.dup2(_terminal.fileno(), 2)
+        announce_launcher()
         become_torchrun(processes)
     identity = stages.job_digest(config, "pretrain", run)
     beton = layout.beton(chosen.dataset.name, chosen.dataset.data.pretrain_split)

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dhel_kcl.models import Encoder
-from dhel_kcl.orphans import announce_launcher
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Processes:
 def become_torchrun(num_processes: int) -> None:
     """Replace this program by `torchrun`, which starts the same command once for each of `num_processes` devices."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    announce_launcher()
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "--", "dhel_kcl.cli", *sys.argv[1:]])
 
 

@@ -16,6 +16,9 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import load_manifest, locate
 
+SUFFIX = ".damaged"
+"""What the name of a file that was moved aside ends in."""
+
 
 class RunningMark:
     """A file that is there while a workflow runs on an experiment, and that one which crashed leaves behind.
@@ -99,7 +102,7 @@ def repair(layout: Layout, *, dry_run: bool = False) -> list[Path]:
     damaged = dict(_damaged(layout))
     try:
         for path, reason in damaged.items():
-            aside = path.with_name(f"{path.name}.damaged")
+            aside = path.with_name(path.name + SUFFIX)
             console.print(f"{path}: damaged ({reason}); {'would be ' if dry_run else ''}moved to {aside.name}")
             if not dry_run:
                 path.replace(aside)
