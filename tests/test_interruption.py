@@ -26,7 +26,7 @@ LAYOUT = Layout(Path("results/tiny"))
 ROUNDS = int(os.environ.get("DHEL_KCL_INTERRUPTIONS", "20"))
 TARGETS = ("fig_batch_size", "table_linear_accuracy", "table_theory")
 COMMAND = ("snakemake", "--cores", "2", "--configfile", "small.yaml")
-PATIENCE = 60
+PATIENCE = 120
 """Seconds, on a machine that does much else; a job ends within about two."""
 
 pytestmark = pytest.mark.slow
