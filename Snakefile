@@ -37,6 +37,16 @@ onstart:
     shell(
         "printf '%s' {resolved_config:q} | dhel-kcl configure - --output {layout.root}"
     )
+    running.set()
+    stop_jobs_on_sigterm()
+
+
+onsuccess:
+    running.clear()
+
+
+onerror:
+    running.clear()
 
 
 rule all:

@@ -1,20 +1,28 @@
 """Jobs on one machine get GPUs of their own. The devices here are only names: no GPU is needed to share them out."""
 
+import itertools
+import multiprocessing
 import os
+import random
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from workspace import TINY, run
 
+from dhel_kcl import devices
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl.devices import claim_gpus, prepare_device, training_dtype
 from dhel_kcl.errors import InputError
 
 CPU = torch.device("cpu")
 CUDA = ComputeConfig(device="cuda")
+
+DEVICES = "3,5,GPU-a"
 
 JOB = """
 import os, sys, time
@@ -27,6 +35,29 @@ devices.claim_gpus(ComputeConfig(device="cuda", runs_per_gpu=int(sys.argv[4])), 
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[3]])
 """
 WORK = "import os, time; t = time.time(); time.sleep(0.3); print(os.environ['CUDA_VISIBLE_DEVICES'], t, time.time())"
+
+
+@dataclass(frozen=True)
+class Use:
+    """Devices that a job had, whether to itself or with others, and when."""
+
+    devices: frozenset[str]
+    runs_per_gpu: int
+    began: float
+    ended: float
+
+    def meets(self, other: "Use") -> bool:
+        return bool(self.devices & other.devices) and self.began < other.ended and other.began < self.ended
+
+
+def use(folder: Path, count: int, runs_per_gpu: int, seconds: float) -> Use:
+    """One job in this process: claim devices and have them for a while."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = DEVICES
+    devices.POLL_SECONDS = 0.01
+    claim_gpus(ComputeConfig(device="cuda", runs_per_gpu=runs_per_gpu), count, folder)
+    began = time.monotonic()
+    time.sleep(seconds)
+    return Use(frozenset(os.environ["CUDA_VISIBLE_DEVICES"].split(",")), runs_per_gpu, began, time.monotonic())
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +83,29 @@ def finish(job: subprocess.Popen[str]) -> tuple[set[str], float, float]:
 def test_jobs_that_run_at_the_same_time_have_different_devices(tmp_path: Path) -> None:
     jobs = [start(tmp_path, count, "3,5,GPU-a") for count in (1, 2, 1, 2, 1)]
     used = [finish(job) for job in jobs]
-    assert sorted(len(devices) for devices, _, _ in used) == [1, 1, 1, 2, 2]
-    assert set().union(*(devices for devices, _, _ in used)) <= {"3", "5", "GPU-a"}
-    for number, (devices, began, ended) in enumerate(used):
+    assert sorted(len(claimed) for claimed, _, _ in used) == [1, 1, 1, 2, 2]
+    assert set().union(*(claimed for claimed, _, _ in used)) <= {"3", "5", "GPU-a"}
+    for number, (claimed, began, ended) in enumerate(used):
         for others, other_began, other_ended in used[:number]:
-            assert not devices & others or began >= other_ended or other_began >= ended
+            assert not claimed & others or began >= other_ended or other_began >= ended
+
+
+def test_twenty_jobs_that_want_devices_whole_or_in_part_are_all_served_and_never_collide(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    kinds = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 4)]  # devices, and how many jobs share each
+    wanted = [(*kind, chance.uniform(0.05, 0.4)) for kind in chance.sample(kinds * 4, k=20)]
+    context = multiprocessing.get_context("forkserver")  # which imports torch once for all of them
+    context.set_forkserver_preload(["dhel_kcl.devices"])
+    with context.Pool(20, maxtasksperchild=1) as pool:  # a claim lasts as long as its process
+        uses = pool.starmap(use, [(tmp_path, *each) for each in wanted], chunksize=1)
+    assert [(len(each.devices), each.runs_per_gpu) for each in uses] == [each[:2] for each in wanted]
+    assert set().union(*(each.devices for each in uses)) == set(DEVICES.split(","))
+    for one, other in itertools.combinations(uses, 2):
+        assert not one.meets(other) or min(one.runs_per_gpu, other.runs_per_gpu) > 1
+    for each in uses:
+        at_its_start = [other for other in uses if other.began <= each.began < other.ended and other.meets(each)]
+        assert len(at_its_start) <= max(other.runs_per_gpu for other in at_its_start)
+    assert any(one.meets(other) for one, other in itertools.combinations(uses, 2)), "some were shared"
 
 
 def test_as_many_jobs_share_a_device_as_the_configuration_says(tmp_path: Path) -> None:
@@ -89,6 +138,16 @@ def test_a_killed_job_gives_its_device_back(tmp_path: Path) -> None:
     job.wait()
     output, said = start(tmp_path, 1, "0").communicate(timeout=60)
     assert output.split()[0] == "0", said
+
+
+def test_a_claim_outlives_two_programs_and_a_shell_and_ends_with_the_last(tmp_path: Path) -> None:
+    again = f"import os, sys; os.execvp('bash', ['bash', '-c', '\"$@\"; true', 'bash', sys.executable, '-c', {WORK!r}])"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0"}
+    command = [sys.executable, "-c", JOB, str(tmp_path), "1", again, "1"]
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)]
+    jobs += [start(tmp_path, 1, "0") for _ in range(2)]
+    used = sorted(finish(job)[1:] for job in jobs)
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(used))
 
 
 def test_a_launcher_s_choice_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

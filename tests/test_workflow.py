@@ -137,6 +137,7 @@ def test_without_a_configuration_file_the_paper_grid_is_meant(workspace: Path) -
     outcome = run("snakemake", beton, "--dry-run", cwd=workspace)
     assert outcome.returncode == 0, outcome.stderr
     assert re.search(r"^data +1$", outcome.stdout, re.MULTILINE)
+    assert "Using workflow specific profile profiles/default" in outcome.stderr, "where Snakemake looks for it"
 
 
 def test_a_bad_configuration_stops_the_workflow_with_a_line_for_each_problem(workspace: Path, tmp_path: Path) -> None:

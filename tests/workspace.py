@@ -11,7 +11,7 @@ TINY = REPOSITORY / "tests" / "tiny.yaml"
 
 def make_workspace(folder: Path) -> Path:
     """Copy what the workflow needs."""
-    for name in ("Snakefile", "workflow", "config", "paper_figures", "envs"):
+    for name in ("Snakefile", "workflow", "profiles", "config", "paper_figures", "envs"):
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -12,6 +12,9 @@ from typing import Any
 
 from dhel_kcl.errors import InputError
 
+TEMPORARY = ".unfinished-"
+"""How the names of files begin that are being written, or that a killed process left."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,6 +33,8 @@ def sha256_json(value: Any) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success and vanishes on failure.
 
+    When the block is over, `path` is on the disk, whatever happens to the machine afterwards.
+
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
 
     Write Python bytes or text into it: libraries that open files themselves hide the reason of a failure.
@@ -39,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise _explained(path, error) from error
     os.close(handle)
@@ -52,12 +57,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # temporary files are private; results are as readable as any other file
         temporary.replace(path)
+        _flush_names(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise _explained(path, error) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Have a renamed file be on the disk under its new name before anything that is written after it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _explained(path: Path, error: OSError) -> InputError:

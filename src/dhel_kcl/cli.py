@@ -21,6 +21,7 @@ from dhel_kcl import declarations, stages
 from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
 
@@ -185,6 +186,7 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         if _terminal is not None:  # each process opens a log of its own
             os.dup2(_terminal.fileno(), 1)
             os.dup2(_terminal.fileno(), 2)
+        announce_launcher()
         become_torchrun(processes)
     identity = stages.job_digest(config, "pretrain", run)
     beton = layout.beton(chosen.dataset.name, chosen.dataset.data.pretrain_split)
@@ -519,6 +521,25 @@ def audit(
 
 
 @app.command()
+def repair(
+    experiment: Experiment,
+    dry_run: Annotated[bool, typer.Option(help="Say what is damaged and change nothing.")] = False,
+) -> None:
+    """Move files that are not what their manifests record aside, so that the workflow makes them again.
+
+    The workflow does this by itself after a crash.
+    """
+    from dhel_kcl.repair import RunningMark
+    from dhel_kcl.repair import repair as mend
+
+    layout = Layout(experiment)
+    if RunningMark(layout.running).is_held():
+        raise InputError(f"{layout.running}: a workflow runs on this experiment; wait for its end")
+    damaged = mend(layout, dry_run=dry_run)
+    typer.echo(f"{layout.root}: {len(damaged)} damaged files")
+
+
+@app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
     layout, _ = _open(experiment)
@@ -586,6 +607,7 @@ def trace(
 def main() -> None:
     """Run the command line; a problem that the user can fix ends as lines on standard error and status 1."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    end_when_orphaned()
     try:
         app()
     except InputError as error:

@@ -146,6 +146,11 @@ class Layout:
         """What the last audit found, one problem a line; missing if it passed."""
         return self.root / "audit_problems.txt"
 
+    @property
+    def running(self) -> Path:
+        """There while a workflow runs on the experiment, and after one that crashed."""
+        return self.root / ".running"
+
     def manifest(self, stage: str, name: str = "") -> Path:
         """Manifest of a job that belongs to the whole experiment, to one beton, or to one figure."""
         return self.root / "manifests" / f"{'-'.join(filter(None, (stage, name)))}.json"

@@ -1,8 +1,9 @@
 """The seal of an experiment: the sha256 of every file in its folder, which an audit that passes writes as audit.json.
 
 Manifests describe what jobs read and write. The seal adds all the rest: logs, benchmarks, TensorBoard's events,
-the manifests themselves. Not sealed are `audit.json`, the audit's own log, benchmark and list of problems, drawings
-of `dhel-kcl watch`, which anyone may make at any time, and features that the workflow discards.
+the manifests themselves. Not sealed are `audit.json`, the audit's own log, benchmark and list of problems, the mark of
+a running workflow, drawings of `dhel-kcl watch`, which anyone may make at any time, and features that the workflow
+discards.
 
 An audit that fails leaves the seal as it is: without it, the next audit would pass over a change that nothing else
 shows. So that an old pass does not count after a failure, the problems are kept beside it until an audit passes.
@@ -71,7 +72,7 @@ def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Pat
         sha256: gives the digest of a file.
     """
     root = layout.root.resolve()
-    apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit")}
+    apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
     apart |= {layout.live(run) for run in config.runs} | discarded(config, layout)
     unsealed = {path.resolve() for path in apart}
     found = {}

@@ -8,6 +8,8 @@ from dhel_kcl import declarations, stages
 from dhel_kcl.config import parse_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
+from dhel_kcl.repair import RunningMark, repair_after_crash
 
 # Planning 8,664 jobs allocates millions of objects that all stay; collecting them often costs a tenth of the time.
 gc.set_threshold(200_000, 50, 100)
@@ -17,13 +19,18 @@ if shutil.which("dhel-kcl") is None:
         "dhel-kcl is not on the PATH; activate the environment: source .venv/bin/activate"
     )
 
+announce_scheduler()
+
 try:
     experiment = parse_config(dict(config), "configuration")
     targets = declarations.scripts(stages.SCRIPTS)
+    layout = Layout(Path("results") / experiment.name)
+    if workflow.is_main_process:  # not each job of a cluster
+        repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-layout = Layout(Path("results") / experiment.name)
+running = RunningMark(layout.running)
 resolved_config = experiment.model_dump_json()
 
 # As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each

@@ -1,0 +1,194 @@
+"""Interrupted in every way at random times, again and again, the workflow ends with the bytes of one that was not.
+
+`DHEL_KCL_INTERRUPTIONS` says how many times; the default takes some minutes.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from workspace import TINY, make_workspace, run
+
+from dhel_kcl.artifacts import TEMPORARY
+from dhel_kcl.layout import Layout
+
+LAYOUT = Layout(Path("results/tiny"))
+ROUNDS = int(os.environ.get("DHEL_KCL_INTERRUPTIONS", "20"))
+TARGETS = ("fig_batch_size", "table_linear_accuracy", "table_theory")
+COMMAND = ("snakemake", "--cores", "2", "--configfile", "small.yaml")
+PATIENCE = 120
+"""Seconds, on a machine that does much else; a job ends within about two."""
+
+pytestmark = pytest.mark.slow
+
+
+def small_workspace(folder: Path) -> Path:
+    """A clone with three targets and an experiment of two runs, which write a checkpoint every second step."""
+    folder.mkdir(exist_ok=True)
+    make_workspace(folder)
+    for script in (folder / "paper_figures").iterdir():
+        if script.stem.startswith(("fig_", "table_")) and script.stem not in TARGETS:
+            script.unlink()
+    values = yaml.safe_load(TINY.read_text())
+    values["losses"] = values["losses"][:1]
+    values["evaluation"] = {"regularisation_c": [1.0]}
+    del values["monitor"]
+    values["compute"]["checkpoint_every_steps"] = 2
+    (folder / "small.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes | pd.DataFrame]:
+    """Everything that two workflows must agree on: all but clocks."""
+    root = folder / LAYOUT.root
+    patterns = ("data/**/*.beton*", "runs/*/*", "figures/*", "tables/*", "theory.*")
+    files = [path for pattern in patterns for path in root.glob(pattern) if path.is_file()]
+    clocks = ("throughput.csv", ".manifest.json", ".damaged", ".pdf")  # a PDF holds the time it was made
+    timeless = [path for path in files if not path.name.endswith(clocks) and not path.name.startswith(TEMPORARY)]
+    table = pd.read_parquet(root / "results.parquet")
+    table = table[~table["metric"].isin(["images_per_second", "waiting_for_data"])].reset_index(drop=True)
+    return {str(path.relative_to(root)): path.read_bytes() for path in timeless} | {"results": table.to_csv()}
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """The scheduler, its jobs and the shells between them: they run in the workspace."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def kill_everything(folder: Path) -> None:
+    while alive := processes(folder):
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=0.1)
+
+
+Interruption = Callable[[subprocess.Popen[bytes], Path, random.Random], None]
+
+
+def kill_the_scheduler(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    scheduler.kill()
+
+
+def kill_a_job(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    jobs = [process for process in processes(folder) if process.pid != scheduler.pid]
+    if jobs:
+        chance.choice(jobs).kill()
+        time.sleep(chance.uniform(0, 5))  # Snakemake goes on with the others
+    scheduler.send_signal(signal.SIGTERM)
+
+
+def press_ctrl_c(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    os.killpg(scheduler.pid, signal.SIGINT)
+
+
+def terminate_the_scheduler(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    scheduler.terminate()
+
+
+def lose_power(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
+    """Of the files written last, some are cut off and some end in zeros, whatever Snakemake takes them for."""
+    kill_everything(folder)
+    places = (folder / LAYOUT.root, folder / ".snakemake" / "metadata")
+    written = [path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size]
+    written.sort(key=lambda path: path.stat().st_mtime)
+    for path in chance.sample(written[-12:], k=min(4, len(written))):
+        content = path.read_bytes()
+        kept = content[: chance.randrange(len(content))]
+        path.write_bytes(kept + bytes(len(content) - len(kept)) * chance.randrange(2))
+
+
+INTERRUPTIONS: tuple[Interruption, ...] = (
+    kill_the_scheduler,
+    kill_a_job,
+    press_ctrl_c,
+    terminate_the_scheduler,
+    lose_power,
+)
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """The workflow as a terminal starts it: in a process group of its own, which hears Ctrl-C."""
+    program = str(Path(sys.executable).parent / COMMAND[0])
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(
+            [program, *COMMAND[1:]],
+            cwd=folder,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+
+def unlock_if_asked(folder: Path) -> None:
+    if any((folder / ".snakemake" / "locks").glob("*")):
+        outcome = run(*COMMAND, "--unlock", cwd=folder)
+        assert outcome.returncode == 0, outcome.stderr
+
+
+def manifests(folder: Path) -> int:
+    """How many jobs have ended."""
+    return sum("manifest" in str(path.relative_to(folder)) for path in (folder / LAYOUT.root).rglob("*.json"))
+
+
+def interrupt(folder: Path, interruption: Interruption, chance: random.Random) -> None:
+    """Start the workflow, let it end up to three jobs and go on for a moment, and interrupt it."""
+    scheduler = start(folder)
+    enough = manifests(folder) + chance.randrange(4)
+    while manifests(folder) < enough and scheduler.poll() is None:
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0, 5))
+    if scheduler.poll() is not None:
+        assert scheduler.returncode == 0, (folder / "said.txt").read_text()[-3000:]
+        return
+    interruption(scheduler, folder, chance)
+    scheduler.wait(timeout=PATIENCE)
+
+
+def finish(folder: Path) -> None:
+    unlock_if_asked(folder)
+    outcome = run(*COMMAND, cwd=folder)
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = small_workspace(tmp_path_factory.mktemp("uninterrupted"))
+    finish(folder)
+    return folder
+
+
+def test_the_results_are_those_of_a_workflow_that_nobody_interrupted(uninterrupted: Path, tmp_path: Path) -> None:
+    folder, chance = small_workspace(tmp_path / "interrupted"), random.Random(0)
+    expected = results(uninterrupted)
+    kinds = [kind for _ in range(0, ROUNDS, len(INTERRUPTIONS)) for kind in chance.sample(INTERRUPTIONS, k=5)]
+    for number, interruption in enumerate(kinds[:ROUNDS]):
+        print(f"{time.strftime('%X')} round {number}: {interruption.__name__}, {manifests(folder)} jobs done")
+        interrupt(folder, interruption, chance)
+        _, left = psutil.wait_procs(processes(folder), timeout=PATIENCE)
+        assert not processes(folder), f"round {number}: {interruption.__name__} left {left}"
+        unlock_if_asked(folder)
+        if (folder / LAYOUT.report).exists():  # all but done: one run, the tables and what follows once more
+            lost = chance.choice(sorted((folder / LAYOUT.root / "runs").iterdir()))
+            shutil.rmtree(lost)
+    finish(folder)
+    assert results(folder) == expected
+    audited = run("dhel-kcl", "audit", str(LAYOUT.root), cwd=folder)
+    assert audited.returncode == 0, audited.stderr

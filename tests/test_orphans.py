@@ -1,0 +1,111 @@
+"""Jobs end with the scheduler that started them; those started by hand have none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from workspace import TINY, run
+
+JOB = """
+import time
+from dhel_kcl.orphans import end_when_orphaned
+end_when_orphaned()
+print("ready", flush=True)
+time.sleep(600)
+"""
+# A shell of its own between the scheduler and the job, which the shell does not become.
+SCHEDULER = """
+import subprocess, sys, time
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
+if sys.argv[1] != "by hand":
+    announce_scheduler()
+stop_jobs_on_sigterm()
+job = subprocess.Popen(["bash", "-c", '"$@"; true', "bash", *sys.argv[2:]])
+try:
+    job.wait()
+except KeyboardInterrupt:
+    print("interrupted", job.wait(), flush=True)
+"""
+
+
+def start(how: str, *job: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCHEDULER, how, *(job or (sys.executable, "-c", JOB))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def started(scheduler: subprocess.Popen[str]) -> psutil.Process:
+    assert scheduler.stdout is not None
+    assert scheduler.stdout.readline() == "ready\n"
+    return psutil.Process(scheduler.pid).children(recursive=True)[-1]
+
+
+def ends(*processes: psutil.Process, within: float) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=within)
+    return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_job_ends_with_a_scheduler_that_is_killed_whatever_shell_is_between_them(reaped: bool) -> None:
+    with start("by the workflow") as scheduler:
+        job = started(scheduler)
+        os.kill(scheduler.pid, signal.SIGKILL)
+        if reaped:
+            scheduler.wait()
+        assert ends(job, within=20)
+
+
+def test_a_job_started_when_the_scheduler_was_already_dead_ends_at_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    environment = os.environ | {"DHEL_KCL_ENDS_WITH": str(dead.pid)}
+    job = subprocess.run([sys.executable, "-c", JOB], env=environment, timeout=60, check=False)
+    assert job.returncode == -signal.SIGTERM
+
+
+def test_a_job_started_by_hand_outlives_what_started_it() -> None:
+    with start("by hand") as starter:
+        job = started(starter)
+        starter.kill()
+        starter.wait()
+        time.sleep(2)
+        assert job.is_running()
+        assert job.status() != psutil.STATUS_ZOMBIE
+        job.kill()
+
+
+def test_sigterm_at_the_scheduler_acts_as_ctrl_c_on_it_and_its_jobs() -> None:
+    with start("by the workflow") as scheduler:
+        job = started(scheduler)
+        scheduler.terminate()
+        assert scheduler.stdout is not None
+        assert scheduler.stdout.readline().startswith("interrupted")
+        assert ends(job, within=20)
+
+
+@pytest.mark.parametrize("killed", ["scheduler", "launcher"])
+def test_the_processes_of_one_run_end_with_the_scheduler_and_with_their_launcher(killed: str, workspace: Path) -> None:
+    values = yaml.safe_load(TINY.read_text())
+    values["compute"]["gpus_per_run"] = 2
+    values["datasets"][0]["epochs"] = 1000
+    (workspace / "two.yaml").write_text(yaml.safe_dump(values))
+    for arguments in (["configure", "two.yaml"], ["data", "results/tiny", "digits", "train"]):
+        assert run("dhel-kcl", *arguments, cwd=workspace).returncode == 0
+    program, run_id = str(Path(sys.executable).parent / "dhel-kcl"), "digits-dhel-temperature0.3-bs128-seed0"
+    log = workspace / "results" / "tiny" / "runs" / run_id / "training_log.csv"
+    how = "by the workflow" if killed == "scheduler" else "by hand"
+    with start(how, program, "pretrain", str(workspace / "results" / "tiny"), run_id) as scheduler:
+        while not log.exists():
+            assert scheduler.poll() is None
+            time.sleep(0.1)
+        training = psutil.Process(scheduler.pid).children(recursive=True)
+        launcher = next(process for process in training if "torch.distributed.run" in process.cmdline())
+        workers = launcher.children()
+        assert len(workers) == 2
+        os.kill(scheduler.pid if killed == "scheduler" else launcher.pid, signal.SIGKILL)
+        assert ends(launcher, *workers, within=40)
