@@ -77,7 +77,7 @@ def test_each_stage_has_a_box_of_its_own_inside_the_drawing(graph: nx.DiGraph, d
 
 
 @pytest.mark.parametrize("downwards", [False, True])
-def test_arrows_join_the_boxes_of_the_reduced_graph__cross_no_box(graph: nx.DiGraph, downwards: bool) -> None:
+def test_arrows_join_the_boxes_of_the_reduced_graph_and_cross_no_box(graph: nx.DiGraph, downwards: bool) -> None:
     drawn = drawing(graph, downwards=downwards)
     width, height = drawn["box_width"], drawn["box_height"]
     begins, ends = {}, {}  # where arrows leave and reach each box
