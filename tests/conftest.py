@@ -23,10 +23,13 @@ torch.set_num_threads(1)  # tests run in several processes
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the finished experiment run in one process, which makes it once."""
+    """Mark tests that run Snakemake; those that share the finished experiment run in one process, which makes it."""
     for item in items:
-        if "finished" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "finished" in fixtures:
             item.add_marker(pytest.mark.xdist_group("finished"))
+        if fixtures & {"finished", "extended", "workspace"}:
+            item.add_marker(pytest.mark.workflow)
 
 
 @pytest.fixture

@@ -1,11 +1,16 @@
 """Pages and results in `docs` are those that their sources give."""
 
 import importlib.util
+import os
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from workspace import REPOSITORY
 
+from dhel_kcl import stages
 from dhel_kcl.declarations import scripts
 from dhel_kcl.paper import points_equal, read_points, rederive
 
@@ -13,14 +18,46 @@ SCRIPTS = scripts(REPOSITORY / "paper_figures")
 SHIPPED = sorted(table.parents[1] for table in (REPOSITORY / "docs" / "results").glob("*/tables/table_claims.csv"))
 
 
-def test_the_page_of_claims_is_what_the_shipped_tables_of_claims_give() -> None:
-    script = REPOSITORY / "docs" / "write_claims.py"
-    spec = importlib.util.spec_from_file_location("write_claims", script)
+def writer(name: str) -> ModuleType:
+    """A script of docs/ that writes a page or drawing."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (REPOSITORY / "docs" / "claims.md").read_text() == module.page(), "run python docs/write_claims.py"
+    return module
+
+
+def test_the_page_of_claims_is_what_the_shipped_tables_of_claims_give() -> None:
+    page = writer("write_claims").page()
+    assert (REPOSITORY / "docs" / "claims.md").read_text() == page, "run python docs/write_claims.py"
+
+
+def test_the_drawing_of_the_workflow_is_what_its_rules_give(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    drawn = workspace / "drawn.svg"
+    writer("write_architecture").write_drawing(drawn, workspace)
+    checked_in = (REPOSITORY / "docs" / "architecture.svg").read_text()
+    assert checked_in == drawn.read_text(), "run python docs/write_architecture.py"
+
+
+def test_the_page_of_the_architecture_has_the_rule_and_module_of_every_stage() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \| .+? \| `([\w/]+)\.py` \|", page, re.MULTILINE))
+    assert {stage: f"dhel_kcl.{module.replace('/', '.')}" for stage, module in rows.items()} == stages.MODULES
+    for stage, file in re.findall(r"^\| (\w+) \| `(\w+\.smk)` \|", page, re.MULTILINE):
+        rules = (REPOSITORY / "workflow" / "rules" / file).read_text()
+        assert f"rule {stage}:" in rules or stage == "render"
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/reproduce.md", "CONTRIBUTING.md"])
+def test_every_source_file_that_a_page_names_exists(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    named = set(re.findall(r"[`/ ]((?:[a-z0-9_]+/)*[a-z0-9_]+(?:\.html|\.svg)?\.(?:py|smk|j2|yaml))`", text))
+    places = (".", "config", "src/dhel_kcl", "src/dhel_kcl/data", "workflow/rules", "paper_figures")
+    assert named
+    for name in named:
+        assert any((REPOSITORY / place / name).is_file() for place in places), name
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

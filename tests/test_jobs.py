@@ -63,8 +63,9 @@ def test_machines_are_counted_by_what_they_are(make_manifest: Callable[..., Path
     assert hardware(load_jobs(paths).values()) == [{"cpu": "B", "gpu": "G", "jobs": 2}, {"cpu": "A", "jobs": 1}]
 
 
-def test_each_stage_has_a_box_of_its_own_inside_the_drawing(graph: nx.DiGraph) -> None:
-    drawn = drawing(graph)
+@pytest.mark.parametrize("downwards", [False, True])
+def test_each_stage_has_a_box_of_its_own_inside_the_drawing(graph: nx.DiGraph, downwards: bool) -> None:
+    drawn = drawing(graph, downwards=downwards)
     assert [box["stage"] for box in drawn["boxes"]] == list(graph)
     for box in drawn["boxes"]:
         assert 0 <= box["x"] <= drawn["width"] - drawn["box_width"]
@@ -75,22 +76,26 @@ def test_each_stage_has_a_box_of_its_own_inside_the_drawing(graph: nx.DiGraph) -
         assert apart_x or apart_y, (one, other)
 
 
-def test_arrows_join_the_boxes_of_the_reduced_graph_from_left_to_right_and_cross_no_box(graph: nx.DiGraph) -> None:
-    drawn = drawing(graph)
-    left = {(box["x"], box["y"] + drawn["box_height"] / 2): box["stage"] for box in drawn["boxes"]}
+@pytest.mark.parametrize("downwards", [False, True])
+def test_arrows_join_the_boxes_of_the_reduced_graph_and_cross_no_box(graph: nx.DiGraph, downwards: bool) -> None:
+    drawn = drawing(graph, downwards=downwards)
+    width, height = drawn["box_width"], drawn["box_height"]
+    begins, ends = {}, {}  # where arrows leave and reach each box
+    for box in drawn["boxes"]:
+        x, y = box["x"], box["y"]
+        begins[(x + width / 2, y + height) if downwards else (x + width, y + height / 2)] = box["stage"]
+        ends[(x + width / 2, y) if downwards else (x, y + height / 2)] = box["stage"]
     joined = set()
     for arrow in drawn["arrows"]:
-        numbers = [float(number) for number in re.findall(r"-?[\d.]+", arrow)]
-        start, end = (numbers[0] - drawn["box_width"], numbers[1]), tuple(numbers[-2:])
-        joined.add((left[start], left[end]))
-        # Between its ends an arrow is level across the columns that it passes, where boxes are.
-        levels = re.findall(r"([\d.]+),([\d.]+)H([\d.]+)", arrow)
-        for x, y, _ in levels:
+        points = [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", arrow)]
+        joined.add((begins[points[0]], ends[points[-1]]))
+        # Between its ends an arrow is straight along the layers that it passes, where boxes are.
+        for x, y, _ in re.findall(r"([\d.]+),([\d.]+)[HV]([\d.]+)", arrow):
             for box in drawn["boxes"]:
-                inside = box["y"] <= float(y) <= box["y"] + drawn["box_height"]
-                assert not (box["x"] == float(x) and inside), (arrow, box)
+                inside = 0 <= float(x) - box["x"] <= width and 0 <= float(y) - box["y"] <= height
+                assert not inside, (arrow, box)
     assert joined == set(nx.transitive_reduction(graph).edges)
-    assert any("H" in arrow for arrow in drawn["arrows"]), "one arrow passes a column"
+    assert any(("V" if downwards else "H") in arrow for arrow in drawn["arrows"]), "one arrow passes a layer"
 
 
 def test_the_drawing_depends_on_the_graph_only(graph: nx.DiGraph) -> None:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ import networkx as nx
 
 from dhel_kcl.provenance import Manifest, load_manifest, locate
 
-_BOX_WIDTH, _BOX_HEIGHT, _GAP_X, _GAP_Y = 130, 44, 30, 22
+_BOX_WIDTH, _BOX_HEIGHT, _GAP_ALONG, _GAP_ACROSS = 130, 44, 30, 22
 
 
 def load_jobs(paths: Iterable[Path]) -> dict[Path, Manifest]:
@@ -83,15 +83,19 @@ def hardware(jobs: Iterable[Manifest]) -> list[dict[str, Any]]:
     return [{**dict(facts), "jobs": count} for facts, count in counts.most_common()]
 
 
-def drawing(graph: nx.DiGraph) -> dict[str, Any]:
+def drawing(graph: nx.DiGraph, *, downwards: bool = False) -> dict[str, Any]:
     """Where to draw each stage and arrow: layers from left to right, each stage just before the first that uses it.
 
     Arrows that follow from others are left out. One that spans several layers has an invisible place in each of
     them, so that it passes no box.
 
+    Args:
+        graph: stages without cycles.
+        downwards: layers from top to bottom instead.
+
     Returns:
-        `width`, `height`, `box_width` and `box_height`; `boxes` with `x`, `y`, `stage` and `jobs`; and `arrows`, each
-        an SVG path.
+        `width`, `height`, `box_width` and `box_height`; `boxes` with `x`, `y` and `stage`; and `arrows`, each an SVG
+        path. `stage_graph.svg.j2` draws them.
     """
     reduced = nx.transitive_reduction(graph)
     layers: list[list[Any]] = [
@@ -106,19 +110,19 @@ def drawing(graph: nx.DiGraph) -> dict[str, Any]:
             layers[place[2]].append(place)
         chains.append([start, *between, end])
     row = _rows(layers, nx.Graph(pair for chain in chains for pair in pairwise(chain)))
-    top = min(row.values(), default=0)
-    x = {place: index * (_BOX_WIDTH + _GAP_X) for index, layer in enumerate(layers) for place in layer}
-    y = {place: (value - top) * (_BOX_HEIGHT + _GAP_Y) for place, value in row.items()}
+    first = min(row.values(), default=0)
+    length, breadth = (_BOX_HEIGHT, _BOX_WIDTH) if downwards else (_BOX_WIDTH, _BOX_HEIGHT)
+    along = {place: index * (length + _GAP_ALONG) for index, layer in enumerate(layers) for place in layer}
+    across = {place: (value - first) * (breadth + _GAP_ACROSS) for place, value in row.items()}
+    x, y = (across, along) if downwards else (along, across)
+    routes = [[(along[place], across[place] + breadth / 2) for place in chain] for chain in chains]
     return {
         "width": max(x.values(), default=0) + _BOX_WIDTH,
         "height": max(y.values(), default=0) + _BOX_HEIGHT,
         "box_width": _BOX_WIDTH,
         "box_height": _BOX_HEIGHT,
-        "arrows": [_arrow([(x[place], y[place] + _BOX_HEIGHT / 2) for place in chain]) for chain in chains],
-        "boxes": [
-            {"stage": stage, "jobs": len(jobs), "x": x[stage], "y": y[stage]}
-            for stage, jobs in graph.nodes(data="jobs")
-        ],
+        "arrows": [_arrow(route, length, downwards) for route in routes],
+        "boxes": [{"stage": stage, "x": x[stage], "y": y[stage]} for stage in graph],
     }
 
 
@@ -133,10 +137,15 @@ def _rows(layers: list[list[Any]], links: nx.Graph) -> dict[Any, float]:
     return row
 
 
-def _arrow(places: list[tuple[float, float]]) -> str:
-    """A smooth line from the right of the first place, through the others, to the left of the last one."""
-    path = f"M{places[0][0] + _BOX_WIDTH:g},{places[0][1]:g}"
-    for (_, start), (x, end) in pairwise(places):
-        bend = x - _GAP_X / 2
-        path += f"C{bend:g},{start:g} {bend:g},{end:g} {x:g},{end:g}H{x + _BOX_WIDTH:g}"
-    return path.rpartition("H")[0]
+def _arrow(places: Sequence[tuple[float, float]], length: float, downwards: bool) -> str:
+    """A smooth line from the end of the first place, through the others, to the beginning of the last one."""
+
+    def point(along: float, across: float) -> str:
+        return f"{across:g},{along:g}" if downwards else f"{along:g},{across:g}"
+
+    straight = "V" if downwards else "H"
+    path = f"M{point(places[0][0] + length, places[0][1])}"
+    for (_, start), (along, end) in pairwise(places):
+        bend = along - _GAP_ALONG / 2
+        path += f"C{point(bend, start)} {point(bend, end)} {point(along, end)}{straight}{along + length:g}"
+    return path.rpartition(straight)[0]

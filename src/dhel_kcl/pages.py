@@ -1,10 +1,9 @@
-"""HTML pages: templates beside this module, each file self-contained."""
+"""HTML pages and drawings: templates beside this module, each file self-contained."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dhel_kcl.artifacts import atomic_path
 
@@ -14,11 +13,13 @@ def write_page(template: str, output: Path, **values: Any) -> None:
 
     Args:
         template: name of a template of this package.
-        output: the HTML file.
+        output: the file.
         values: everything that the template names; text is escaped.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(
+        loader=PackageLoader("dhel_kcl", ""), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    text = environment.from_string((files("dhel_kcl") / template).read_text(encoding="utf-8")).render(values)
+    text = environment.get_template(template).render(values)
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -53,6 +53,7 @@ def write_report(
     targets.sort(key=lambda target: target.name != "table_claims")
     jobs = load_jobs(manifests)
     graph = stage_graph(jobs)
+    costs = stage_costs(graph)
     write_page(
         "report.html.j2",
         output,
@@ -62,7 +63,8 @@ def write_report(
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
         explorer=_link(explorer, output) if explorer else None,
         graph=drawing(graph),
-        costs=stage_costs(graph),
+        notes={cost["stage"]: f"{cost['jobs']} job{'s' if cost['jobs'] > 1 else ''}" for cost in costs},
+        costs=costs,
         hardware=hardware(jobs.values()),
         tables=[_section(target, tables_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, output) for target in targets if target.draw],

@@ -121,20 +121,20 @@ def _declared(stage: str) -> list[Any]:
     """What a stage depends on besides modules: files, and what the losses and data sets declare."""
     match stage:
         case "report":
-            return [sha256_file(_template(stage))]
+            return [sha256_file(_template(name)) for name in ("report.html", "stage_graph.svg")]
         case "collect":
             return [declarations.hyperparameters()]
         case "crate":
             return [sha256_file(path) for path in workflow_files()]
         case "render" | "explorer":
             titles = {name: kind.title for name, kind in declarations.kinds().items()}
-            templates = [sha256_file(_template(stage))] if stage == "explorer" else []
+            templates = [sha256_file(_template("explorer.html"))] if stage == "explorer" else []
             return [declarations.hyperparameters(), declarations.loss_titles(), titles, *templates]
     return []
 
 
-def _template(stage: str) -> Path:
-    return Path(__file__).with_name(f"{stage}.html.j2")
+def _template(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.j2")
 
 
 def script_digest(script: Path) -> str:
