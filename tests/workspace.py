@@ -20,7 +20,7 @@ def make_workspace(folder: Path) -> Path:
     return folder
 
 
-def run(*command: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run a program of the environment that runs the tests."""
     program = str(Path(sys.executable).parent / command[0])
     return subprocess.run(

@@ -1,0 +1,237 @@
+"""Seconds that Snakemake needs to plan the paper's grid, before any run and when everything is done.
+
+The peer is the least that Snakemake can do for as many jobs: a workflow of the same graph whose jobs have one input and
+one output each, without logs, parameters, resources or environments. The finished tree is synthetic.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from measure import interleaved, machine
+from report import Target, markdown
+from rich.progress import track
+
+from dhel_kcl import declarations, stages
+from dhel_kcl.artifacts import atomic_path, write_json
+from dhel_kcl.config import ExperimentConfig, load_config
+from dhel_kcl.data.beton import sidecar_path
+from dhel_kcl.layout import Layout
+from dhel_kcl.seeding import derive_seed
+
+CONFIG = Path("config/config.yaml")
+WORKFLOW = ("Snakefile", "workflow", "profiles", "config", "paper_figures", "envs")
+OURS, FLOOR = "this workflow", "one input and one output for each job"
+COLD, FINISHED = "nothing done", "everything done"
+TARGET_SECONDS = 10
+
+FLOOR_SNAKEFILE = """
+import json
+graph = json.loads(open("graph.json").read())
+rule all:
+    input: [f"made/collect/{0}"]
+rule data:
+    output: "made/data/{run}"
+    shell: "touch {output}"
+%s
+rule collect:
+    input: [f"made/{stage}/{run}" for stage in graph["last"] for run in graph["runs"]]
+    output: "made/collect/0"
+    shell: "touch {output}"
+"""
+FLOOR_RULE = """
+rule {stage}:
+    input: "made/{before}/{{run}}"
+    output: "made/{stage}/{{run}}"
+    shell: "touch {{output}}"
+"""
+
+PAGE = """# Speed of planning
+
+`make benchmark` measures this page again and rewrites it: the time that Snakemake takes to plan `config/config.yaml`,
+{runs:,} runs and {jobs:,} jobs.
+
+## Targets
+
+{targets}
+
+## Measured
+
+{table}
+
+## How to read this
+
+- **{cold}**: `snakemake --dry-run` in a fresh clone, until every job is listed.
+- **{finished}**: `snakemake --cores 1` where every file is there and up to date, until it says that nothing is to do.
+  The files are synthetic, and Snakemake's own records of their jobs were written by `snakemake --touch`.
+- **{floor}**: a workflow with as many jobs for each run and nothing that Snakemake does not ask for.
+- `times the floor` is the ratio within a round: median of {rounds} rounds, in random order.
+
+## Machine
+
+{machine}
+"""
+
+
+def outputs(config: ExperimentConfig, layout: Layout) -> Iterator[Path]:
+    """Every file that the finished workflow leaves."""
+    targets = declarations.scripts(stages.SCRIPTS)
+    yield from stages.expected_manifests(config, layout, targets)
+    for dataset in config.datasets:
+        for split in dataset.data.splits:
+            beton = layout.beton(dataset.name, split)
+            yield from (beton, sidecar_path(beton))
+    for run in config.runs:
+        yield from layout.measurements(run, stages.run_stages(config))
+        yield from (layout.encoder(run), layout.features(run), layout.classifier(run))
+    for table in (layout.results, layout.theory):
+        yield from (table, table.with_suffix(".csv"))
+    for target in targets:
+        yield from layout.products(target)
+    yield from (layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "Snakefile", layout.audit)
+
+
+def our_workflow(folder: Path, finished: bool) -> Path:
+    """A clone of this workflow, with every file of the finished experiment if asked for."""
+    folder.mkdir()
+    for name in WORKFLOW:
+        source = Path(name)
+        if source.is_dir():
+            shutil.copytree(source, folder / name)
+        else:
+            shutil.copy(source, folder / name)
+    if finished:
+        config = load_config(CONFIG)
+        for path in outputs(config, Layout(Path("results") / config.name)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text("x")
+        snakemake(folder, "--touch", "--quiet", "all")
+    return folder
+
+
+def floor_workflow(folder: Path, finished: bool) -> Path:
+    """The workflow that is the least, in the same state."""
+    config = load_config(CONFIG)
+    measured = [stage for stage in stages.run_stages(config) if stage not in ("pretrain", "features")]
+    before = {"pretrain": "data", "features": "pretrain", **dict.fromkeys(measured, "features")}
+    rules = "".join(FLOOR_RULE.format(stage=stage, before=before[stage]) for stage in stages.run_stages(config))
+    folder.mkdir()
+    (folder / "Snakefile").write_text(FLOOR_SNAKEFILE % rules)
+    (folder / "graph.json").write_text(
+        json.dumps({"last": measured, "runs": [str(n) for n in range(len(config.runs))]})
+    )
+    if finished:
+        for stage in ("data", *stages.run_stages(config), "collect"):
+            (folder / "made" / stage).mkdir(parents=True)
+            for number in range(1 if stage == "collect" else len(config.runs)):
+                (folder / "made" / stage / str(number)).write_text("x")
+        snakemake(folder, "--touch", "--quiet", "all")
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
+    """Seconds of a call, and what it printed.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    program = str(Path(sys.executable).parent / "snakemake")
+    environment = os.environ | {"PATH": f"{Path(program).parent}:{os.environ['PATH']}"}
+    start = time.perf_counter()
+    outcome = subprocess.run(
+        [program, "--cores", "1", *arguments], cwd=folder, capture_output=True, text=True, env=environment, check=False
+    )
+    seconds = time.perf_counter() - start
+    if outcome.returncode:
+        raise RuntimeError(f"snakemake {' '.join(arguments)}: {outcome.stderr[-2000:]}")
+    return seconds, outcome.stdout + outcome.stderr
+
+
+def plan(folder: Path, state: str) -> float:
+    """Seconds of planning a workflow in a state.
+
+    Raises:
+        RuntimeError: it does not plan what it should.
+    """
+    seconds, said = snakemake(folder, *(["--dry-run", "--quiet", "all"] if state == COLD else []))
+    if state == FINISHED and "Nothing to be done" not in said:
+        raise RuntimeError(f"{folder}: the finished tree is not seen as finished: {said[-2000:]}")
+    return seconds
+
+
+def _plan_one(folders: Mapping[str, Path], state: str, name: str) -> float:
+    return plan(folders[name], state)
+
+
+def page(planning: pd.DataFrame, facts: dict[str, str], runs: int, jobs: int) -> str:
+    """Markdown of the measurements."""
+    ours = planning[planning["workflow"] == OURS].set_index("state")
+    measured = {state: float(ours["seconds"].loc[state]) for state in (COLD, FINISHED)}
+    aims = [
+        Target(f"{state}: under {TARGET_SECONDS} s", f"{seconds:.1f} s", seconds < TARGET_SECONDS)
+        for state, seconds in measured.items()
+    ]
+    table = planning.assign(
+        seconds=planning["seconds"].map("{:.1f}".format), ratio=planning["ratio"].map("{:.2g}".format)
+    ).rename(columns={"ratio": "times the floor"})
+    return PAGE.format(
+        targets=markdown(
+            pd.DataFrame([{"target": a.aim, "measured": a.measured, "met": "yes" if a.met else "no"} for a in aims])
+        ),
+        table=markdown(table.drop(columns="rounds")),
+        machine=markdown(pd.DataFrame(facts.items(), columns=["", "value"])),
+        runs=runs,
+        jobs=jobs,
+        cold=COLD,
+        finished=FINISHED,
+        floor=FLOOR,
+        rounds=int(planning["rounds"].min()),
+    )
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of planning.csv; the page goes beside it.")] = Path(
+        "docs/benchmarks"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is planned.")] = 3,
+) -> None:
+    """Plan both workflows in both states, and write planning.csv and the page."""
+    config = load_config(CONFIG)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        makers = {OURS: our_workflow, FLOOR: floor_workflow}
+        for state in track((COLD, FINISHED), "planning"):
+            folders = {
+                name: make(Path(temporary) / f"{number}-{state}", state == FINISHED)
+                for number, (name, make) in enumerate(makers.items())
+            }
+            seed = derive_seed(0, "order")
+            seconds = pd.DataFrame(interleaved(makers, rounds, partial(_plan_one, folders, state), seed))
+            for name in makers:
+                ratio = (seconds[name] / seconds[FLOOR]).median()
+                rows.append([state, name, rounds, seconds[name].median(), ratio])
+            for folder in folders.values():
+                shutil.rmtree(folder)
+    planning = pd.DataFrame(rows, columns=["state", "workflow", "rounds", "seconds", "ratio"])
+    typer.echo(planning.to_string(index=False, float_format="{:.3g}".format))
+    with atomic_path(output / "planning.csv") as path:
+        planning.to_csv(path, index=False, float_format="%.4g")
+    facts = machine()
+    write_json(output / "planning_machine.json", facts)
+    jobs = len(config.runs) * len(stages.run_stages(config))
+    with atomic_path(output.with_name(f"{output.name}_planning.md")) as path:
+        path.write_text(page(planning, facts, len(config.runs), jobs))
+
+
+if __name__ == "__main__":
+    typer.run(main)
