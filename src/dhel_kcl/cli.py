@@ -459,6 +459,47 @@ def audit(experiment: Experiment) -> None:
 
 
 @app.command()
+def release(
+    experiment: Experiment,
+    output: Annotated[Path | None, typer.Option(help="Folder of the release; default docs/results/NAME.")] = None,
+    theory_only: Annotated[bool, typer.Option(help="Leave out the runs and what is made from them.")] = False,
+) -> None:
+    """Copy what is published of a finished experiment: no images, weights or features, but all that figures need."""
+    layout, config = _open(experiment)
+    from dhel_kcl.release import SUMS
+    from dhel_kcl.release import release as publish
+
+    output = output or Path("docs/results") / config.name
+    files = publish(config, layout, stages.SCRIPTS, output, theory_only)
+    typer.echo(f"{output}: {len(files)} files, listed in {SUMS}")
+
+
+@app.command()
+def redraw(
+    releases: Annotated[list[Path], typer.Argument(help="Folders that `release` made, such as docs/results/theory.")],
+    output: Annotated[Path, typer.Option(help="Where the products go.")] = Path("results/redrawn"),
+) -> None:
+    """Verify releases, make their figures, tables and pages again from their tables alone, and compare the numbers."""
+    from dhel_kcl.release import redraw as draw
+
+    products = []
+    for product in draw(releases, stages.SCRIPTS, output):
+        typer.echo(product)
+        products.append(product)
+    for folder in releases:
+        own = [product for product in products if product.release == folder]
+        compared = [product for product in own if product.numbers is not None]
+        typer.echo(
+            f"{output / folder.resolve().name}: {sum(product.numbers is True for product in compared)} of "
+            f"{len(compared)} figures, tables and explorers have the released numbers; "
+            f"{sum(not product.other_bytes for product in own)} of {len(own)} products are the same byte for byte"
+        )
+    others = [f"{product.release}: {product.name} has other numbers now" for product in products if product.numbers is False]
+    if others:
+        raise InputError("\n".join(others))
+
+
+@app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
     layout, _ = _open(experiment)
