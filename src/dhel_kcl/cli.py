@@ -471,7 +471,7 @@ def release(
 
     output = output or Path("docs/results") / config.name
     files = publish(config, layout, stages.SCRIPTS, output, theory_only)
-    typer.echo(f"{output}: {len(files)} files, listed in {SUMS}")
+    typer.echo(f"{output}: {files} files, listed in {SUMS}")
 
 
 @app.command()
@@ -488,15 +488,17 @@ def redraw(
         products.append(product)
     for folder in releases:
         own = [product for product in products if product.release == folder]
-        compared = [product for product in own if product.numbers is not None]
+        numbers = [product.numbers for product in own if product.numbers is not None]
+        files = [product.other_bytes for product in own if product.other_bytes is not None]
         typer.echo(
-            f"{output / folder.resolve().name}: {sum(product.numbers is True for product in compared)} of "
-            f"{len(compared)} figures, tables and explorers have the released numbers; "
-            f"{sum(not product.other_bytes for product in own)} of {len(own)} products are the same byte for byte"
+            f"{output / folder.resolve().name}: {sum(numbers)} of {len(numbers)} have the released numbers; "
+            f"{files.count(())} of {len(files)} figures and tables have the released bytes"
         )
-    others = [f"{product.release}: {product.name} has other numbers now" for product in products if product.numbers is False]
-    if others:
-        raise InputError("\n".join(others))
+    changed = [product for product in products if product.numbers is False]
+    if changed:
+        raise InputError(
+            "\n".join(f"{product.release}: {product.name} does not show the released numbers" for product in changed)
+        )
 
 
 @app.command()

@@ -36,24 +36,24 @@ class Product:
     Attributes:
         release: the folder of the release.
         name: the target, ``explorer`` or ``report``.
-        numbers: whether they are the released ones; None if it has none of its own, or is not in the release.
-        other_bytes: suffixes of the files that are not the released ones byte for byte.
+        numbers: whether they are the released ones; None if there are none to compare.
+        other_bytes: suffixes of the files that are not the released ones byte for byte; None if there are none to
+            compare, or the product is a page, whose links differ.
     """
 
     release: Path
     name: str
-    numbers: bool | None
-    other_bytes: tuple[str, ...]
+    numbers: bool | None = None
+    other_bytes: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        numbers = {True: "same numbers, ", False: "OTHER NUMBERS, ", None: ""}[self.numbers]
-        other = f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes"
-        return f"{self.release.name} {self.name}: {numbers}{other}"
+        said = [{True: "same numbers", False: "OTHER NUMBERS", None: "not compared"}[self.numbers]]
+        if self.other_bytes is not None:
+            said.append(f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
+        return f"{self.release} {self.name}: {', '.join(said)}"
 
 
-def release(
-    config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False
-) -> list[Path]:
+def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False) -> int:
     """Copy what is published of a finished experiment into a folder, whole or not at all.
 
     A release that is there already is replaced, but for its README.md.
@@ -66,7 +66,7 @@ def release(
         theory_only: leave out the runs and whatever is made from them.
 
     Returns:
-        The files that were copied.
+        The number of files that were copied.
 
     Raises:
         InputError: the experiment is not complete or not consistent, or `output` holds something else.
@@ -78,23 +78,24 @@ def release(
             f"{missing[0]}: missing, and {len(missing) - 1} more; a release needs a finished experiment, "
             "run the workflow first"
         )
-    if output.exists() and not (output / SUMS).is_file() and {path.name for path in output.iterdir()} - {README}:
-        raise InputError(f"{output}: has files but no {SUMS}, so it is no release; choose another folder")
+    sums = {path.relative_to(layout.root).as_posix(): sha256_file(path) for path in sorted(files)}
+    _refuse(_contradictions(layout.root, sums))
+    foreign = _listed(output).keys() - (_read_sums(output) if (output / SUMS).is_file() else {})
+    if foreign:
+        raise InputError(f"{output / min(foreign)}: not of a release, and would be lost; choose another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         made, replaced = Path(temporary, "made"), Path(temporary, "replaced")
-        for path in files:
-            copy = made / path.relative_to(layout.root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        write_sums(made)
-        _refuse([problem.replace(str(made), str(layout.root)) for problem in _problems(made)])
+        for name in sums:
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(layout.root / name, made / name)
+        _write_sums(made, sums)
         if (output / README).is_file():
             shutil.copyfile(output / README, made / README)
         if output.exists():
             output.rename(replaced)
         made.rename(output)
-    return files
+    return len(sums)
 
 
 def _contents(
@@ -111,10 +112,8 @@ def _contents(
     return [*files, layout.results, layout.explorer, layout.report, *measurements, *manifests, *optional]
 
 
-def write_sums(folder: Path) -> None:
-    """List the sha256 of every file of a folder, but for its README.md, in its `SHA256SUMS`."""
-    lines = [f"{sha256_file(path)}  {name}\n" for name, path in _listed(folder).items()]
-    (folder / SUMS).write_text("".join(lines))
+def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
 def verify(folder: Path) -> None:
@@ -144,18 +143,20 @@ def _problems(folder: Path) -> list[str]:
 def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
     names = {(folder / name).resolve(): name for name in sums}
-    problems, written = [], set()
-    for path in (*folder.glob("manifests/*.json"), *folder.glob("runs/*/*.manifest.json")):
-        manifest = load_manifest(path)
-        written.update(locate(path, artifact) for artifact in manifest.outputs.values())
-        for artifact in (*manifest.inputs.values(), *manifest.outputs.values()):
-            name = names.get(locate(path, artifact))
-            if name is not None and sums[name] != artifact.sha256:
-                problems.append(f"{folder / name}: not the file that {path.relative_to(folder)} records")
+    described = [name for name in sums if re.fullmatch(r"manifests/.+\.json|.+\.manifest\.json", name)]
+    manifests = {name: load_manifest(folder / name) for name in described}
+    outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
+    inputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.inputs.values()]
+    problems: dict[str, str] = {}
+    for described_by, artifact in (*outputs, *inputs):
+        name = names.get(locate(folder / described_by, artifact), "")
+        if sums.get(name, artifact.sha256) != artifact.sha256:
+            problems.setdefault(name, f"{folder / name}: not the file that {described_by} records; one was changed")
+    written = {locate(folder / described_by, artifact) for described_by, artifact in outputs}
     for file, name in names.items():
         if file.suffix == ".parquet" and file not in written:
-            problems.append(f"{folder / name}: no manifest records the job that wrote it")
-    return sorted(problems)
+            problems[name] = f"{folder / name}: no manifest records the job that wrote it"
+    return list(problems.values())
 
 
 def _listed(folder: Path) -> dict[str, Path]:
@@ -212,9 +213,8 @@ def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Pro
         if all(Layout(folder).table(table).is_file() for table in script.tables)
     ]
     whole = [folder for folder in folders if Layout(folder).results.is_file()]
-    workers = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        yield from pool.map(_draw, *zip(*targets, strict=True), repeat(output))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver")) as pool:
+        yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))
         for pages in pool.map(_write_pages, whole, repeat(scripts), repeat(output)):
             yield from pages
 
@@ -225,14 +225,14 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
     released, made = Layout(folder), Layout(output / folder.resolve().name)
     render(script.path, [released.table(name) for name in script.tables], made.products(script.name)[0].parent)
     pairs = list(zip(made.products(script.name), released.products(script.name), strict=True))
-    numbers = [
-        points_equal(read_points(new), read_points(old)) for new, old in pairs if new.suffix == ".csv" and old.exists()
-    ]
-    return Product(folder, script.name, all(numbers) if numbers else None, _other_bytes(pairs))
+    csv, released_csv = next(pair for pair in pairs if pair[0].suffix == ".csv")
+    if not released_csv.exists():
+        return Product(folder, script.name)
+    numbers = points_equal(read_points(csv), read_points(released_csv))
+    return Product(folder, script.name, numbers, _other_bytes(pairs))
 
 
 def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
-    """The pages link to the manifests of the release, so their bytes differ from the released ones."""
     from dhel_kcl.explorer import read_rows, run_rows, write_explorer
     from dhel_kcl.report import write_report
 
@@ -241,6 +241,7 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
     manifests = stages.pretraining_manifests(config, released)
     write_explorer(released.results, manifests, style, made.explorer, stages.run_stages(config))
     rows = run_rows(released.results, manifests, style, released.root)
+    jobs = stages.reported_manifests(config, released, declarations.scripts(scripts))
     write_report(
         released.config,
         released.results,
@@ -250,12 +251,9 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
         scripts,
         theory=released.theory,
         explorer=made.explorer,
-        manifests=stages.reported_manifests(config, released, declarations.scripts(scripts)),
+        manifests=[path for path in jobs if path.exists()],  # a script of the reader's own has none
     )
-    return [
-        Product(folder, "explorer", read_rows(released.explorer) == rows, _other_bytes([(made.explorer, released.explorer)])),
-        Product(folder, "report", None, _other_bytes([(made.report, released.report)])),
-    ]
+    return [Product(folder, "explorer", read_rows(released.explorer) == rows), Product(folder, "report")]
 
 
 def _other_bytes(pairs: Iterable[tuple[Path, Path]]) -> tuple[str, ...]:
