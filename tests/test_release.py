@@ -184,8 +184,10 @@ def test_a_table_that_no_manifest_records_is_refused(theory: Path) -> None:
         verify(theory)
 
 
-def test_a_changed_number_is_found_by_drawing_when_sums_and_manifests_were_forged(theory: Path, tmp_path: Path) -> None:
-    _change_a_number(theory / "theory.parquet")
+def test_a_changed_point_is_found_by_drawing_when_sums_and_manifests_were_forged(theory: Path, tmp_path: Path) -> None:
+    forged = theory / "figures" / "fig_minimisers.csv"
+    points = read_points(forged)
+    points.assign(value=points["value"] + 0.01).to_csv(forged, index=False)
     for path in (theory / "manifests").iterdir():
         manifest = load_manifest(path)
         for artifact in (*manifest.inputs.values(), *manifest.outputs.values()):
@@ -222,7 +224,10 @@ def test_a_release_holds_every_table_product_measurement_and_manifest_but_nothin
 ) -> None:
     names = set(contents(released))
     assert {"config.yaml", "results.parquet", "theory.parquet", "report.html", "explorer.html", "audit.json"} <= names
-    assert {path.suffix for path in map(Path, names)} <= {*".yaml .parquet .html .json .csv .png .pdf .md".split(), ""}
+    assert {path.suffix for path in map(Path, names)} <= {
+        *(".yaml", ".parquet", ".html", ".json", ".csv", ".png", ".pdf", ".md"),
+        "",  # SHA256SUMS
+    }
     manifests = {
         str(path.relative_to(layout.root)) for path in layout.root.rglob("*.json") if path.parent.name != "data"
     }
