@@ -2,7 +2,7 @@
 environment := $(if $(filter dhel-kcl,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
 export PATH := $(environment)/bin:$(PATH)
 
-.PHONY: setup quickstart test lint docs benchmark lock
+.PHONY: setup quickstart figures test lint docs benchmark lock
 
 setup:
 	@envs/setup.sh
@@ -10,6 +10,9 @@ setup:
 quickstart: setup
 	@snakemake --cores all $(if $(MAKE_TERMOUT),--logger rich) --configfile config/quickstart.yaml
 	@dhel-kcl show results/quickstart
+
+figures: setup # from the released tables alone: no images, no training
+	@dhel-kcl redraw docs/results/*/
 
 test: setup
 	@pytest --numprocesses auto --dist loadgroup

@@ -32,6 +32,8 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "explorer",
         "crate",
         "audit",
+        "release",
+        "redraw",
     ):
         assert stage in outcome.stdout
     probe = "import sys, dhel_kcl.cli, dhel_kcl.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"

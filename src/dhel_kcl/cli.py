@@ -540,6 +540,49 @@ def repair(
 
 
 @app.command()
+def release(
+    experiment: Experiment,
+    output: Annotated[Path | None, typer.Option(help="Folder of the release; default docs/results/NAME.")] = None,
+    theory_only: Annotated[bool, typer.Option(help="Leave out the runs and what is made from them.")] = False,
+) -> None:
+    """Copy what is published of a finished experiment: no images, weights or features, but all that figures need."""
+    layout, config = _open(experiment)
+    from dhel_kcl.release import SUMS
+    from dhel_kcl.release import release as publish
+
+    output = output or Path("docs/results") / config.name
+    files = publish(config, layout, stages.SCRIPTS, output, theory_only)
+    typer.echo(f"{output}: {files} files, listed in {SUMS}")
+
+
+@app.command()
+def redraw(
+    releases: Annotated[list[Path], typer.Argument(help="Folders that `release` made, such as docs/results/theory.")],
+    output: Annotated[Path, typer.Option(help="Where the products go.")] = Path("results/redrawn"),
+) -> None:
+    """Verify releases, make their figures, tables and pages again from their tables alone, and compare the numbers."""
+    from dhel_kcl.release import redraw as draw
+
+    products = []
+    for product in draw(releases, stages.SCRIPTS, output):
+        typer.echo(product)
+        products.append(product)
+    for folder in releases:
+        own = [product for product in products if product.release == folder]
+        numbers = [product.numbers for product in own if product.numbers is not None]
+        files = [product.other_bytes for product in own if product.other_bytes is not None]
+        typer.echo(
+            f"{output / folder.resolve().name}: {sum(numbers)} of {len(numbers)} have the released numbers; "
+            f"{files.count(())} of {len(files)} figures and tables have the released bytes"
+        )
+    changed = [product for product in products if product.numbers is False]
+    if changed:
+        raise InputError(
+            "\n".join(f"{product.release}: {product.name} does not show the released numbers" for product in changed)
+        )
+
+
+@app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
     layout, _ = _open(experiment)

@@ -1,0 +1,260 @@
+"""Releases: what is published of a finished experiment, and drawing it again from nothing else.
+
+A release has no images, weights or features. It has the tidy tables, every product and page, each run's measurements,
+the manifests of all jobs, and the sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` reads too.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+
+from dhel_kcl import declarations, stages
+from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.config import ExperimentConfig, load_config
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import load_manifest, locate
+
+SUMS = "SHA256SUMS"
+README = "README.md"
+
+_IF_THERE = ("audit.json", "ro-crate-metadata.json", "sbom.json")
+_THEORY_STAGES = ("configure", "theory", "render")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A figure, table or page that was made again.
+
+    Attributes:
+        release: the folder of the release.
+        name: the target, ``explorer`` or ``report``.
+        numbers: whether they are the released ones; None if there are none to compare.
+        other_bytes: suffixes of the files that are not the released ones byte for byte; None if there are none to
+            compare, or the product is a page, whose links differ.
+    """
+
+    release: Path
+    name: str
+    numbers: bool | None = None
+    other_bytes: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        said = [{True: "same numbers", False: "OTHER NUMBERS", None: "not compared"}[self.numbers]]
+        if self.other_bytes is not None:
+            said.append(f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
+        return f"{self.release} {self.name}: {', '.join(said)}"
+
+
+def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False) -> int:
+    """Copy what is published of a finished experiment into a folder, whole or not at all.
+
+    A release that is there already is replaced, but for its README.md.
+
+    Args:
+        config: the experiment.
+        layout: its folder, or an earlier release.
+        scripts: the folder of the figure and table scripts.
+        output: the folder of the release.
+        theory_only: leave out the runs and whatever is made from them.
+
+    Returns:
+        The number of files that were copied.
+
+    Raises:
+        InputError: the experiment is not complete or not consistent, or `output` holds something else.
+    """
+    files = _contents(config, layout, declarations.scripts(scripts), theory_only)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: missing, and {len(missing) - 1} more; a release needs a finished experiment, "
+            "run the workflow first"
+        )
+    sums = {path.relative_to(layout.root).as_posix(): sha256_file(path) for path in sorted(files)}
+    _refuse(_contradictions(layout.root, sums))
+    foreign = _listed(output).keys() - (_read_sums(output) if (output / SUMS).is_file() else {})
+    if foreign:
+        raise InputError(f"{output / min(foreign)}: not of a release, and would be lost; choose another folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        made, replaced = Path(temporary, "made"), Path(temporary, "replaced")
+        for name in sums:
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(layout.root / name, made / name)
+        _write_sums(made, sums)
+        if (output / README).is_file():
+            shutil.copyfile(output / README, made / README)
+        if output.exists():
+            output.rename(replaced)
+        made.rename(output)
+    return len(sums)
+
+
+def _contents(
+    config: ExperimentConfig, layout: Layout, scripts: Mapping[str, declarations.Script], theory_only: bool
+) -> list[Path]:
+    targets = [name for name, script in scripts.items() if not theory_only or script.tables == ("theory",)]
+    files = [layout.config, layout.theory, *(path for target in targets for path in layout.products(target))]
+    manifests = stages.expected_manifests(config, layout, targets)
+    if theory_only:
+        return [*files, *(path for path, (stage, _) in manifests.items() if stage in _THEORY_STAGES)]
+    measuring = stages.run_stages(config)
+    measurements = [path for run in config.runs for path in layout.measurements(run, measuring)]
+    optional = [path for name in _IF_THERE if (path := layout.root / name).is_file()]
+    return [*files, layout.results, layout.explorer, layout.report, *measurements, *manifests, *optional]
+
+
+def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def verify(folder: Path) -> None:
+    """Check that a release has the files of its `SHA256SUMS` and no others, and that its manifests agree.
+
+    Raises:
+        InputError: it does not; one line for each file.
+    """
+    _refuse(_problems(folder))
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _problems(folder: Path) -> list[str]:
+    sums, files = _read_sums(folder), _listed(folder)
+    problems = [f"{folder / name}: missing, but listed in {SUMS}" for name in sorted(sums.keys() - files.keys())]
+    problems += [f"{folder / name}: not listed in {SUMS}; remove it" for name in sorted(files.keys() - sums.keys())]
+    for name in sorted(sums.keys() & files.keys()):
+        if sha256_file(files[name]) != sums[name]:
+            problems.append(f"{files[name]}: not the file that {SUMS} lists; it is damaged or was changed")
+    return problems or _contradictions(folder, sums)
+
+
+def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
+    names = {(folder / name).resolve(): name for name in sums}
+    described = [name for name in sums if re.fullmatch(r"manifests/.+\.json|.+\.manifest\.json", name)]
+    manifests = {name: load_manifest(folder / name) for name in described}
+    outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
+    inputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.inputs.values()]
+    problems: dict[str, str] = {}
+    for described_by, artifact in (*outputs, *inputs):
+        name = names.get(locate(folder / described_by, artifact), "")
+        if sums.get(name, artifact.sha256) != artifact.sha256:
+            problems.setdefault(name, f"{folder / name}: not the file that {described_by} records; one was changed")
+    written = {locate(folder / described_by, artifact) for described_by, artifact in outputs}
+    for file, name in names.items():
+        if file.suffix == ".parquet" and file not in written:
+            problems[name] = f"{folder / name}: no manifest records the job that wrote it"
+    return list(problems.values())
+
+
+def _listed(folder: Path) -> dict[str, Path]:
+    """The files of a release that `SHA256SUMS` lists, by their path in it."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: files[name] for name in sorted(files) if name not in (SUMS, README)}
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        raise InputError(f"{path}: missing; give the folder of a release, such as docs/results/theory")
+    sums: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        parts = re.fullmatch("([0-9a-f]{64})  (.+)", line)
+        if parts is None or parts[2] in sums:
+            raise InputError(f"{path}: line {number} is not a sha256, two spaces and a file not listed before")
+        sums[parts[2]] = parts[1]
+    if not sums:
+        raise InputError(f"{path}: lists no file")
+    return sums
+
+
+def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Product]:
+    """Make every figure, table and page of some releases again, from their tables, on all cores.
+
+    Every file of every release is verified first. A release without results has the figures and tables of the
+    theorems only, and no pages.
+
+    Args:
+        folders: the releases.
+        scripts: the folder of the figure and table scripts.
+        output: where the products go, in a folder of each release's name.
+
+    Yields:
+        Each product once it is made and compared with the released one.
+
+    Raises:
+        InputError: a release is damaged, or cannot be drawn.
+    """
+    names = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{folder}: another folder is called {name} too; draw them one at a time")
+        if (output / name).resolve() == folder.resolve():
+            raise InputError(f"{output}: would replace the released files of {folder}; choose another output")
+        verify(folder)
+        if not any(Layout(folder).table(table).is_file() for table in declarations.TABLES):
+            raise InputError(f"{folder}: has no results.parquet and no theory.parquet, nothing to draw from")
+    targets = [
+        (folder, script)
+        for folder in folders
+        for script in declarations.scripts(scripts).values()
+        if all(Layout(folder).table(table).is_file() for table in script.tables)
+    ]
+    whole = [folder for folder in folders if Layout(folder).results.is_file()]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver")) as pool:
+        yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))
+        for pages in pool.map(_write_pages, whole, repeat(scripts), repeat(output)):
+            yield from pages
+
+
+def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
+    from dhel_kcl.paper import points_equal, read_points, render
+
+    released, made = Layout(folder), Layout(output / folder.resolve().name)
+    render(script.path, [released.table(name) for name in script.tables], made.products(script.name)[0].parent)
+    pairs = list(zip(made.products(script.name), released.products(script.name), strict=True))
+    csv, released_csv = next(pair for pair in pairs if pair[0].suffix == ".csv")
+    if not released_csv.exists():
+        return Product(folder, script.name)
+    numbers = points_equal(read_points(csv), read_points(released_csv))
+    return Product(folder, script.name, numbers, _other_bytes(pairs))
+
+
+def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
+    from dhel_kcl.explorer import read_rows, run_rows, write_explorer
+    from dhel_kcl.report import write_report
+
+    released, made = Layout(folder), Layout(output / folder.resolve().name)
+    config, style = load_config(released.config), scripts / "style.py"
+    manifests = stages.pretraining_manifests(config, released)
+    write_explorer(released.results, manifests, style, made.explorer, stages.run_stages(config))
+    rows = run_rows(released.results, manifests, style, released.root)
+    jobs = stages.reported_manifests(config, released, declarations.scripts(scripts))
+    write_report(
+        released.config,
+        released.results,
+        made.figures,
+        made.tables,
+        made.report,
+        scripts,
+        theory=released.theory,
+        explorer=made.explorer,
+        manifests=[path for path in jobs if path.exists()],  # a script of the reader's own has none
+    )
+    return [Product(folder, "explorer", read_rows(released.explorer) == rows), Product(folder, "report")]
+
+
+def _other_bytes(pairs: Iterable[tuple[Path, Path]]) -> tuple[str, ...]:
+    return tuple(new.suffix for new, old in pairs if not old.exists() or new.read_bytes() != old.read_bytes())
