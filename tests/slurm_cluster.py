@@ -93,12 +93,20 @@ class Cluster:
         """The jobs that wait or run."""
         return self.command("squeue", "--noheader", "--format=%i").split()
 
+    def clear(self) -> None:
+        """End whatever was submitted, and each Snakemake that would submit more."""
+        for process in self.processes("snakemake"):
+            process.kill()
+        if _said(self, "squeue", "--noheader"):
+            _said(self, "scancel", "--user=root", "--signal=KILL", "--full")
+            _said(self, "scancel", "--user=root")
+            wait_until(lambda: not _said(self, "squeue", "--noheader"), 60, "an empty queue")
+
     def jobs(self) -> dict[str, dict[str, str]]:
         """Every job so far by its number; its comment is Snakemake's name of it."""
         keys = ("comment", "state", "partition", "tres-per-job", "timelimit")
-        said = self.command(
-            "squeue", "--states=all", "--noheader", "--Format=" + ",".join(f"{k}:|" for k in ("jobid", *keys))
-        )
+        columns = ",".join(f"{key}:|" for key in ("jobid", *keys))
+        said = self.command("squeue", "--states=all", "--noheader", f"--Format={columns}")
         rows = (line.strip().split("|") for line in said.splitlines())
         return {number: dict(zip(keys, values, strict=False)) for number, *values in rows}
 
@@ -121,6 +129,8 @@ class Cluster:
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                if process.name() == "slurmstepd":  # it writes its title over its environment
+                    mine = any(file.path.startswith(str(self.folder)) for file in process.open_files())
                 if mine and text in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.Error:  # it has ended, or is another user's
@@ -161,8 +171,10 @@ def slurm() -> Iterator[Cluster]:
             raise AssertionError("\n".join([str(error), *said])) from None
         yield cluster
     finally:
-        _stop(cluster)
-        shutil.rmtree(folder)
+        try:
+            _stop(cluster)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _configure(folder: Path) -> None:
@@ -206,16 +218,15 @@ def _said(cluster: Cluster, *command: str) -> str:
 
 
 def _stop(cluster: Cluster) -> None:
-    """End what runs in the cluster, then the cluster; whatever does not go by itself is killed, by its number."""
-    if (cluster.folder / "slurm.conf").exists() and _said(cluster, "squeue", "--noheader"):
-        _said(cluster, "scancel", "--user=root", "--signal=KILL", "--full")
-        _said(cluster, "scancel", "--user=root")
-        time.sleep(2)
-    left = cluster.processes()
-    for process in left:
-        process.terminate()
-    _, alive = psutil.wait_procs(left, timeout=10)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=10)
+    """End the jobs, then the daemons; whatever does not go by itself is killed, by its number."""
+    try:
+        cluster.clear()
+    finally:
+        left = cluster.processes()
+        for process in left:
+            process.terminate()
+        _, alive = psutil.wait_procs(left, timeout=10)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
     assert not cluster.processes(), "processes of the cluster are left"
