@@ -1,8 +1,9 @@
 # A thin front for people in a hurry; the interface is snakemake, see README.md.
 environment := $(if $(filter dhel-kcl,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CURDIR)/.venv)
 export PATH := $(environment)/bin:$(PATH)
+compile := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
-.PHONY: setup quickstart figures test lint docs benchmark lock
+.PHONY: setup quickstart figures test lint docs benchmark lock bounds audit-packages
 
 setup:
 	@envs/setup.sh
@@ -20,6 +21,7 @@ test: setup
 lint: setup
 	ruff check && ruff format --check
 	mypy
+	bandit --quiet --recursive --configfile pyproject.toml src paper_figures benchmarks envs docs
 	snakefmt --check Snakefile workflow
 	snakemake --lint --configfile config/quickstart.yaml
 
@@ -36,6 +38,12 @@ benchmark: setup
 	python benchmarks/loading_report.py
 	python benchmarks/training.py
 
-lock: # works while the lock is stale, so it does not ask for setup
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra benchmark --constraint envs/lock.txt pyproject.toml --output-file envs/benchmark-lock.txt
+lock: # works while the lock is stale, so it does not ask for setup; UPGRADE=1 gives up the versions that it has
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(compile) --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(compile) --extra benchmark --constraint envs/lock.txt pyproject.toml --output-file envs/benchmark-lock.txt
+
+bounds: setup # several GB of downloads
+	envs/bounds.sh
+
+audit-packages: setup
+	python envs/audit_packages.py

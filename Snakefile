@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -6,6 +8,12 @@ min_version("9.27")
 if "datasets" not in config:
 
     configfile: "config/config.yaml"
+
+
+# Built from envs/dhel-kcl.def; jobs run in it under --sdm apptainer.
+if Path("dhel-kcl.sif").exists():
+
+    container: "dhel-kcl.sif"
 
 
 include: "workflow/rules/common.smk"

@@ -121,7 +121,7 @@ def interleaved(names: Iterable[str], count: int, run: Callable[[str], T], seed:
         run: runs one and returns what it measured.
         seed: of the orders.
     """
-    shuffle = random.Random(seed).shuffle
+    shuffle = random.Random(seed).shuffle  # nosec B311 # an order, no secret
     measured: dict[str, list[T]] = {name: [] for name in names}
     for _ in range(count):
         order = sorted(measured)
@@ -166,7 +166,7 @@ def rounds(calls: Mapping[str, Callable[[], object]], reference: str, effort: Ef
     Returns:
         Milliseconds, a row for each round and a column for each call; NaN where a call had left.
     """
-    shuffle = random.Random(seed).shuffle
+    shuffle = random.Random(seed).shuffle  # nosec B311 # an order, no secret
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(effort.most):
         running = {name for name in calls if len(spent[name]) < effort.least or sum(spent[name]) < effort.seconds}

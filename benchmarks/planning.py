@@ -7,7 +7,7 @@ one output each, without logs, parameters, resources or environments. The finish
 import json
 import os
 import shutil
-import subprocess
+import subprocess  # nosec B404 # for snakemake
 import sys
 import tempfile
 import time
@@ -148,7 +148,7 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
     program = str(Path(sys.executable).parent / "snakemake")
     environment = os.environ | {"PATH": f"{Path(program).parent}:{os.environ['PATH']}"}
     start = time.perf_counter()
-    outcome = subprocess.run(
+    outcome = subprocess.run(  # nosec B603 # fixed words, no shell
         [program, "--cores", "1", *arguments], cwd=folder, capture_output=True, text=True, env=environment, check=False
     )
     seconds = time.perf_counter() - start

@@ -1,13 +1,10 @@
 """The workflow: what it makes, what it makes again, and what it refuses."""
 
-import itertools
 import re
-import tomllib
 from pathlib import Path
 
 import pandas as pd
 import yaml
-from packaging.requirements import Requirement
 from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl.config import load_config
@@ -217,23 +214,6 @@ def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: 
     assert (table["diverged"] == 1).all()
     shown = {row["run"]: row["state"] for row in read_rows(workspace / LAYOUT.explorer)}
     assert shown == {diverged: "diverged", finished: "finished"}
-
-
-def test_the_lock_and_the_conda_file_agree_with_the_package() -> None:
-    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    lock = {
-        line.split("==")[0]: line.split("==")[1].split()[0]
-        for line in (REPOSITORY / "envs" / "lock.txt").read_text().splitlines()
-        if "==" in line and not line.startswith((" ", "#"))
-    }
-    extras = (declared["optional-dependencies"][extra] for extra in ("workflow", "dev", "docs"))
-    for text in itertools.chain(declared["dependencies"], *extras):
-        requirement = Requirement(text)
-        assert requirement.name in lock, f"{requirement.name} is not locked; run make lock"
-        assert requirement.specifier.contains(lock[requirement.name])
-    environment = yaml.safe_load((REPOSITORY / "envs" / "environment.yaml").read_text())
-    python = next(line for line in environment["dependencies"] if line.startswith("python"))
-    assert Requirement(f"python{declared['requires-python']}").specifier.contains(python.split("=")[1])
 
 
 def test_the_workflow_passes_snakemakes_own_linter(workspace: Path) -> None:

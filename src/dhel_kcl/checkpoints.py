@@ -12,6 +12,7 @@ import torch
 
 from dhel_kcl.artifacts import atomic_path
 from dhel_kcl.console import console
+from dhel_kcl.errors import InputError
 
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
@@ -53,7 +54,11 @@ class Checkpoints:
         return sorted((path for path in self.own.glob("step-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest checkpoint that is whole, or None; damaged ones are named and removed."""
+        """The state of the newest checkpoint that is whole, or None; damaged ones are named and removed.
+
+        Raises:
+            InputError: it is whole, but holds something else than tensors and plain values.
+        """
         others = [path.parent for path in self.folder.glob("*/step-*.pt") if path.parent != self.own]
         if others and not self.own.exists():
             console.print(f"{others[0]}: checkpoints of other settings, code or images; they are not used")
@@ -63,11 +68,20 @@ class Checkpoints:
             except FileNotFoundError:  # another process of this run found it damaged
                 continue
             if (match := _NAME.fullmatch(path.name)) and hashlib.sha256(content).hexdigest().startswith(match[2]):
-                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                return state
+                return self._load(path, content)
             console.print(f"{path}: damaged (its sha256 is not the one in its name); removed, using the one before")
             path.unlink(missing_ok=True)
         return None
+
+    @staticmethod
+    def _load(path: Path, content: bytes) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # a file of another origin may raise anything
+            raise InputError(
+                f"{path}: not a checkpoint of this program, so not loaded ({type(error).__name__}); delete it"
+            ) from error
+        return state
 
     def discard(self) -> None:
         """Remove the checkpoints of this key."""

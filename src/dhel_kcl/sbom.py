@@ -1,7 +1,7 @@
 """The software of this environment as a CycloneDX bill of materials."""
 
 import json
-import subprocess
+import subprocess  # nosec B404 # for the program of cyclonedx-bom
 import sys
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def write_sbom(path: Path) -> None:
 
     The same environment gives the same bytes: there is no time, no serial number, and no folder of a local package.
     """
-    listed = subprocess.run([sys.executable, *_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    listed = subprocess.run([sys.executable, *_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)  # nosec B603
     bill = json.loads(listed.stdout)
     for component in bill["components"]:
         references = component.pop("externalReferences", [])

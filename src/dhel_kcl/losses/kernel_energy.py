@@ -1,6 +1,6 @@
 """Kernel energies: the mean of a kernel over the pairs of a batch. Tiles are visited once."""
 
-from dataclasses import astuple
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def mean_kernel(x: Tensor, kernel: Kernel) -> Tensor:
     Raises:
         ValueError: if rows coincide under a kernel that diverges there.
     """
-    return _energy(x, kernel.name, list(astuple(kernel)))
+    return _energy(x, kernel.name, [getattr(kernel, field.name) for field in fields(kernel)])
 
 
 def _kernel_energy(x: Tensor, kernel: str, parameters: list[float], with_gradient: bool) -> tuple[Tensor, Tensor]:

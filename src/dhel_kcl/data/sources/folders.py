@@ -47,7 +47,7 @@ def _open(data: DataConfig, split: str, folders: dict[str, Path]) -> ImageSource
         for name, folder in folders.items():
             if missing := [wnid for wnid in classes if wnid not in present[name]]:
                 raise InputError(
-                    f"{folder}: no folder for the classes {', '.join(missing)} of {data.class_list}; add their images"
+                    f"{folder}: no folder for the classes {_printable(missing)} of {data.class_list}; add their images"
                 )
     else:
         classes = present["train"]
@@ -87,11 +87,17 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
+def _printable(names: list[str]) -> str:
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)
+
+
 def _read_class_list(path: Path) -> list[str]:
     try:
         names = path.read_text().split()
     except OSError as error:
         raise InputError(f"{path}: the class list cannot be read ({error.strerror}); see data.class_list") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the class list is not text; write one class folder name per line") from error
     if not names or len(set(names)) != len(names):
         raise InputError(f"{path}: the class list is empty or repeats a class; write one class folder name per line")
     return names

@@ -1,7 +1,8 @@
-"""The data sets that torchvision downloads; it verifies their checksums."""
+"""The data sets that torchvision downloads; it verifies the checksums of archives and of the pickles in them."""
 
 import errno
 import http.client
+import tarfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,11 +74,13 @@ def _open(kind: Any, arguments: dict[str, str | bool], data: DataConfig, split: 
 
 
 def _download(name: str, root: Path, kind: Any, arguments: dict[str, str | bool]) -> Any:
+    if hasattr(tarfile, "data_filter"):  # since Python 3.11.4; not every torchvision asks for it itself
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{kind.filename}.lock"):
             return kind(root, download=True, **arguments)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+    except (OSError, RuntimeError, tarfile.TarError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"{root}: no space left on the disk for {name}; free some and run the command again"
