@@ -29,7 +29,6 @@ from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.layout import Layout
 from dhel_kcl.seeding import derive_seed
 
-CONFIG = Path("config/config.yaml")
 WORKFLOW = ("Snakefile", "workflow", "profiles", "config", "paper_figures", "envs")
 OURS, FLOOR = "this workflow", "one input and one output for each job"
 COLD, FINISHED = "nothing done", "everything done"
@@ -101,8 +100,8 @@ def outputs(config: ExperimentConfig, layout: Layout) -> Iterator[Path]:
     yield from (layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "Snakefile", layout.audit)
 
 
-def our_workflow(folder: Path, finished: bool) -> Path:
-    """A clone of this workflow, with every file of the finished experiment if asked for."""
+def our_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
+    """Make a clone of this workflow, with every file of the finished experiment if asked for; give its options."""
     folder.mkdir()
     for name in WORKFLOW:
         source = Path(name)
@@ -110,18 +109,19 @@ def our_workflow(folder: Path, finished: bool) -> Path:
             shutil.copytree(source, folder / name)
         else:
             shutil.copy(source, folder / name)
+    options = ["--configfile", str(config_file.resolve())]
     if finished:
-        config = load_config(CONFIG)
+        config = load_config(config_file)
         for path in outputs(config, Layout(Path("results") / config.name)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text("x")
-        snakemake(folder, "--touch", "--quiet", "all")
-    return folder
+        snakemake(folder, "--touch", "--quiet", "all", *options)
+    return options
 
 
-def floor_workflow(folder: Path, finished: bool) -> Path:
-    """The workflow that is the least, in the same state."""
-    config = load_config(CONFIG)
+def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
+    """Make the workflow that is the least, in the same state; give its options."""
+    config = load_config(config_file)
     measured = [stage for stage in stages.run_stages(config) if stage not in ("pretrain", "features")]
     before = {"pretrain": "data", "features": "pretrain", **dict.fromkeys(measured, "features")}
     rules = "".join(FLOOR_RULE.format(stage=stage, before=before[stage]) for stage in stages.run_stages(config))
@@ -136,7 +136,7 @@ def floor_workflow(folder: Path, finished: bool) -> Path:
             for number in range(1 if stage == "collect" else len(config.runs)):
                 (folder / "made" / stage / str(number)).write_text("x")
         snakemake(folder, "--touch", "--quiet", "all")
-    return folder
+    return []
 
 
 def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
@@ -157,20 +157,21 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
     return seconds, outcome.stdout + outcome.stderr
 
 
-def plan(folder: Path, state: str) -> float:
+def plan(folder: Path, options: list[str], state: str) -> float:
     """Seconds of planning a workflow in a state.
 
     Raises:
         RuntimeError: it does not plan what it should.
     """
-    seconds, said = snakemake(folder, *(["--dry-run", "--quiet", "all"] if state == COLD else []))
-    if state == FINISHED and "Nothing to be done" not in said:
-        raise RuntimeError(f"{folder}: the finished tree is not seen as finished: {said[-2000:]}")
+    seconds, said = snakemake(folder, *(["--dry-run", "--quiet", "all"] if state == COLD else []), *options)
+    if (state == FINISHED) != ("Nothing to be done" in said):
+        raise RuntimeError(f"{folder}: {state}, but Snakemake says: {said[-2000:]}")
     return seconds
 
 
-def _plan_one(folders: Mapping[str, Path], state: str, name: str) -> float:
-    return plan(folders[name], state)
+def _plan_one(made: Mapping[str, tuple[Path, list[str]]], state: str, name: str) -> float:
+    folder, options = made[name]
+    return plan(folder, options, state)
 
 
 def page(planning: pd.DataFrame, facts: dict[str, str], runs: int, jobs: int) -> str:
@@ -200,27 +201,28 @@ def page(planning: pd.DataFrame, facts: dict[str, str], runs: int, jobs: int) ->
 
 
 def main(
+    config: Annotated[Path, typer.Argument(help="The grid that is planned.")] = Path("config/config.yaml"),
     output: Annotated[Path, typer.Option(help="Folder of planning.csv; the page goes beside it.")] = Path(
         "docs/benchmarks"
     ),
     rounds: Annotated[int, typer.Option(min=1, help="How often each is planned.")] = 3,
 ) -> None:
     """Plan both workflows in both states, and write planning.csv and the page."""
-    config = load_config(CONFIG)
+    experiment = load_config(config)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         makers = {OURS: our_workflow, FLOOR: floor_workflow}
         for state in track((COLD, FINISHED), "planning"):
-            folders = {
-                name: make(Path(temporary) / f"{number}-{state}", state == FINISHED)
-                for number, (name, make) in enumerate(makers.items())
-            }
-            seed = derive_seed(0, "order")
-            seconds = pd.DataFrame(interleaved(makers, rounds, partial(_plan_one, folders, state), seed))
+            made = {}
+            for number, (name, make) in enumerate(makers.items()):
+                folder = Path(temporary) / f"{number}-{state}"
+                made[name] = (folder, make(folder, config, state == FINISHED))
+            order = derive_seed(0, "order")
+            seconds = pd.DataFrame(interleaved(makers, rounds, partial(_plan_one, made, state), order))
             for name in makers:
                 ratio = (seconds[name] / seconds[FLOOR]).median()
                 rows.append([state, name, rounds, seconds[name].median(), ratio])
-            for folder in folders.values():
+            for folder, _ in made.values():
                 shutil.rmtree(folder)
     planning = pd.DataFrame(rows, columns=["state", "workflow", "rounds", "seconds", "ratio"])
     typer.echo(planning.to_string(index=False, float_format="{:.3g}".format))
@@ -228,9 +230,9 @@ def main(
         planning.to_csv(path, index=False, float_format="%.4g")
     facts = machine()
     write_json(output / "planning_machine.json", facts)
-    jobs = len(config.runs) * len(stages.run_stages(config))
+    jobs = len(experiment.runs) * len(stages.run_stages(experiment))
     with atomic_path(output.with_name(f"{output.name}_planning.md")) as path:
-        path.write_text(page(planning, facts, len(config.runs), jobs))
+        path.write_text(page(planning, facts, len(experiment.runs), jobs))
 
 
 if __name__ == "__main__":

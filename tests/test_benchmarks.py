@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from workspace import run
+from workspace import REPOSITORY, run
+
+from dhel_kcl.plan import MEASURED, load_measured
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LIBRARIES = {"lightly": "lightly", "pytorch-metric-learning": "pytorch_metric_learning"}
@@ -247,3 +249,33 @@ def test_targets_of_training_are_judged_by_its_rows() -> None:
     table = pd.DataFrame(rows, columns=["width", "implementation", "ratio", "waiting_for_data"])
     verdicts = [(aim.measured, aim.met) for aim in module.targets(table)]
     assert verdicts == [("1.3", True), ("1.2", False), ("3% at most", False)]
+
+
+def test_planning_is_measured_for_both_workflows_in_both_states(tmp_path: Path) -> None:
+    options = [str(REPOSITORY / "tests" / "tiny.yaml"), "--rounds", "1", "--output", str(tmp_path / "measured")]
+    outcome = run("python", str(BENCHMARKS / "planning.py"), *options, cwd=REPOSITORY)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    planning = pd.read_csv(tmp_path / "measured" / "planning.csv")
+    names = importlib.import_module("planning")
+    expected = itertools.product((names.COLD, names.FINISHED), (names.OURS, names.FLOOR))
+    assert list(zip(planning["state"], planning["workflow"], strict=True)) == list(expected)
+    assert (planning.loc[planning["workflow"] == names.FLOOR, "ratio"] == 1).all()
+    page = (tmp_path / "measured_planning.md").read_text()
+    assert "4 runs and 24 jobs" in page
+
+
+def test_a_machine_s_throughput_is_what_plan_reads_and_other_devices_stay_in_the_table(tmp_path: Path) -> None:
+    table, tiny = tmp_path / "speeds.csv", str(REPOSITORY / "tests" / "tiny.yaml")
+    known = pd.read_csv(MEASURED)
+    known.to_csv(table, index=False)
+    options = ["--device", "cpu", "--batch-size", "64", "--seconds", "0.1", "--output", str(table)]
+    outcome = run("python", str(BENCHMARKS / "throughput.py"), tiny, *options, cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    measured = load_measured(table)
+    assert set(known["device"]) < set(measured["device"])
+    (row,) = measured[~measured["device"].isin(known["device"])].itertuples()
+    assert (row.backbone, row.width, row.image_size, row.batch_size) == ("resnet18", 0.0625, 8, 64)
+    assert row.train_per_second > 0
+    assert row.encode_per_second > 0
+    planned = run("dhel-kcl", "plan", tiny, "--measured", str(table), "--device", row.device, cwd=tmp_path)
+    assert "not measured" not in planned.stdout, planned.stdout + planned.stderr
