@@ -14,6 +14,7 @@ sys.path.insert(0, str(DOCS.parent / "paper_figures"))
 import style  # noqa: E402
 from claims import ALL, NOT_TESTABLE, THEORY, in_unit  # noqa: E402
 
+from dhel_kcl.config import load_config  # noqa: E402
 from dhel_kcl.paper import read_points  # noqa: E402
 
 EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
@@ -53,10 +54,15 @@ def page() -> str:
                 f"\n## {name} on {style.DATASET_NAMES[str(dataset)]}\n",
                 f"{rows['scale'].iloc[0]}. [Results](results/{name}/README.md), "
                 f"[table](results/{name}/tables/table_claims.md).\n",
-                f"```bash\nsnakemake --cores all table_claims --configfile config/{name}.yaml\n```\n",
+                f"```bash\nsnakemake --cores all table_claims {_resources(name)}--configfile config/{name}.yaml\n```\n",
                 _markdown(_details(rows)),
             ]
     return "\n".join([*parts, PUBLISHED])
+
+
+def _resources(name: str) -> str:
+    sharing = load_config(DOCS.parent / "config" / f"{name}.yaml").compute.runs_per_gpu
+    return f"--resources gpu={sharing} " if sharing > 1 else ""
 
 
 def _overview(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:

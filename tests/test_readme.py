@@ -44,6 +44,10 @@ INSTEAD = {
         "snakemake --cores all table_claims --resources gpu=8 --configfile config/cifar10_gpu.yaml --dry-run --quiet",
         "a GPU, and CIFAR-10",
     ),
+    "snakemake --cores all table_claims --resources gpu=8 --configfile config/cifar10_seeds.yaml": (
+        "snakemake --cores all table_claims --resources gpu=8 --configfile config/cifar10_seeds.yaml --dry-run --quiet",
+        "a GPU, and CIFAR-10",
+    ),
 }
 """Lines that a test cannot run: what it runs instead, and why. Every other line is run."""
 

@@ -104,7 +104,9 @@ def plan(
             help="Part of the grid, repeatable: dataset=..., loss=..., batch_size=... or seed=..., with commas."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="A device that was measured; default this machine's.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="A device that was measured; default this machine's, else the first.")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many of them work at the same time.")] = 1,
     measured: Annotated[
         Path | None, typer.Option(help="Table that benchmarks/throughput.py wrote; default the one in the package.")
@@ -130,7 +132,8 @@ def plan(
         *describe(estimate(asked, table, chosen), chosen, gpus), sep="\n"
     )
     restriction = f" --config 'only={OnlyConfig(**values).model_dump_json(exclude_none=True)}'" if values else ""
-    typer.echo(f"snakemake --cores all --resources gpu={gpus} --configfile {config}{restriction}")
+    resources = "" if asked.compute.device == "cpu" else f" --resources gpu={gpus * asked.compute.runs_per_gpu}"
+    typer.echo(f"snakemake --cores all{resources} --configfile {config}{restriction}")
 
 
 @app.command()
