@@ -3,7 +3,6 @@
 Every distinct encoder and image size of a configuration is trained with the package's own step and loader.
 """
 
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import psutil
 import torch
 import typer
 from loading import write_pieces
@@ -20,18 +18,10 @@ from rich.progress import track
 
 from dhel_kcl.artifacts import atomic_path
 from dhel_kcl.config import ComputeConfig, DataConfig, DatasetConfig, Run, load_config
-from dhel_kcl.plan import COLUMNS, MEASURED, shape
+from dhel_kcl.plan import COLUMNS, MEASURED, device_name, load_measured, shape
 
 TEMPERATURE = 0.5
 MOST_IMAGES = 20_000
-
-
-def _device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {psutil.cpu_count()} cores"
-    )
 
 
 def _rate(steps: Iterator[int], device: torch.device, seconds: float) -> float:
@@ -92,7 +82,7 @@ def measure(run: Run, compute: ComputeConfig, batch_size: int, beton: Path, seco
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else float("nan")
     encoder.eval()
     encoded = _rate(encoding(), device, seconds / 2)
-    measured = [_device_name(device), str(dtype).removeprefix("torch."), *shape(dataset).values()]
+    measured = [device_name(device), str(dtype).removeprefix("torch."), *shape(dataset).values()]
     return dict(zip(COLUMNS, [*measured, batch_size, trained, encoded, memory], strict=True))
 
 
@@ -108,7 +98,9 @@ def main(
     config: Annotated[Path, typer.Argument(help="The configuration whose encoders are measured.")] = Path(
         "config/config.yaml"
     ),
-    output: Annotated[Path, typer.Option(help="The table; rows of other devices that are in it stay.")] = MEASURED,
+    output: Annotated[
+        Path, typer.Option(help="The table; rows of other devices and encoders that are in it stay.")
+    ] = MEASURED,
     batch_sizes: Annotated[
         list[int] | None, typer.Option("--batch-size", help="Repeatable; default all of the configuration's.")
     ] = None,
@@ -132,8 +124,8 @@ def main(
                 typer.echo(", ".join(f"{key} {value}" for key, value in row.items()))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     if output.exists():
-        known = pd.read_csv(output)
-        table = pd.concat([known[~known["device"].isin(table["device"])], table])
+        both = pd.concat([load_measured(output), table])
+        table = both.drop_duplicates([*COLUMNS[:-3]], keep="last")
     with atomic_path(output) as path:
         table.to_csv(path, index=False, float_format="%.5g")
 

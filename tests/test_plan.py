@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from workspace import REPOSITORY, TINY, run, snakemake
 
@@ -14,7 +15,18 @@ from dhel_kcl.config import ExperimentConfig, load_config, parse_config
 from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.plan import COLUMNS, MEASURED, Cost, choose_device, count_images, describe, estimate, load_measured, shape
+from dhel_kcl.plan import (
+    COLUMNS,
+    MEASURED,
+    Cost,
+    choose_device,
+    count_images,
+    describe,
+    device_name,
+    estimate,
+    load_measured,
+    shape,
+)
 
 PAPER = REPOSITORY / "config" / "config.yaml"
 
@@ -114,8 +126,24 @@ def test_a_table_that_is_none_is_refused_by_name(content: str | None, tmp_path: 
 
 def test_more_devices_take_less_time() -> None:
     costs = [Cost("a", 1, 90.0, 6.0, 1.0)]
-    assert describe(costs, "X", 1)[1] == "4 days on 1 of them, if nothing else uses them"
-    assert describe(costs, "X", 4)[1] == "24 hours on 4 of them, if nothing else uses them"
+    assert str(describe(costs, "X", 1)[1]).startswith("4 days on 1 of them")
+    assert str(describe(costs, "X", 4)[1]).startswith("24 hours on 4 of them")
+
+
+def test_speeds_of_another_precision_do_not_count() -> None:
+    config = restricted(dataset="cifar10", loss="dhel", batch_size=128)
+    measured = speeds(config, bs128=1000.0)
+    for precision, known in (("auto", True), ("float32", True), ("bfloat16", False)):
+        compute = config.compute.model_copy(update={"precision": precision})
+        (cost,) = estimate(config.model_copy(update={"compute": compute}), measured, "X")
+        assert math.isnan(cost.hours) != known
+
+
+def test_a_measured_machine_is_meant_where_it_is_this_one() -> None:
+    shipped = load_measured(MEASURED)
+    here = shipped.assign(device=device_name(torch.device("cpu")))
+    if not torch.cuda.is_available():
+        assert choose_device(pd.concat([shipped, here]), None) == device_name(torch.device("cpu"))
 
 
 def test_only_keeps_the_runs_that_it_names_and_their_names() -> None:
@@ -150,6 +178,8 @@ def test_only_leaves_out_losses_that_have_none_of_its_batch_sizes() -> None:
         ({"loss": ["kcl_riesz"]}, r"only: loss: \['kcl_riesz'\] not in the experiment; it has dcl, dhel"),
         ({"batch_size": [1]}, r"only: batch_size: \[1\] not in the experiment; it has 32, 64"),
         ({"seeds": 0}, r"only: seeds: unknown key"),
+        ({"dataset": []}, r"only: dataset: List should have at least 1 item"),
+        ({"seed": []}, r"only: seed: List should have at least 1 item"),
         ("cifar10", "only: Input should be a valid dictionary"),
     ],
 )
@@ -169,6 +199,14 @@ def test_the_printed_command_runs_what_was_planned(workspace: Path) -> None:
     assert options
     planned = snakemake("--dry-run", "--config", options[1], cwd=workspace)
     assert re.search(r"^pretrain +2$", planned.stdout, re.MULTILINE), planned.stdout + planned.stderr
+
+
+def test_a_part_of_an_experiment_that_exists_gets_a_name_of_its_own(workspace: Path) -> None:
+    (workspace / "results" / "tiny").mkdir(parents=True)
+    (workspace / "results" / "tiny" / "config.yaml").write_text(TINY.read_text())
+    whole, part = (run("dhel-kcl", "plan", str(TINY), *only, cwd=workspace) for only in ([], ["--only", "loss=dhel"]))
+    assert "name=" not in whole.stdout
+    assert part.stdout.rstrip().endswith("name=tiny_part"), part.stdout + part.stderr
 
 
 def test_a_filter_that_is_none_is_refused(workspace: Path) -> None:

@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` and errors come
 """
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -133,7 +134,10 @@ def plan(
     )
     restriction = f" --config 'only={OnlyConfig(**values).model_dump_json(exclude_none=True)}'" if values else ""
     resources = "" if asked.compute.device == "cpu" else f" --resources gpu={gpus * asked.compute.runs_per_gpu}"
-    typer.echo(f"snakemake --cores all{resources} --configfile {config}{restriction}")
+    if values and (there := Layout(Path("results") / asked.name)).config.exists():
+        typer.echo(f"{there.root} exists, and keeps its tables and figures if the part has a name of its own:")
+        restriction += f" name={asked.name}_part"
+    typer.echo(f"snakemake --cores all{resources} --configfile {shlex.quote(str(config))}{restriction}")
 
 
 @app.command()

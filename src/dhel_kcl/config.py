@@ -534,10 +534,10 @@ OneOrSeveral = BeforeValidator(lambda value: value if isinstance(value, list) el
 class OnlyConfig(_Strict):
     """Part of a grid: what each axis is restricted to. A loss means all its kernels, or one of them: ``kcl_log``."""
 
-    dataset: Annotated[list[str] | None, OneOrSeveral] = None
-    loss: Annotated[list[str] | None, OneOrSeveral] = None
-    batch_size: Annotated[list[int] | None, OneOrSeveral] = None
-    seed: Annotated[list[int] | None, OneOrSeveral] = None
+    dataset: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
+    loss: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
+    batch_size: Annotated[list[int], Field(min_length=1), OneOrSeveral] | None = None
+    seed: Annotated[list[int], Field(min_length=1), OneOrSeveral] | None = None
 
     def of(self, config: ExperimentConfig) -> ExperimentConfig:
         """The experiment with the runs that are left; it says nothing of the others.

@@ -109,9 +109,9 @@ def record(
         if not path.exists():
             raise InputError(f"{path}: missing; run the rule that writes it")
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
+    commit, dirty = _git_state()  # before the job, during which somebody may edit or commit
     started, clock = datetime.now(UTC), time.monotonic()
     yield
-    commit, dirty = _git_state()
     written = Manifest(
         stage=stage,
         subject=subject,
@@ -162,6 +162,10 @@ def source_digest(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
+_CODE = [f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs")]
+"""What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
+
+
 @functools.cache
 def _git_state() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
@@ -170,7 +174,7 @@ def _git_state() -> tuple[str | None, bool | None]:
         return ran.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *_CODE))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 
