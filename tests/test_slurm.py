@@ -78,7 +78,16 @@ def start(cluster: Cluster, folder: Path, config: Path, *arguments: str) -> subp
     program = str(Path(sys.executable).parent / "snakemake")
     command = [program, *arguments, *PROFILE, *QUICK, "--configfile", str(config)]
     with (folder / "snakemake.out").open("a") as output:
-        return subprocess.Popen(command, cwd=folder, env=cluster.environment, stdout=output, stderr=output, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=cluster.environment,
+            stdout=output,
+            stderr=output,
+            text=True,
+            # A shell that runs the tests in the background has them, and all that they start, ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def finish(running: subprocess.Popen[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ def write_sbom(path: Path) -> None:
 
     The same environment gives the same bytes: there is no time, no serial number, and no folder of a local package.
     """
-    listed = subprocess.run([sys.executable, *_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)  # nosec B603
+    listed = subprocess.run([sys.executable, *_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)  # nosec B603 # no shell
     bill = json.loads(listed.stdout)
     for component in bill["components"]:
         references = component.pop("externalReferences", [])

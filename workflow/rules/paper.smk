@@ -10,6 +10,17 @@ rule collect:
             for run in experiment.runs
             for file in layout.measurements(run, stages.run_stages(experiment))
         ],
+        manifests=[
+            layout.run_manifest(stage, run)
+            for run in experiment.runs
+            for stage in stages.run_stages(experiment)
+            if stage != "features"  # which evaluate asks for
+        ],
+        data_manifests=[
+            layout.manifest("data", f"{dataset.name}-{split}")
+            for dataset in experiment.datasets
+            for split in dataset.data.splits
+        ],
     output:
         parquet=layout.results,
         csv=layout.results.with_suffix(".csv"),
@@ -68,8 +79,8 @@ rule tables:
         [layout.products(name) for name in targets if not targets[name].is_figure],
 
 
-# The explorer and the report read manifests too. Each is written by a job whose other outputs they depend on, so
-# naming thousands of them again would only slow planning.
+# The explorer and the report read the manifests of runs too; naming thousands of them again would only slow planning,
+# as the results depend on them.
 rule explorer:
     """One page that works offline, to filter the runs and look into each of them."""
     input:
@@ -108,6 +119,10 @@ rule report:
         theory=layout.theory,
         explorer=layout.explorer,
         products=[layout.products(name) for name in targets],
+        manifests=[
+            *[layout.manifest(name) for name in ("theory", "collect", "explorer")],
+            *[layout.manifest("render", name) for name in targets],
+        ],
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
