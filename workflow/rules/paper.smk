@@ -135,6 +135,7 @@ rule crate:
         crate=layout.crate,
         sbom=layout.sbom,
         source=directory(layout.source),
+        manifest=layout.manifest("crate"),
     log:
         layout.log("crate"),
     benchmark:
