@@ -43,6 +43,15 @@ def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_a
     assert audit(copy_of_finished)[0] == 0
 
 
+def test_an_edited_bill_of_materials_is_not_sealed_by_the_next_workflow(copy_of_finished: Path) -> None:
+    sbom = copy_of_finished / LAYOUT.sbom
+    sbom.write_text(sbom.read_text().replace('"version": "', '"version": "9', 1))
+    outcome = snakemake(cwd=copy_of_finished)
+    assert outcome.returncode == 1
+    assert f"error: {LAYOUT.sbom}: changed since {LAYOUT.manifest('crate')} recorded it" in outcome.stderr
+    assert not (copy_of_finished / LAYOUT.audit).exists()
+
+
 def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:
     manifest = load_manifest(finished / LAYOUT.run_manifest("pretrain", RUN))
     assert manifest.command[0] == "dhel-kcl"

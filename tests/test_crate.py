@@ -265,7 +265,7 @@ def test_a_folder_that_is_a_link_belongs_to_the_crate_under_the_links_name(copie
 
 
 def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout, tmp_path: Path) -> None:
-    path = copied.manifest("data", "digits-train")
+    path = copied.manifest("report")
     manifest = load_manifest(path)
     for name in ("a", "b"):
         file = tmp_path / name / "classes.txt"
@@ -275,7 +275,7 @@ def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout,
     write_json(path, manifest.model_dump())
     write_crate(load_config(copied.config), copied, stages.SCRIPTS)
     entities = read_entities(copied)
-    used = [entities[name] for name in referred(entities["#data/digits/train"], "object") if "classes.txt" in name]
+    used = [entities[name] for name in referred(entities["#report/tiny"], "object") if "classes.txt" in name]
     assert {entity["@type"] for entity in used} == {"CreativeWork"}
     assert {entity["sha256"] for entity in used} == {
         sha256_file(tmp_path / name / "classes.txt") for name in ("a", "b")
