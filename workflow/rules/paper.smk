@@ -69,7 +69,8 @@ rule tables:
 
 
 # The explorer and the report read manifests too. Each is written by a job whose other outputs they depend on, so
-# naming thousands of them again would only slow planning.
+# naming thousands of them again would only slow planning. Those of figures and tables are named: one that is drawn again
+# has the same bytes, by which Snakemake would take the report for up to date.
 rule explorer:
     """One page that works offline, to filter the runs and look into each of them."""
     input:
@@ -108,6 +109,7 @@ rule report:
         theory=layout.theory,
         explorer=layout.explorer,
         products=[layout.products(name) for name in targets],
+        manifests=[layout.manifest("render", name) for name in targets],
     output:
         report=layout.report,
         manifest=layout.manifest("report"),
