@@ -21,7 +21,7 @@ from urllib3 import HTTPResponse
 from workspace import REPOSITORY, TINY
 from workspace import run as run_program
 
-from dhel_kcl import crate, stages
+from dhel_kcl import crate, sbom, stages
 from dhel_kcl.artifacts import read_json, sha256_file, write_json
 from dhel_kcl.config import load_config
 from dhel_kcl.crate import write_crate
@@ -29,7 +29,7 @@ from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs import load_jobs
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Manifest, load_manifest, locate
+from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
 from dhel_kcl.sbom import write_sbom
 
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
@@ -102,7 +102,7 @@ def entities(layout: Layout) -> Entities:
 
 @pytest.fixture
 def jobs(layout: Layout) -> dict[Path, Manifest]:
-    return load_jobs(stages.expected_manifests(load_config(layout.config), layout, SCRIPTS))
+    return load_jobs(stages.crated_manifests(load_config(layout.config), layout, SCRIPTS))
 
 
 def read_entities(layout: Layout) -> Entities:
@@ -256,6 +256,49 @@ def test_the_crate_can_be_made_again_with_the_same_bytes(copied: Layout) -> None
     assert copied.crate.read_bytes() == before
 
 
+def test_a_folder_that_is_a_link_belongs_to_the_crate_under_the_links_name(copied: Layout, tmp_path: Path) -> None:
+    before = copied.crate.read_bytes()
+    data = shutil.move(copied.root / "data", tmp_path / "elsewhere")
+    (copied.root / "data").symlink_to(data)
+    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    assert copied.crate.read_bytes() == before
+
+
+def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout, tmp_path: Path) -> None:
+    path = copied.manifest("report")
+    manifest = load_manifest(path)
+    for name in ("a", "b"):
+        file = tmp_path / name / "classes.txt"
+        file.parent.mkdir()
+        file.write_text(name)
+        manifest.inputs[name] = Artifact(path=str(file), sha256=sha256_file(file), bytes=1)
+    write_json(path, manifest.model_dump())
+    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    entities = read_entities(copied)
+    used = [entities[name] for name in referred(entities["#report/tiny"], "object") if "classes.txt" in name]
+    assert {entity["@type"] for entity in used} == {"CreativeWork"}
+    assert {entity["sha256"] for entity in used} == {
+        sha256_file(tmp_path / name / "classes.txt") for name in ("a", "b")
+    }
+
+
+def test_profiles_which_a_user_edits_are_in_the_crate_but_define_no_workflow(
+    copied: Layout, entities: Entities
+) -> None:
+    profile = Path("workflow/profiles/slurm/config.yaml")
+    Path("workflow/rules/.paper.smk.swp").touch()
+    assert f"source/{profile}" in entities
+    assert {path.name for path in stages.workflow_files()}.isdisjoint({profile.name, ".paper.smk.swp"})
+    assert {Path("workflow/rules/paper.smk"), Path("workflow/report/caption.rst")} <= set(stages.workflow_files())
+
+
+def test_the_manifest_of_the_crate_describes_every_file_that_its_job_wrote(layout: Layout) -> None:
+    path = layout.manifest("crate")
+    written = {locate(path, artifact) for artifact in load_manifest(path).outputs.values()}
+    copies = {file for file in layout.source.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp"}
+    assert written == {file.resolve() for file in {layout.crate, layout.sbom, *copies}}
+
+
 def test_the_crate_tells_of_discarded_features_without_having_them(
     copied: Layout, failures: Callable[..., set[str]]
 ) -> None:
@@ -308,7 +351,7 @@ def test_the_command_names_what_it_wrote_and_what_is_missing(tmp_path: Path) -> 
     outcome = run_program("dhel-kcl", "crate", "results/tiny", cwd=workspace)
     assert outcome.returncode == 1
     assert outcome.stderr.count("\n") == 1
-    assert "error: results/tiny/manifests/data-digits-train.json: missing" in outcome.stderr
+    assert "error: results/tiny/report.html: missing" in outcome.stderr
 
 
 def test_the_bill_of_materials_is_valid_cyclonedx_and_lists_the_packages_of_the_manifests(
@@ -327,3 +370,13 @@ def test_the_bill_of_materials_is_valid_cyclonedx_and_lists_the_packages_of_the_
 def test_the_bill_of_materials_of_one_environment_has_the_same_bytes_every_time(layout: Layout, tmp_path: Path) -> None:
     write_sbom(tmp_path / "sbom.json")
     assert (tmp_path / "sbom.json").read_bytes() == layout.sbom.read_bytes()
+
+
+def test_an_environment_that_cannot_be_listed_is_one_line_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sbom, "_COMMAND", ("-m", "no_such_module"))
+    with pytest.raises(InputError, match=r"sbom\.json: .*No module named no_such_module.*make setup") as refused:
+        write_sbom(tmp_path / "sbom.json")
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []

@@ -213,6 +213,13 @@ def test_a_readers_own_script_is_drawn_too(theory: Path, tmp_path: Path) -> None
     assert (clone / "results" / "redrawn" / "theory" / "tables" / "table_own.md").exists()
 
 
+def test_releases_from_which_no_script_draws_are_refused(theory: Path, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "fig_spectrum.py", tmp_path / "scripts")
+    with pytest.raises(InputError, match="no figure or table is drawn from the tables of these releases"):
+        list(redraw([theory], tmp_path / "scripts", tmp_path / "redrawn"))
+
+
 def test_two_folders_of_one_name_and_the_releases_own_place_are_refused(theory: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another folder is called theory too"):
         list(redraw([theory, REPOSITORY / "docs" / "results" / "theory"], SCRIPTS, tmp_path / "redrawn"))
@@ -224,7 +231,8 @@ def test_a_release_holds_every_table_product_measurement_and_manifest_but_nothin
     finished: Path, layout: Layout, released: Path
 ) -> None:
     names = set(contents(released))
-    assert {"config.yaml", "results.parquet", "theory.parquet", "report.html", "explorer.html", "audit.json"} <= names
+    assert {"config.yaml", "results.parquet", "theory.parquet", "report.html", "explorer.html", "sbom.json"} <= names
+    assert {"audit.json", "ro-crate-metadata.json"}.isdisjoint(names)
     assert {path.suffix for path in map(Path, names)} <= {
         *(".yaml", ".parquet", ".html", ".json", ".csv", ".png", ".pdf", ".md"),
         "",  # SHA256SUMS
@@ -233,7 +241,7 @@ def test_a_release_holds_every_table_product_measurement_and_manifest_but_nothin
         str(path.relative_to(layout.root)) for path in layout.root.rglob("*.json") if path.parent.name != "data"
     }
     betons = {str(path.relative_to(layout.root)) for path in layout.root.rglob("*.beton.json")}
-    assert manifests - betons <= names
+    assert manifests - betons - {"audit.json", "ro-crate-metadata.json"} <= names
     assert all(f"runs/{run}/training_log.csv" in names for run in load_config(layout.config).runs)
     for name in names - {"SHA256SUMS"}:
         assert (released / name).read_bytes() == (layout.root / name).read_bytes()
@@ -324,3 +332,22 @@ def test_a_release_that_fails_half_way_leaves_the_one_before(
         publish(config, Layout(runs), SCRIPTS, output)
     assert contents(output) == before
     assert sorted(tmp_path.iterdir()) == [output, runs]
+
+
+@pytest.mark.parametrize("happened", [PermissionError(13, "Permission denied"), KeyboardInterrupt()])
+def test_a_release_that_cannot_take_the_place_of_the_one_before_puts_it_back(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happened: BaseException
+) -> None:
+    config, output, rename = load_config(runs / "config.yaml"), tmp_path / "output", Path.rename
+    publish(config, Layout(runs), SCRIPTS, output)
+    before = contents(output)
+
+    def fails_for_the_new_one(path: Path, to: Path) -> Path:
+        if path.name == "made":
+            raise happened
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with pytest.raises(type(happened)):
+        publish(config, Layout(runs), SCRIPTS, output)
+    assert contents(output) == before

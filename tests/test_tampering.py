@@ -1,5 +1,6 @@
 """Whatever is changed in a finished experiment, the audit finds it and names the file."""
 
+import io
 import os
 import random
 import re
@@ -15,15 +16,15 @@ from forgery import sign_again, sign_everything_again
 from workspace import REPOSITORY
 from workspace import run as run_program
 
-from dhel_kcl import stages
-from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl import cli, stages
+from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file, write_json
 from dhel_kcl.audit import audit, conclude
 from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.explorer import read_rows
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import load_manifest
-from dhel_kcl.seal import read_seal
+from dhel_kcl.seal import file_digests, read_seal
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
@@ -105,6 +106,9 @@ def test_an_untouched_experiment_has_no_problem_and_a_seal_of_every_file(experim
         (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), "changed since"),
         (LAYOUT.explorer, append_byte, "changed since"),
         (LAYOUT.report, Path.unlink, "missing, but recorded in"),
+        (LAYOUT.crate, replace_text("digits", "stigid"), "changed since"),
+        (LAYOUT.sbom, replace_text('"version": "', '"version": "9'), "changed since"),
+        (LAYOUT.source / "Snakefile", append_comment, "changed since"),
         (LAYOUT.run_manifest("pretrain", RUN), Path.unlink, "missing"),
         (LAYOUT.manifest("theory"), Path.unlink, "missing"),
         (LAYOUT.manifest("report"), truncate, "not valid JSON"),
@@ -129,7 +133,7 @@ def test_what_a_manifest_describes_is_named_when_it_changes_with_a_seal_or_witho
         (LAYOUT.log("evaluate", RUN), append_byte, "changed since the audit sealed it"),  # it was empty
         (LAYOUT.benchmark("collect"), Path.unlink, "missing, but sealed"),
         (LAYOUT.results.with_suffix(".csv"), truncate, "changed since"),
-        (LAYOUT.manifest("report"), replace_text('"stage"', '"stage" '), "changed since the audit sealed it"),
+        (LAYOUT.manifest("crate"), replace_text('"stage"', '"stage" '), "changed since the audit sealed it"),
         (LAYOUT.run(RUN) / "notes.txt", Path.touch, "added after the audit sealed the folder"),
         (LAYOUT.run(RUN) / ".hidden", Path.touch, "added after the audit sealed the folder"),
         (LAYOUT.audit, replace_text("\n", "\n "), "not what an audit wrote"),
@@ -261,9 +265,11 @@ def made_from_itself(path: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("forged", [without_inputs, made_from_itself])
 def test_a_chain_with_a_missing_link_is_found(experiment: Layout, forged: Callable[[Path], dict[str, object]]) -> None:
-    write_json(LAYOUT.run_manifest("features", RUN), forged(LAYOUT.run_manifest("features", RUN)))
+    for manifest in (LAYOUT.run_manifest("features", RUN), LAYOUT.manifest("crate")):
+        write_json(manifest, forged(manifest))
     sign_everything_again(LAYOUT)
-    assert "its manifests do not lead back to" in named(LAYOUT.evaluation(RUN))[0]
+    for file in (LAYOUT.evaluation(RUN), LAYOUT.crate, LAYOUT.sbom):
+        assert "its manifests do not lead back to" in named(file)[0]
 
 
 def test_a_path_that_no_file_can_have_is_no_manifest(experiment: Layout) -> None:
@@ -287,10 +293,61 @@ def test_a_failed_audit_keeps_the_seal_and_its_problems_until_one_passes(experim
     assert not LAYOUT.audit_problems.exists()
 
 
-def test_drawings_of_a_watched_run_are_no_results_and_not_sealed(experiment: Layout) -> None:
+def test_what_cannot_be_kept_is_a_warning_after_every_problem(
+    experiment: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append_byte(LAYOUT.encoder(RUN))
+    LAYOUT.audit_problems.mkdir()
+    with pytest.raises(InputError, match="the audit found 1 problems, listed above"):
+        cli.audit(LAYOUT.root, strict=False)
+    problem, warning = capsys.readouterr().err.splitlines()[-2:]
+    assert re.match(f"error: {LAYOUT.encoder(RUN)}: changed since", problem)
+    assert re.match(f"warning: .*{LAYOUT.audit_problems.name}", warning)
+
+
+def test_nothing_is_written_into_a_release(experiment: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUT.audit.unlink()
+    (LAYOUT.root / "SHA256SUMS").touch()
+    before = files()
+    cli.audit(LAYOUT.root, strict=False)
+    append_byte(LAYOUT.encoder(RUN))
+    with pytest.raises(InputError, match="the audit found 1 problems"):
+        cli.audit(LAYOUT.root, strict=False)
+    assert files() == before
+    assert capsys.readouterr().err.count("a release, so nothing was written into it") == 2
+
+
+def test_drawings_of_a_watched_run_temporary_and_damaged_files_are_no_results_and_not_sealed(
+    experiment: Layout,
+) -> None:
     LAYOUT.live(RUN).mkdir()
     (LAYOUT.live(RUN) / "fig_training.png").touch()
+    (LAYOUT.run(RUN) / f"{TEMPORARY}encoder-abc.safetensors").touch()
+    (LAYOUT.run(RUN) / "encoder.safetensors.damaged").touch()
     assert found() == []
+
+
+def test_a_seal_is_the_same_when_a_folder_of_the_experiment_is_a_link(experiment: Layout, tmp_path: Path) -> None:
+    config = load_config(LAYOUT.config)
+    config = config.model_copy(update={"compute": config.compute.model_copy(update={"keep_features": False})})
+    before = file_digests(config, LAYOUT, sha256_file)
+    runs = shutil.move(LAYOUT.root / "runs", tmp_path / "elsewhere")
+    (LAYOUT.root / "runs").symlink_to(runs)
+    LAYOUT.live(RUN).mkdir()
+    (LAYOUT.live(RUN) / "fig_training.png").touch()
+    assert file_digests(config, LAYOUT, sha256_file) == before
+
+
+def test_a_folder_that_cannot_be_read_is_named(experiment: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir, closed = os.scandir, (LAYOUT.root / "logs").resolve()
+
+    def refuse(path: os.PathLike[str]) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    assert found() == [f"{closed}: cannot be read (Permission denied); check its permissions"]
 
 
 def test_features_that_an_experiment_discards_are_neither_sealed_nor_missed(experiment: Layout) -> None:
@@ -342,6 +399,24 @@ def test_a_job_that_ran_uncommitted_code_is_named(clone: Path) -> None:
     append_comment(clone / "paper_figures" / "fig_spectrum.py")
     assert in_clone(clone, "render", "results/tiny", first)[0] == 0
     assert len(warned(uncommitted)) == 1
+
+
+def test_uncommitted_code_is_told_on_the_terminal_and_by_the_seal_and_show(
+    experiment: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = LAYOUT.manifest("theory")
+    write_json(path, load_manifest(path).model_dump() | {"git_dirty": True})
+    sign_everything_again(LAYOUT)
+    terminal = io.StringIO()
+    monkeypatch.setattr(cli, "_terminal", terminal)
+    cli.audit(LAYOUT.root, strict=False)
+    warning = "uncommitted changes were in the code when theory ran for tiny"
+    assert f"warning: {warning}\n" in terminal.getvalue()
+    assert warning in read_seal(LAYOUT.audit).uncommitted
+    assert found() == []
+    capsys.readouterr()
+    cli.show(LAYOUT.root)
+    assert f"warning: {warning}" in capsys.readouterr().out
 
 
 def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) -> None:

@@ -23,6 +23,7 @@ from dhel_kcl.explorer import read_rows, run_rows
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
 from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate, shown
+from dhel_kcl.release import SUMS
 from dhel_kcl.results import collect
 from dhel_kcl.seal import Seal, differences, discarded, file_digests, read_seal
 
@@ -33,7 +34,10 @@ Sha256 = Callable[[Path], str]
 
 @dataclass
 class Outcome:
-    """What an audit looked at, every problem, and warnings: what depends on code that is not, or no longer, there."""
+    """What an audit looked at, every problem, and warnings: what depends on code that is not, or no longer, there.
+
+    Of the warnings, those in `uncommitted` stay true whatever the code is now.
+    """
 
     files: int = 0
     manifests: int = 0
@@ -42,6 +46,7 @@ class Outcome:
     sha256: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    uncommitted: list[str] = field(default_factory=list)
     blamed: set[Path] = field(default_factory=set)
 
     def blame(self, file: Path, problem: str) -> None:
@@ -65,7 +70,7 @@ class Outcome:
     def seal(self) -> Seal:
         """What audit.json says if there is no problem."""
         counts = {"points": self.points, "measurements": self.measurements, "manifests": self.manifests}
-        return Seal(**counts, files=self.files, sha256=self.sha256)
+        return Seal(**counts, files=self.files, uncommitted=self.uncommitted, sha256=self.sha256)
 
     def summary(self) -> str:
         """One line of what was checked."""
@@ -93,8 +98,9 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
     _check_jobs(config, layout, targets, expected, manifests, outcome)
     if len(manifests) == len(expected):
         _check_chains(config, layout, targets, manifests, outcome)
-    outcome.sha256 = file_digests(config, layout, sha256)
-    _check_seal(layout, outcome)
+    with outcome.blaming(layout.root):
+        outcome.sha256 = file_digests(config, layout, sha256)
+        _check_seal(layout, outcome)
     if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
         _check_measurements(config, layout, outcome)
         _check_points(layout, targets, outcome)
@@ -105,7 +111,13 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
 
 
 def conclude(outcome: Outcome, layout: Layout) -> None:
-    """Keep what an audit found: the seal if it passed, else its problems."""
+    """Keep what an audit found: the seal if it passed, else its problems.
+
+    Raises:
+        InputError: the folder cannot be written, or is a release, which must stay as it was published.
+    """
+    if (layout.root / SUMS).exists():
+        raise InputError(f"{layout.root}: a release, so nothing was written into it")
     passed = not outcome.problems
     kept, text = (layout.audit, outcome.seal.text()) if passed else (layout.audit_problems, "\n".join(outcome.problems))
     with atomic_path(kept) as temporary:
@@ -185,10 +197,11 @@ def _check_jobs(
             uncommitted.setdefault(stage, []).append(subject)
         if manifest.source_digest != stages.current_code(config, targets, stage, subject):
             outdated.setdefault(stage, []).append(subject)
-    outcome.warnings += [
+    outcome.uncommitted = [
         f"uncommitted changes were in the code when {stage} ran for {_some(subjects)}"
         for stage, subjects in uncommitted.items()
     ]
+    outcome.warnings += outcome.uncommitted
     for stage, subjects in outdated.items():
         since = f"{stages.MODULES[stage]} or code that it uses has changed since {stage} ran for {_some(subjects)}"
         if stage == "render":
@@ -237,6 +250,8 @@ def _check_chains(
     products = [product for target in targets for product in layout.products(target)]
     require(layout.explorer, layout.results, *stages.pretraining_manifests(config, layout).values())
     require(layout.report, *products, layout.explorer, *stages.reported_manifests(config, layout, targets))
+    for described in (layout.crate, layout.sbom):
+        require(described, layout.report, layout.manifest("report"))
 
 
 def _check_seal(layout: Layout, outcome: Outcome) -> None:

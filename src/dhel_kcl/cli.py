@@ -45,7 +45,10 @@ _terminal: TextIO | None = None
 
 @app.callback()
 def _options(
-    log: Annotated[Path | None, typer.Option(help="Print into this file; errors still reach the terminal.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Print into this file; errors and the audit's warnings still reach the terminal."),
+    ] = None,
 ) -> None:
     global _terminal
     if log is not None:
@@ -495,7 +498,17 @@ def crate(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.crate import write_crate
 
-    write_crate(config, layout, stages.SCRIPTS)
+    outputs: dict[str, Path] = {}
+    with record(
+        layout.manifest("crate"),
+        stage="crate",
+        subject=config.name,
+        settings=stages.settings(config, "crate"),
+        source=stages.code_digest("crate"),
+        inputs={_shown(path, layout): path for path in (layout.report, layout.manifest("report"))},
+        outputs=outputs,
+    ):
+        outputs |= {_shown(path, layout): path for path in write_crate(config, layout, stages.SCRIPTS)}
     typer.echo(f"{layout.crate}\n{layout.sbom}")
 
 
@@ -517,14 +530,17 @@ def audit(
     if strict:
         outcome.problems += [f"{layout.root}: {warning}" for warning in outcome.warnings]
     else:
-        for warning in outcome.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-    conclude(outcome, layout)
+        _tell(*(f"warning: {warning}" for warning in outcome.warnings))
+    _tell(*(f"error: {problem}" for problem in outcome.problems))
+    try:
+        conclude(outcome, layout)
+    except (InputError, OSError) as error:
+        _tell(f"warning: {error}")
     if outcome.problems:
-        summary = f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above"
-        raise InputError("\n".join([*outcome.problems, summary]))
+        raise InputError(f"{layout.root}: the audit found {len(outcome.problems)} problems, listed above")
     typer.echo(outcome.summary())
-    typer.echo(f"{layout.audit}: seals {len(outcome.sha256)} files; its own sha256 is {sha256_file(layout.audit)}")
+    if layout.audit.exists():
+        typer.echo(f"{layout.audit}: seals {len(outcome.sha256)} files; its own sha256 is {sha256_file(layout.audit)}")
 
 
 @app.command()
@@ -625,7 +641,8 @@ def _audit_outcome(layout: Layout) -> str:
     if not layout.audit.exists():
         return f"not passed; run `dhel-kcl audit {layout.root}`"
     seal = read_seal(layout.audit)
-    return f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
+    passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
+    return "\n".join([passed, *(f"  warning: {line}" for line in seal.uncommitted)])
 
 
 @app.command()
@@ -667,10 +684,14 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    for stream in filter(None, (sys.stderr, _terminal)):
-        for line in message.splitlines():
-            print(f"error: {line}", file=stream, flush=True)
+    _tell(*(f"error: {line}" for line in message.splitlines()))
     sys.exit(1)
+
+
+def _tell(*lines: str) -> None:
+    for stream in filter(None, (sys.stderr, _terminal)):
+        for line in lines:
+            print(line, file=stream, flush=True)
 
 
 if __name__ == "__main__":

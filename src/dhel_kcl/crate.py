@@ -26,6 +26,7 @@ from dhel_kcl.jobs import load_jobs
 from dhel_kcl.layout import Layout
 from dhel_kcl.provenance import Artifact, Manifest, locate
 from dhel_kcl.sbom import write_sbom
+from dhel_kcl.seal import discarded
 
 Reference = dict[str, str]
 
@@ -45,7 +46,7 @@ _COMPLETED = "http://schema.org/CompletedActionStatus"
 _BEFORE_RESULTS = {"configure", "data", *stages.RUN_STAGES}
 
 
-def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> None:
+def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list[Path]:
     """Make the experiment's folder a crate: list its software, copy the workflow into it, and write the metadata.
 
     The same manifests in the same environment give the same bytes.
@@ -55,14 +56,18 @@ def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> None
         layout: its folder.
         scripts: the folder of the figure and table scripts.
 
+    Returns:
+        The files that were written.
+
     Raises:
         InputError: a manifest, or a file that one records, is missing or another than it was.
     """
-    jobs = load_jobs(stages.expected_manifests(config, layout, declarations.scripts(scripts)))
+    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
     write_sbom(layout.sbom)
     files = _Files(config, layout, jobs)
-    files.copy_workflow(layout.source)
+    copies = files.copy_workflow(layout.source)
     write_json(layout.crate, _describe(config, jobs, files))
+    return [layout.crate, layout.sbom, *copies]
 
 
 class _Files:
@@ -75,9 +80,11 @@ class _Files:
     """
 
     def __init__(self, config: ExperimentConfig, layout: Layout, jobs: Mapping[Path, Manifest]) -> None:
-        self._root, self._clone, self._source = layout.root.resolve(), Path.cwd(), layout.source.name
-        kept = config.compute.keep_features
-        self._discarded = frozenset() if kept else frozenset(layout.features(run).resolve() for run in config.runs)
+        root, self._clone = layout.root.resolve(), Path.cwd()
+        links = {path.resolve(): path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_symlink()}
+        outward = {target: name for target, name in links.items() if not target.is_relative_to(root)}
+        self._names = {**outward, self._clone: Path(layout.source.name), root: Path()}
+        self._discarded = {path.resolve() for path in discarded(config, layout)}
         self._recorded: dict[Path, tuple[Artifact, Path]] = {}
         self.made: dict[Path, list[Path]] = {}
         self.used: dict[Path, list[Path]] = {}
@@ -94,7 +101,8 @@ class _Files:
                     raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
             self.used[path] = list(used)
         self.from_outside = [file for file in self._recorded if file not in by_jobs]
-        for file in [layout.sbom, *stages.workflow_files()]:
+        profiles = sorted(Path().glob("workflow/profiles/*/*.yaml"))
+        for file in [layout.sbom, *stages.workflow_files(), *profiles]:
             self._add(file)
 
     def _add(self, file: Path) -> Path:
@@ -102,36 +110,44 @@ class _Files:
         self._recorded.setdefault(file.resolve(), (described, file))
         return file.resolve()
 
-    def copy_workflow(self, folder: Path) -> None:
+    def copy_workflow(self, folder: Path) -> list[Path]:
         """Copy what lies outside of the experiment's folder into it, and check that what lies inside is there.
+
+        Returns:
+            The copies.
 
         Raises:
             InputError: a file is missing or not the one that was recorded; inside, where the audit hashes all of them,
                 only its size is compared.
         """
         shutil.rmtree(folder, ignore_errors=True)
+        copies = []
         for file, (artifact, origin) in self._recorded.items():
             if not self._has(file):
                 continue
-            inside = file.is_relative_to(self._root)
+            inside = self._home(file) != self._clone
             same = file.exists() and file.stat().st_size == artifact.bytes
             if not (same and (inside or sha256_file(file) == artifact.sha256)):
                 raise InputError(f"{file}: missing or changed since {origin} recorded it; run the workflow again")
             if not inside:
-                with atomic_path(folder / file.relative_to(self._clone)) as temporary:
+                copies.append(folder / file.relative_to(self._clone))
+                with atomic_path(copies[-1]) as temporary:
                     shutil.copyfile(file, temporary)
+        return copies
+
+    def _home(self, file: Path) -> Path | None:
+        """The innermost of the experiment's folder, what its links lead to, and the clone, that the file lies in."""
+        return next((each for each in (file, *file.parents) if each in self._names), None)
 
     def _has(self, file: Path) -> bool:
-        return file not in self._discarded and (file.is_relative_to(self._root) or file.is_relative_to(self._clone))
+        return file not in self._discarded and self._home(file) is not None
 
     def reference(self, file: Path) -> Reference:
         """The id of a file: its path in the crate, or a fragment if the crate does not have it."""
-        if file.is_relative_to(self._root):
-            path = file.relative_to(self._root).as_posix()
-        elif file.is_relative_to(self._clone):
-            path = f"{self._source}/{file.relative_to(self._clone).as_posix()}"
-        else:
-            path = file.name
+        home = self._home(file)
+        if home is None:  # others may have its name
+            return {"@id": f"#{quote(file.name)}-{self._recorded[file][0].sha256[:16]}"}
+        path = (self._names[home] / file.relative_to(home)).as_posix()
         return {"@id": quote(path) if self._has(file) else f"#{quote(path)}"}
 
     def entities(self) -> Iterator[dict[str, Any]]:

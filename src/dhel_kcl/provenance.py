@@ -99,7 +99,7 @@ def record(
         settings: the part of the resolved configuration that the outputs depend on.
         source: digest of the stage's source code, from `source_digest`.
         inputs: files read, by name.
-        outputs: files written, by name.
+        outputs: files written, by name; the block may add to it.
         seeds: seeds of the named random streams.
 
     Raises:

@@ -2,6 +2,7 @@
 
 A release has no images, weights or features. It has the tidy tables, every product and page, each run's measurements,
 the manifests of all jobs, and the sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` reads too.
+It has neither the crate nor the seal, which list files that a release leaves out.
 """
 
 import os
@@ -25,7 +26,7 @@ from dhel_kcl.provenance import load_manifest, locate
 SUMS = "SHA256SUMS"
 README = "README.md"
 
-_IF_THERE = ("audit.json", "ro-crate-metadata.json", "sbom.json")
+_IF_THERE = ("sbom.json", "manifests/crate.json")
 _THEORY_STAGES = ("configure", "theory", "render")
 
 
@@ -92,9 +93,14 @@ def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Pat
         _write_sums(made, sums)
         if (output / README).is_file():
             shutil.copyfile(output / README, made / README)
-        if output.exists():
-            output.rename(replaced)
-        made.rename(output)
+        try:
+            if output.exists():
+                output.rename(replaced)
+            made.rename(output)
+        except BaseException:
+            if replaced.exists() and not output.exists():
+                replaced.rename(output)
+            raise
     return len(sums)
 
 
@@ -103,13 +109,14 @@ def _contents(
 ) -> list[Path]:
     targets = [name for name, script in scripts.items() if not theory_only or script.tables == ("theory",)]
     files = [layout.config, layout.theory, *(path for target in targets for path in layout.products(target))]
-    manifests = stages.expected_manifests(config, layout, targets)
     if theory_only:
+        manifests = stages.expected_manifests(config, layout, targets)
         return [*files, *(path for path, (stage, _) in manifests.items() if stage in _THEORY_STAGES)]
     measuring = stages.run_stages(config)
     measurements = [path for run in config.runs for path in layout.measurements(run, measuring)]
     optional = [path for name in _IF_THERE if (path := layout.root / name).is_file()]
-    return [*files, layout.results, layout.explorer, layout.report, *measurements, *manifests, *optional]
+    crated = stages.crated_manifests(config, layout, targets)
+    return [*files, layout.results, layout.explorer, layout.report, *measurements, *crated, *optional]
 
 
 def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
@@ -212,6 +219,8 @@ def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Pro
         for script in declarations.scripts(scripts).values()
         if all(Layout(folder).table(table).is_file() for table in script.tables)
     ]
+    if not targets:
+        raise InputError(f"{scripts}: no figure or table is drawn from the tables of these releases alone")
     whole = [folder for folder in folders if Layout(folder).results.is_file()]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver")) as pool:
         yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))

@@ -126,6 +126,8 @@ def _damaged(layout: Layout) -> Iterator[tuple[Path, str]]:
             file = locate(path, artifact)
             if file.exists() and sha256_file(file) != artifact.sha256:
                 yield file, f"not what {path} records"
+                if layout.source.resolve() in file.parents:  # of which Snakemake does not look at each file
+                    yield path, f"{file.name} has to be made again"
     if layout.audit.exists():
         try:
             read_json(layout.audit)

@@ -6,16 +6,26 @@ import sys
 from pathlib import Path
 
 from dhel_kcl.artifacts import write_json
+from dhel_kcl.errors import InputError
 
-_COMMAND = ("-m", "cyclonedx_py", "environment", "--output-reproducible", "--no-validate", "--output-format", "JSON")
+_COMMAND = (
+    *("-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-format", "JSON"),
+    *("--output-reproducible", "--no-validate"),
+)
 
 
 def write_sbom(path: Path) -> None:
     """Write every installed package with its version, licence and dependencies, as CycloneDX 1.6 JSON.
 
     The same environment gives the same bytes: there is no time, no serial number, and no folder of a local package.
+
+    Raises:
+        InputError: the packages cannot be listed.
     """
-    listed = subprocess.run([sys.executable, *_COMMAND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)  # nosec B603 # no shell
+    listed = subprocess.run([sys.executable, *_COMMAND], capture_output=True, text=True, check=False)  # nosec B603 # no shell
+    if listed.returncode:
+        reason = (listed.stderr.strip() or f"status {listed.returncode}").splitlines()[-1]
+        raise InputError(f"{path}: cyclonedx-bom cannot list the environment ({reason}); run `make setup`")
     bill = json.loads(listed.stdout)
     for component in bill["components"]:
         references = component.pop("externalReferences", [])

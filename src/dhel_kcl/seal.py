@@ -2,8 +2,8 @@
 
 Manifests describe what jobs read and write. The seal adds all the rest: logs, benchmarks, TensorBoard's events,
 the manifests themselves. Not sealed are `audit.json`, the audit's own log, benchmark and list of problems, the mark of
-a running workflow, drawings of `dhel-kcl watch`, which anyone may make at any time, and features that the workflow
-discards.
+a running workflow, drawings of `dhel-kcl watch`, which anyone may make at any time, features that the workflow
+discards, damaged files that were moved aside, and temporary files.
 
 An audit that fails leaves the seal as it is: without it, the next audit would pass over a change that nothing else
 shows. So that an old pass does not count after a failure, the problems are kept beside it until an audit passes.
@@ -16,25 +16,31 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from dhel_kcl.artifacts import sha256_json
+from dhel_kcl.artifacts import TEMPORARY, sha256_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.repair import SUFFIX
 
 _AGAIN = "if a job was done again, run the workflow again"
 
 
 class Seal(BaseModel):
-    """What an audit that passed counted, and the sha256 of each file by its path below the experiment's folder."""
+    """What an audit that passed counted, and the sha256 of each file by its path below the experiment's folder.
+
+    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     points: int
     measurements: int
     manifests: int
     files: int
+    uncommitted: list[str]
     sha256: dict[str, str]
 
     def text(self) -> str:
@@ -70,17 +76,28 @@ def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Pat
         config: the experiment's configuration.
         layout: its folder.
         sha256: gives the digest of a file.
+
+    Raises:
+        InputError: a file or folder cannot be read.
     """
     root = layout.root.resolve()
     apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
     apart |= {layout.live(run) for run in config.runs} | discarded(config, layout)
-    unsealed = {path.resolve() for path in apart}
+    unsealed = {root / path.relative_to(layout.root) for path in apart}  # as os.walk gives them: by the links' names
     found = {}
-    for folder, _, names in os.walk(root, followlinks=True):
-        for path in (Path(folder) / name for name in names):
-            if not unsealed & {path, path.parent}:
-                found[path.relative_to(root).as_posix()] = sha256(path) if path.is_file() else "not a file"
+    try:
+        for folder, _, names in os.walk(root, followlinks=True, onerror=_raise):
+            for path in (Path(folder) / name for name in names):
+                aside = path.name.startswith(TEMPORARY) or path.name.endswith(SUFFIX)
+                if not aside and not unsealed & {path, path.parent}:
+                    found[path.relative_to(root).as_posix()] = sha256(path) if path.is_file() else "not a file"
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
     return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def discarded(config: ExperimentConfig, layout: Layout) -> set[Path]:

@@ -176,18 +176,25 @@ def expected_manifests(config: ExperimentConfig, layout: Layout, targets: Iterab
         expected[layout.manifest("render", target)] = ("render", target)
     expected[layout.manifest("explorer")] = ("explorer", config.name)
     expected[layout.manifest("report")] = ("report", config.name)
+    expected[layout.manifest("crate")] = ("crate", config.name)
     return expected
 
 
 def workflow_files() -> list[Path]:
-    """What a crate copies of the repository: the rules, their environment, and the figure and table scripts.
+    """What defines the workflow: the rules, their environment, and the figure and table scripts.
 
     Raises:
         InputError: they are not in the current folder.
     """
     if not (main := Path("Snakefile")).exists():
         raise InputError(f"{main}: missing; run this in the root of the repository")
-    patterns = ("workflow/**/*", "envs/environment*", "envs/lock.txt", f"{SCRIPTS}/*.py")
+    patterns = (
+        "workflow/rules/*.smk",
+        "workflow/report/*.rst",
+        "envs/environment*",
+        "envs/lock.txt",
+        f"{SCRIPTS}/*.py",
+    )
     return [main, *(path for each in patterns for path in sorted(Path().glob(each)) if path.is_file())]
 
 
@@ -199,4 +206,10 @@ def pretraining_manifests(config: ExperimentConfig, layout: Layout) -> dict[str,
 def reported_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> list[Path]:
     """The manifests that the report summarises: of every job before it, but for the writing of the configuration."""
     jobs = expected_manifests(config, layout, targets)
-    return [path for path, (stage, _) in jobs.items() if stage not in ("configure", "report")]
+    return [path for path, (stage, _) in jobs.items() if stage not in ("configure", "report", "crate")]
+
+
+def crated_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> list[Path]:
+    """The manifests that the crate describes: of every job before it."""
+    jobs = expected_manifests(config, layout, targets)
+    return [path for path, (stage, _) in jobs.items() if stage != "crate"]

@@ -80,7 +80,8 @@ rule tables:
 
 
 # The explorer and the report read the manifests of runs too; naming thousands of them again would only slow planning,
-# as the results depend on them.
+# as the results depend on them. Those of figures and tables are named: one that is drawn again has the same bytes, by
+# which Snakemake would take the report for up to date.
 rule explorer:
     """One page that works offline, to filter the runs and look into each of them."""
     input:
@@ -150,6 +151,7 @@ rule crate:
         crate=layout.crate,
         sbom=layout.sbom,
         source=directory(layout.source),
+        manifest=layout.manifest("crate"),
     log:
         layout.log("crate"),
     benchmark:
