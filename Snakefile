@@ -46,7 +46,7 @@ onstart:
         "printf '%s' {resolved_config:q} | dhel-kcl configure - --output {layout.root}"
     )
     running.set()
-    stop_jobs_on_sigterm()
+    stop_jobs_on_signals()
 
 
 onsuccess:
