@@ -42,11 +42,12 @@ localrules:
 
 # Not a rule: a job that depended on it would no longer be checked for changed parameters.
 onstart:
+    gc.enable()
     shell(
         "printf '%s' {resolved_config:q} | dhel-kcl configure - --output {layout.root}"
     )
     running.set()
-    stop_jobs_on_sigterm()
+    stop_jobs_on_signals()
 
 
 onsuccess:

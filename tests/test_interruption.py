@@ -109,9 +109,10 @@ def lose_power(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.
     written = [path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size]
     written.sort(key=lambda path: path.stat().st_mtime)
     for path in chance.sample(written[-12:], k=min(4, len(written))):
-        content = path.read_bytes()
+        content, times = path.read_bytes(), path.stat()
         kept = content[: chance.randrange(len(content))]
         path.write_bytes(kept + bytes(len(content) - len(kept)) * chance.randrange(2))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # which the loss of content does not change
 
 
 INTERRUPTIONS: tuple[Interruption, ...] = (

@@ -12,9 +12,15 @@ import pytest
 import yaml
 from workspace import TINY, run
 
+HERE = str(Path("/proc/self/ns/pid").readlink())
+
 JOB = """
-import time
+import signal, sys, time
+from dhel_kcl import orphans
 from dhel_kcl.orphans import end_when_orphaned
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    orphans.GRACE_SECONDS = 1
 end_when_orphaned()
 print("ready", flush=True)
 time.sleep(600)
@@ -22,10 +28,10 @@ time.sleep(600)
 # A shell of its own between the scheduler and the job, which the shell does not become.
 SCHEDULER = """
 import subprocess, sys, time
-from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_signals
 if sys.argv[1] != "by hand":
     announce_scheduler()
-stop_jobs_on_sigterm()
+stop_jobs_on_signals()
 job = subprocess.Popen(["bash", "-c", '"$@"; true', "bash", *sys.argv[2:]])
 try:
     job.wait()
@@ -50,6 +56,14 @@ def ends(*processes: psutil.Process, within: float) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
+def job_of_a_dead_scheduler(namespace: str, *arguments: str) -> subprocess.Popen[str]:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    environment = os.environ | {"DHEL_KCL_ENDS_WITH": f"{namespace}={dead.pid}"}
+    command = [sys.executable, "-c", JOB, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_job_ends_with_a_scheduler_that_is_killed_whatever_shell_is_between_them(reaped: bool) -> None:
     with start("by the workflow") as scheduler:
@@ -61,11 +75,32 @@ def test_a_job_ends_with_a_scheduler_that_is_killed_whatever_shell_is_between_th
 
 
 def test_a_job_started_when_the_scheduler_was_already_dead_ends_at_once() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        pass
-    environment = os.environ | {"DHEL_KCL_ENDS_WITH": str(dead.pid)}
-    job = subprocess.run([sys.executable, "-c", JOB], env=environment, timeout=60, check=False)
+    job = job_of_a_dead_scheduler(HERE)
+    _, said = job.communicate(timeout=60)
     assert job.returncode == -signal.SIGTERM
+    assert said == "what started this process is gone; it ends too\n"
+
+
+def test_a_job_that_does_not_end_on_sigterm_is_killed_after_a_while() -> None:
+    job = job_of_a_dead_scheduler(HERE, "deaf")
+    job.communicate(timeout=60)
+    assert job.returncode == -signal.SIGKILL
+
+
+def test_a_job_ends_also_when_nobody_reads_what_it_says() -> None:
+    job = job_of_a_dead_scheduler(HERE)
+    assert job.stderr is not None
+    job.stderr.close()
+    assert job.wait(timeout=60) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("namespace", ["pid:[1]", ""])
+def test_a_job_in_a_container_where_its_scheduler_has_no_number_watches_nothing(namespace: str) -> None:
+    job = job_of_a_dead_scheduler(namespace)
+    with pytest.raises(subprocess.TimeoutExpired):
+        job.wait(timeout=4)
+    job.kill()
+    job.communicate()
 
 
 def test_a_job_started_by_hand_outlives_what_started_it() -> None:
@@ -79,13 +114,32 @@ def test_a_job_started_by_hand_outlives_what_started_it() -> None:
         job.kill()
 
 
-def test_sigterm_at_the_scheduler_acts_as_ctrl_c_on_it_and_its_jobs() -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_at_the_scheduler_act_as_ctrl_c_on_it_and_its_jobs(told: signal.Signals) -> None:
     with start("by the workflow") as scheduler:
         job = started(scheduler)
-        scheduler.terminate()
+        scheduler.send_signal(told)
+        if told is signal.SIGHUP:  # the shell and the system both send it
+            scheduler.send_signal(told)
         assert scheduler.stdout is not None
         assert scheduler.stdout.readline().startswith("interrupted")
         assert ends(job, within=20)
+
+
+def test_under_nohup_a_terminal_that_closes_stops_nothing() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        scheduler = start("by the workflow")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with scheduler:
+        job = started(scheduler)
+        scheduler.send_signal(signal.SIGHUP)
+        job.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert scheduler.poll() is None
+        assert job.is_running()
+        scheduler.terminate()
 
 
 @pytest.mark.parametrize("killed", ["scheduler", "launcher"])

@@ -283,7 +283,7 @@ class TestInterruption:
         assert f"{newest}: damaged" in said
         assert everything(tmp_path) == whole
 
-    @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_a_run_asked_to_stop_does_so_after_a_step_and_loses_nothing(
         self, asked: signal.Signals, digits_beton: Path, whole: dict[str, Any], tmp_path: Path
     ) -> None:
@@ -292,6 +292,9 @@ class TestInterruption:
         with start(digits_beton, tmp_path, "checkpoint_every_steps=5") as process:
             await_next_checkpoint(tmp_path, process)
             process.send_signal(asked)
+            if asked is signal.SIGHUP:  # from a terminal that closes; then the scheduler and the shell say so as well
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGHUP)
             _, said = process.communicate(timeout=60)
         assert process.returncode == 1
         stopped = said.rpartition("stopped after step ")[2]

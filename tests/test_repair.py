@@ -1,17 +1,23 @@
 """After a crash, what is not what its manifest says is moved aside; nothing else is touched."""
 
+import errno
+import fcntl
+import os
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workspace import run, snakemake
+from workspace import REPOSITORY, run, snakemake
 
 from dhel_kcl.artifacts import TEMPORARY, write_json
+from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import record
-from dhel_kcl.repair import RunningMark, repair, repair_after_crash
+from dhel_kcl.provenance import load_manifest, record
+from dhel_kcl.repair import RunningMark, is_running, outputs, repair, repair_after_crash
 
 
 @pytest.fixture
@@ -29,12 +35,23 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
+def crashed(layout: Layout, host: str = platform.node()) -> Path:
+    """The mark that a workflow has left."""
+    layout.running.mkdir(exist_ok=True)
+    mark = layout.running / f"{host}-1"
+    mark.touch()
+    return mark
+
+
 def contents(layout: Layout) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in layout.root.rglob("*") if path.is_file()}
 
 
 def truncate(path: Path) -> None:
+    """As a disk does: the time of the last writing stays."""
+    times = path.stat()
     path.write_bytes(path.read_bytes()[:-100])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def zero(path: Path) -> None:
@@ -113,12 +130,139 @@ def test_without_a_mark_nothing_is_hashed_and_with_one_everything_is_once(layout
     truncate(layout.theory)
     repair_after_crash(layout)
     assert layout.theory.exists()
-    layout.running.touch()
+    mark = crashed(layout)
     repair_after_crash(layout, dry_run=True)
     assert layout.theory.exists()
     repair_after_crash(layout)
     assert not layout.theory.exists()
-    assert not layout.running.exists()
+    assert not mark.exists()
+
+
+def test_after_a_crash_nothing_is_touched_that_a_job_of_a_cluster_may_be_writing(layout: Layout) -> None:
+    crashed(layout)
+    unfinished = layout.run("run") / f"{TEMPORARY}encoder-abc.safetensors"
+    unfinished.write_bytes(b"half")
+    layout.theory.write_text("of a job that has not written its manifest yet")
+    later = layout.manifest("theory").stat().st_mtime_ns + 10**9
+    os.utime(layout.theory, ns=(later, later))
+    repair_after_crash(layout)
+    assert layout.theory.exists()
+    assert unfinished.exists()
+    assert repair(layout) == [layout.theory], "by hand, nothing is spared"
+    assert not unfinished.exists()
+
+
+def edit_manifest(manifest: Path, listed: str) -> None:
+    manifest.write_text(re.sub(r'"path": ".*?"', f'"path": "{listed}"', manifest.read_text()))
+
+
+@pytest.mark.parametrize("listed", ["{outside}", "../{up}", "../../notes.txt", "../runs/run/notes.txt", "/dev/zero"])
+def test_what_a_manifest_lists_and_no_job_of_the_experiment_writes_is_named_and_left_alone(
+    listed: str, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "precious.txt"
+    for file in (precious, *(folder / "notes.txt" for folder in (layout.root, layout.root.parent, layout.run("run")))):
+        file.write_text("mine")
+    manifest = layout.manifest("theory")
+    edit_manifest(manifest, listed.format(outside=precious, up="../../precious.txt"))
+    before = contents(layout)
+    assert repair(layout) == []
+    assert contents(layout) == before
+    assert precious.read_text() == "mine"
+    said = capsys.readouterr().err
+    assert f"listed by {manifest}, but no job of {layout.root} writes it; left alone" in said
+
+
+@pytest.mark.parametrize("folder", ["runs", "runs/run", "data"])
+def test_folders_that_are_links_are_repaired_as_well(folder: str, layout: Layout, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "a" / "large" / "disk"
+    elsewhere.parent.mkdir(parents=True)
+    (layout.root / "data").mkdir()
+    (layout.root / folder).rename(elsewhere)
+    (layout.root / folder).symlink_to(elsewhere)
+    beton = layout.beton("digits", "train")
+    with record(
+        layout.manifest("data"), stage="", subject="", settings={}, source="", inputs={}, outputs={"beton": beton}
+    ):
+        write_json(beton, list(range(50)))
+    (elsewhere / f"{TEMPORARY}x").write_text("half")
+    damaged = {layout.theory, layout.evaluation("run"), beton}
+    for file in damaged:
+        truncate(file)
+    assert set(repair(layout)) == damaged
+    assert not any(file.exists() for file in damaged)
+    assert not (elsewhere / f"{TEMPORARY}x").exists()
+
+
+def test_every_output_of_published_experiments_is_one_that_a_job_writes(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    published = (REPOSITORY / "docs" / "results").glob("*/")
+    listed = {
+        os.path.relpath(path.parent / output.path, root)
+        for root in published
+        for path in [*root.glob("manifests/*.json"), *root.glob("runs/*/*.manifest.json")]
+        for output in load_manifest(path).outputs.values()
+    }
+    assert len(listed) > 100
+    assert [name for name in listed if not any(Path(name).match(pattern) for pattern in outputs(layout))] == []
+
+
+@pytest.mark.parametrize("name", ["theory.parquet", "manifests/theory.json", "audit.json"])
+def test_a_file_that_cannot_be_read_is_named(name: str, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = layout.root / name
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: cannot be checked \\(Is a directory\\)"):
+        repair(layout)
+    path.rmdir()
+
+    def broken_disk(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("dhel_kcl.repair.sha256_file", broken_disk)
+    with pytest.raises(InputError, match=r"(theory.parquet|evaluation.json): cannot be checked \(Input/output"):
+        repair(layout)
+
+
+@pytest.mark.parametrize("why", ["another machine", "no locks", "not readable"])
+def test_where_it_cannot_be_told_whether_a_workflow_runs_only_repair_by_hand_acts(
+    why: str, layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object) -> int:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    truncate(layout.theory)
+    mark = crashed(layout, "elsewhere" if why == "another machine" else platform.node())
+    if why == "no locks":
+        monkeypatch.setattr(fcntl, "flock", refused)
+    if why == "not readable":  # also by root, whom permissions do not stop
+        monkeypatch.setattr(os, "open", refused)
+    assert is_running(mark) is None
+    for dry_run in (True, False):
+        repair_after_crash(layout, dry_run=dry_run)
+        said = "".join(capsys.readouterr().err.splitlines())
+        assert mark.name in said
+        assert f"dhel-kcl repair {layout.root}".replace(" ", "") in said.replace(" ", "")
+    monkeypatch.undo()
+    assert layout.theory.exists()
+    by_hand = run("dhel-kcl", "repair", str(layout.root), cwd=layout.root)
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert not layout.theory.exists()
+    assert not mark.exists()
+
+
+def test_a_workflow_runs_and_ends_on_a_file_system_without_locks(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    mark = RunningMark(layout.running)
+    mark.set()
+    assert is_running(mark.path) is None
+    mark.clear()
+    assert not mark.path.exists()
 
 
 RUN_WORKFLOW = """
@@ -133,25 +277,30 @@ time.sleep(600)
 
 def test_a_workflow_that_runs_is_told_from_one_that_was_killed(layout: Layout) -> None:
     truncate(layout.theory)
-    mark = RunningMark(layout.running)
+    own = RunningMark(layout.running)
     command = [sys.executable, "-c", RUN_WORKFLOW, str(layout.running)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "set\n"
-        assert mark.is_held()
+        mark = layout.running / f"{platform.node()}-{other.pid}"
+        assert is_running(mark)
         repair_after_crash(layout)
         assert layout.theory.exists(), "its jobs may be writing"
         by_hand = run("dhel-kcl", "repair", str(layout.root), cwd=layout.root)
         assert by_hand.returncode == 1
         assert "a workflow runs on this experiment; wait for its end" in by_hand.stderr
-        mark.set()
-        mark.clear()
-        assert mark.is_held(), "the end of one of two workflows is not that of both"
+        own.set()
+        own.clear()
+        assert not own.path.exists()
+        assert is_running(mark), "the end of one of two workflows is not that of both"
         other.kill()
-    assert mark.is_left_behind()
-    mark.set()
-    mark.clear()
-    assert not layout.running.exists()
+    assert is_running(mark) is False
+    repair_after_crash(layout)
+    assert not layout.theory.exists()
+    assert not mark.exists()
+
+
+WITHOUT_JOBS = ("--summary", "--dag", "--rulegraph", "--lint", "--report report.zip", "--list-rules", "--unlock")
 
 
 def test_the_workflow_after_a_crash_says_in_a_dry_run_and_makes_again_in_a_run_what_was_damaged(
@@ -163,8 +312,21 @@ def test_the_workflow_after_a_crash_says_in_a_dry_run_and_makes_again_in_a_run_w
     original = table.read_bytes()
     truncate(table)
     left = table.read_bytes()
-    assert not (workspace / layout.running).exists()
-    (workspace / layout.running).touch()
+    assert not any((workspace / layout.running).iterdir())
+    mark = crashed(Layout(workspace / layout.root))
+    for option in WITHOUT_JOBS:
+        snakemake(*option.split(), cwd=workspace)
+        assert table.read_bytes() == left, option
+        assert mark.exists(), option
+    (workspace / ".snakemake" / "locks").mkdir(exist_ok=True)
+    lock = workspace / ".snakemake" / "locks" / "0.output.lock"
+    lock.write_text(f"{layout.tables / 'table_theory.md'}\n")
+    outcome = snakemake("table_theory", cwd=workspace)
+    assert "call snakemake --unlock" in " ".join(outcome.stderr.split())
+    assert table.read_bytes() == left, "another workflow may run"
+    snakemake("--unlock", cwd=workspace)
+    assert not lock.exists()
+    assert table.read_bytes() == left
     outcome = snakemake("table_theory", "--dry-run", cwd=workspace)
     assert "table_theory.md: damaged" in outcome.stderr
     assert table.read_bytes() == left
@@ -172,4 +334,4 @@ def test_the_workflow_after_a_crash_says_in_a_dry_run_and_makes_again_in_a_run_w
     assert outcome.returncode == 0, outcome.stderr
     assert table.read_bytes() == original
     assert table.with_name("table_theory.md.damaged").read_bytes() == left
-    assert not (workspace / layout.running).exists()
+    assert not any((workspace / layout.running).iterdir())

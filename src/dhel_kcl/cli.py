@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn, TextIO
 
@@ -550,14 +550,15 @@ def repair(
 ) -> None:
     """Move files that are not what their manifests record aside, so that the workflow makes them again.
 
-    The workflow does this by itself after a crash.
+    The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
     """
-    from dhel_kcl.repair import RunningMark
+    from dhel_kcl.repair import is_running
     from dhel_kcl.repair import repair as mend
 
     layout = Layout(experiment)
-    if RunningMark(layout.running).is_held():
-        raise InputError(f"{layout.running}: a workflow runs on this experiment; wait for its end")
+    for mark in layout.running.glob("*"):
+        if is_running(mark):
+            raise InputError(f"{mark}: a workflow runs on this experiment; wait for its end")
     damaged = mend(layout, dry_run=dry_run)
     typer.echo(f"{layout.root}: {len(damaged)} damaged files")
 
@@ -690,8 +691,9 @@ def _fail(message: str) -> NoReturn:
 
 def _tell(*lines: str) -> None:
     for stream in filter(None, (sys.stderr, _terminal)):
-        for line in lines:
-            print(line, file=stream, flush=True)
+        with suppress(OSError):  # a terminal that was closed
+            for line in lines:
+                print(line, file=stream, flush=True)
 
 
 if __name__ == "__main__":

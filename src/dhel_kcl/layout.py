@@ -148,7 +148,7 @@ class Layout:
 
     @property
     def running(self) -> Path:
-        """There while a workflow runs on the experiment, and after one that crashed."""
+        """Folder of marks of the workflows that run on the experiment, and of those that crashed."""
         return self.root / ".running"
 
     def manifest(self, stage: str, name: str = "") -> Path:

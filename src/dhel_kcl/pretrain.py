@@ -208,8 +208,8 @@ def pretrain(
         monitor: how to watch the encoder; not at all by default.
 
     Raises:
-        InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT
-            or SIGTERM, in which case its checkpoint is written.
+        InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT,
+            SIGTERM or SIGHUP, in which case its checkpoint is written.
     """
     processes = Processes.of_environment()
     console.quiet = not processes.is_first
@@ -270,21 +270,22 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
 
 @contextmanager
 def _stop_signal() -> Iterator[Any]:
-    """Give a function that says whether SIGINT or SIGTERM came; a second signal acts as it would without this block.
+    """Give a function that says whether SIGINT, SIGTERM or SIGHUP came; a second SIGINT acts as without this block.
 
-    Several processes do not agree on the step at which to stop: there the signals act at once.
+    The others come several times: from a terminal that closes, from the scheduler and from `orphans`. Several processes
+    do not agree on the step at which to stop: there the signals act at once.
     """
     received = threading.Event()
     handled: dict[int, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.set()
-        for each, previous in handled.items():
-            signal.signal(each, previous)
+        if number == signal.SIGINT:
+            signal.signal(number, handled[number])
 
     if threading.current_thread() is threading.main_thread() and Processes.of_environment().world_size == 1:
-        for asking in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(asking) is not signal.SIG_IGN:
+        for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(asking) is not signal.SIG_IGN:  # as nohup has it
                 handled[asking] = signal.signal(asking, note)
     try:
         yield received.is_set

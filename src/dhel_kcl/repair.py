@@ -6,15 +6,17 @@ A disk that loses power may lose what it said it had; Snakemake, which looks at 
 
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest, locate
+from dhel_kcl.provenance import load_manifest
+from dhel_kcl.stages import RUN_STAGES
 
 SUFFIX = ".damaged"
 """What the name of a file that was moved aside ends in."""
@@ -23,50 +25,58 @@ SUFFIX = ".damaged"
 class RunningMark:
     """A file that is there while a workflow runs on an experiment, and that one which crashed leaves behind.
 
-    Workflows hold a shared lock on it, which the system gives up when a process ends, however it ends.
+    Each workflow has one of its own, ``HOST-PID``, and locks it; the system gives the lock up when a process ends,
+    however it ends.
 
     Args:
-        path: the file.
+        folder: the experiment's folder of marks, `Layout.running`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{platform.node()}-{os.getpid()}"
         self._lock = -1
 
     def set(self) -> None:
         """Write and lock the file, as a workflow that begins."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         os.fsync(self._lock)
 
     def clear(self) -> None:
-        """Remove the file, as a workflow that ends, unless another one runs."""
+        """Remove the file, as a workflow that ends."""
         os.close(self._lock)
-        if not self.is_held():
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
-    def is_held(self) -> bool:
-        """Whether a workflow runs; True where locks cannot tell."""
-        try:
-            descriptor = os.open(self.path, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
+
+def is_running(mark: Path) -> bool | None:
+    """Whether the workflow of a mark runs; None where this cannot be told.
+
+    That is for a mark of another machine that is not locked here, one that this user may not read, and on file systems
+    without locks.
+    """
+    try:
+        descriptor = os.open(mark, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-
-    def is_left_behind(self) -> bool:
-        """Whether a workflow crashed and none runs."""
-        return self.path.exists() and not self.is_held()
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False if mark.name.rpartition("-")[0] == platform.node() else None
 
 
 def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     """Repair an experiment if the last workflow on it did not end by itself; else do nothing, at no cost.
+
+    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing.
 
     Args:
         layout: the experiment's folder.
@@ -75,23 +85,31 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     Raises:
         InputError: a file cannot be read or moved.
     """
-    mark = RunningMark(layout.running)
-    if not mark.is_left_behind():
+    running = {mark: is_running(mark) for mark in sorted(layout.running.glob("*"))}
+    unclear = [mark.name for mark, runs in running.items() if runs is None]
+    if not running or True in running.values():
+        return
+    if unclear:
+        console.print(
+            f"{layout.root}: {', '.join(unclear)} (host-process) may still run a workflow on it, which cannot be told "
+            f"from here, so its files are not checked; if none runs, call: dhel-kcl repair {layout.root}"
+        )
         return
     console.print(f"{layout.root}: the last workflow did not end by itself; checking what it left")
-    repair(layout, dry_run=dry_run)
-    if not dry_run:
-        mark.path.unlink(missing_ok=True)
+    repair(layout, dry_run=dry_run, jobs_may_run=True)
 
 
-def repair(layout: Layout, *, dry_run: bool = False) -> list[Path]:
+def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
-    Unreadable manifests count as damaged. Temporary files of jobs that were killed are removed.
+    Unreadable manifests count as damaged. What a manifest lists and no job of the experiment writes is named and left
+    alone. Marks of workflows that crashed are removed.
 
     Args:
         layout: the experiment's folder; no workflow runs on it.
         dry_run: say what is damaged and change nothing.
+        jobs_may_run: leave outputs that are newer than their manifests; else temporary files, which killed jobs left,
+            are removed.
 
     Returns:
         The damaged files.
@@ -99,37 +117,80 @@ def repair(layout: Layout, *, dry_run: bool = False) -> list[Path]:
     Raises:
         InputError: a file cannot be read or moved.
     """
-    damaged = dict(_damaged(layout))
+    marks = list(layout.running.glob("*"))
+    damaged = dict(_damaged(layout, jobs_may_run))
     try:
         for path, reason in damaged.items():
             aside = path.with_name(path.name + SUFFIX)
             console.print(f"{path}: damaged ({reason}); {'would be ' if dry_run else ''}moved to {aside.name}")
             if not dry_run:
                 path.replace(aside)
-        for unfinished in layout.root.rglob(f"{TEMPORARY}*"):
-            if not dry_run:
-                unfinished.unlink(missing_ok=True)
+        if not dry_run and not jobs_may_run:
+            for folder, _, names in os.walk(layout.root, followlinks=True):
+                for name in names:
+                    if name.startswith(TEMPORARY):
+                        Path(folder, name).unlink(missing_ok=True)
+        if not dry_run:
+            for mark in marks:
+                mark.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be moved ({error.strerror}); check its folder") from error
     return list(damaged)
 
 
-def _damaged(layout: Layout) -> Iterator[tuple[Path, str]]:
+def _damaged(layout: Layout, jobs_may_run: bool) -> Iterator[tuple[Path, str]]:
     folder = layout.root
+    # Manifests hold real paths, also where a folder of the experiment is a link.
+    written = {os.path.realpath(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
     for path in sorted([*folder.glob("manifests/*.json"), *folder.glob("runs/*/*.manifest.json")]):
-        try:
-            manifest = load_manifest(path)
-        except InputError:
-            yield path, "not a manifest"
-            continue
+        with _named(path):
+            time = path.stat().st_mtime_ns  # before it is read: a job may replace it
+            try:
+                manifest = load_manifest(path)
+            except InputError:
+                yield path, "not a manifest"
+                continue
         for artifact in manifest.outputs.values():
-            file = locate(path, artifact)
-            if file.exists() and sha256_file(file) != artifact.sha256:
+            listed = os.path.realpath(path.parent / artifact.path)
+            if listed not in written:
+                if os.path.lexists(listed):
+                    console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
+                continue
+            file = written[listed]
+            with _named(file):
+                if not file.exists() or sha256_file(file) == artifact.sha256:
+                    continue
+                newer = file.stat().st_mtime_ns > time
+            if newer and jobs_may_run:
+                console.print(f"{file}: newer than {path}, a job may be at work; left alone")
+            else:
                 yield file, f"not what {path} records"
-                if layout.source.resolve() in file.parents:  # of which Snakemake does not look at each file
-                    yield path, f"{file.name} has to be made again"
-    if layout.audit.exists():
-        try:
-            read_json(layout.audit)
-        except InputError:
-            yield layout.audit, "not JSON"
+                yield path, f"{file.name} has to be made again"  # and with it what no other job asks for by name
+    with _named(layout.audit):
+        if layout.audit.exists():
+            try:
+                read_json(layout.audit)
+            except InputError:
+                yield layout.audit, "not JSON"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have a file that cannot be read be named: not every OSError does."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be checked ({error.strerror}); repair its disk or move it away") from error
+
+
+def outputs(layout: Layout) -> list[str]:
+    """Patterns, below the experiment's folder, of the files that its jobs list in manifests as their outputs."""
+    from dhel_kcl.data.beton import sidecar_path  # loads NumPy, which the workflow need not wait for
+
+    run, beton = "*", layout.beton("*", "*")
+    of_runs = [layout.encoder(run), layout.features(run), layout.classifier(run), *layout.measurements(run, RUN_STAGES)]
+    tables = [path.with_suffix(suffix) for path in (layout.results, layout.theory) for suffix in (".parquet", ".csv")]
+    products = [*layout.products("fig_*"), *layout.products("table_*")]
+    pages = [layout.config, layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "**" / "*"]
+    files = [*pages, *tables, *products, beton, sidecar_path(beton), *of_runs]
+    return [str(path.relative_to(layout.root)) for path in files]

@@ -4,15 +4,19 @@ import gc
 import shutil
 import tempfile
 
+from snakemake.cli import get_argument_parser
+
 from dhel_kcl import declarations, stages
 from dhel_kcl.config import parse_config
+from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_sigterm
+from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_signals
 from dhel_kcl.repair import RunningMark, repair_after_crash
 
-# Planning 8,664 jobs allocates millions of objects that all stay; collecting them often costs a tenth of the time.
-gc.set_threshold(200_000, 50, 100)
+# Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
+# the time. `onstart` switches the collection on again.
+gc.disable()
 
 if shutil.which("dhel-kcl") is None:
     raise WorkflowError(
@@ -21,12 +25,34 @@ if shutil.which("dhel-kcl") is None:
 
 announce_scheduler()
 
+# Options with which Snakemake runs no job: it offers no other way to know when it reads this file.
+WITHOUT_JOBS = """
+    archive cleanup_metadata cleanup_shadow conda_cleanup_envs conda_create_envs_only container_cleanup_images
+    containerize d3dag dag delete_all_output delete_temp_output detailed_summary export_cwl filegraph
+    generate_unit_tests lint list_changes list_conda_envs list_input_changes list_params_changes list_rules
+    list_target_rules list_untracked print_compilation report reporter rulegraph summary touch unlock
+""".split()
+
+
+def runs_jobs():
+    """Whether this call runs jobs, or would without --dry-run."""
+    options = vars(get_argument_parser().parse_known_args()[0])
+    return all(options.get(name) in (None, False) for name in WITHOUT_JOBS)
+
+
 try:
     experiment = parse_config(dict(config), "configuration")
     targets = declarations.scripts(stages.SCRIPTS)
     layout = Layout(Path("results") / experiment.name)
-    if workflow.is_main_process:  # not each job of a cluster
-        repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
+    # Not each job of a cluster; and the parser takes a while.
+    if workflow.is_main_process and any(layout.running.glob("*")) and runs_jobs():
+        if any(Path(".snakemake/locks").glob("*.lock")):
+            console.print(
+                f"{layout.root}: a workflow runs, or did not end by itself: then call snakemake --unlock, and the "
+                "next call checks the files"
+            )
+        else:
+            repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 

@@ -147,6 +147,7 @@ rule crate:
     """Make the folder an RO-Crate, from the manifests, and list the software of the environment."""
     input:
         report=layout.report,
+        manifest=layout.manifest("report"),
     output:
         crate=layout.crate,
         sbom=layout.sbom,
@@ -173,6 +174,7 @@ rule audit:
         report=layout.report,
         crate=layout.crate,
         sbom=layout.sbom,
+        manifest=layout.manifest("crate"),
     output:
         audit=layout.audit,
     log:
