@@ -40,7 +40,7 @@ graph = json.loads(open("graph.json").read())
 rule all:
     input: [f"made/collect/{0}"]
 rule data:
-    output: "made/data/{run}"
+    output: "made/data/0"
     shell: "touch {output}"
 %s
 rule collect:
@@ -50,7 +50,7 @@ rule collect:
 """
 FLOOR_RULE = """
 rule {stage}:
-    input: "made/{before}/{{run}}"
+    input: "made/{before}"
     output: "made/{stage}/{{run}}"
     shell: "touch {{output}}"
 """
@@ -123,7 +123,7 @@ def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]
     """Make the workflow that is the least, in the same state; give its options."""
     config = load_config(config_file)
     measured = [stage for stage in stages.run_stages(config) if stage not in ("pretrain", "features")]
-    before = {"pretrain": "data", "features": "pretrain", **dict.fromkeys(measured, "features")}
+    before = {"pretrain": "data/0", "features": "pretrain/{run}", **dict.fromkeys(measured, "features/{run}")}
     rules = "".join(FLOOR_RULE.format(stage=stage, before=before[stage]) for stage in stages.run_stages(config))
     folder.mkdir()
     (folder / "Snakefile").write_text(FLOOR_SNAKEFILE % rules)
@@ -133,7 +133,7 @@ def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]
     if finished:
         for stage in ("data", *stages.run_stages(config), "collect"):
             (folder / "made" / stage).mkdir(parents=True)
-            for number in range(1 if stage == "collect" else len(config.runs)):
+            for number in range(1 if stage in ("data", "collect") else len(config.runs)):
                 (folder / "made" / stage / str(number)).write_text("x")
         snakemake(folder, "--touch", "--quiet", "all")
     return []
