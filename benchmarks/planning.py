@@ -33,6 +33,7 @@ WORKFLOW = ("Snakefile", "workflow", "profiles", "config", "paper_figures", "env
 OURS, FLOOR = "this workflow", "one input and one output for each job"
 COLD, FINISHED = "nothing done", "everything done"
 TARGET_SECONDS = 10
+TOUCH = ("--touch", "--cores", "100000", "--resources", "gpu=100000", "--quiet", "all")
 
 FLOOR_SNAKEFILE = """
 import json
@@ -115,7 +116,7 @@ def our_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
         for path in outputs(config, Layout(Path("results") / config.name)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text("x")
-        snakemake(folder, "--touch", "--quiet", "all", *options)
+        snakemake(folder, *TOUCH, *options)
     return options
 
 
@@ -135,7 +136,7 @@ def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]
             (folder / "made" / stage).mkdir(parents=True)
             for number in range(1 if stage in ("data", "collect") else len(config.runs)):
                 (folder / "made" / stage / str(number)).write_text("x")
-        snakemake(folder, "--touch", "--quiet", "all")
+        snakemake(folder, *TOUCH)
     return []
 
 
