@@ -81,7 +81,8 @@ def test_a_damaged_output_is_named_and_moved_aside(
     left = output.read_bytes()
     assert repair(layout) == [output]
     before[output.with_name("evaluation.json.damaged")] = left
-    del before[output]
+    manifest = layout.run_manifest("evaluate", "run")
+    del before[output], before[manifest]
     assert contents(layout) == before
     reason = f"not what {layout.run_manifest('evaluate', 'run')} records"
     assert f"{output}: damaged ({reason}); moved to evaluation.json.damaged" in capsys.readouterr().err
@@ -93,7 +94,7 @@ def test_a_damaged_copy_in_source_makes_its_job_run_again(layout: Layout) -> Non
         copy.parent.mkdir()
         copy.write_text("rule all:")
     empty(copy)
-    assert repair(layout) == [copy, manifest]
+    assert repair(layout) == [copy]
     assert not manifest.exists()
 
 
@@ -121,9 +122,37 @@ def test_what_killed_jobs_were_writing_is_removed(layout: Layout) -> None:
     assert set(before) - set(contents(layout)) == {layout.run("run") / f"{TEMPORARY}encoder-abc.safetensors"}
 
 
-def test_a_job_whose_output_is_gone_is_left_to_snakemake(layout: Layout) -> None:
+def test_a_job_whose_output_is_gone_is_done_again_unless_the_workflow_discards_such_files(layout: Layout) -> None:
     layout.theory.unlink()
     assert repair(layout) == []
+    assert not layout.manifest("theory").exists()
+    features, manifest = layout.features("run"), layout.run_manifest("features", "run")
+    with record(manifest, stage="", subject="", settings={}, source="", inputs={}, outputs={"features": features}):
+        write_json(features, [])
+    features.unlink()
+    repair(layout)
+    assert manifest.exists()
+
+
+def test_what_gathers_all_files_is_removed_so_that_snakemake_asks_for_the_damaged_ones(layout: Layout) -> None:
+    gathering = {layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"), layout.report}
+    for path in gathering:
+        write_json(path, [])
+    with record(
+        layout.manifest("collect"),
+        stage="",
+        subject="",
+        settings={},
+        source="",
+        inputs={},
+        outputs={"parquet": layout.results, "csv": layout.results.with_suffix(".csv")},
+    ):
+        pass
+    assert repair(layout) == []
+    assert all(path.exists() for path in gathering)
+    truncate(layout.evaluation("run"))
+    repair(layout)
+    assert not any(path.exists() for path in gathering)
 
 
 def test_without_a_mark_nothing_is_hashed_and_with_one_everything_is_once(layout: Layout) -> None:

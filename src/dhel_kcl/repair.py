@@ -102,8 +102,9 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
-    Unreadable manifests count as damaged. What a manifest lists and no job of the experiment writes is named and left
-    alone. Marks of workflows that crashed are removed.
+    The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
+    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged. What a manifest
+    lists and no job of the experiment writes is named and left alone. Marks of workflows that crashed are removed.
 
     Args:
         layout: the experiment's folder; no workflow runs on it.
@@ -118,8 +119,15 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
         InputError: a file cannot be read or moved.
     """
     marks = list(layout.running.glob("*"))
-    damaged = dict(_damaged(layout, jobs_may_run))
+    again: set[Path] = set()
+    damaged = dict(_damaged(layout, jobs_may_run, again))
+    if damaged or again:
+        again.update(_gathered(layout))
     try:
+        for path in sorted(again - set(damaged)):
+            console.print(f"{path}: {'would be ' if dry_run else ''}removed, as its job has to be done again")
+            if not dry_run:
+                path.unlink()
         for path, reason in damaged.items():
             aside = path.with_name(path.name + SUFFIX)
             console.print(f"{path}: damaged ({reason}); {'would be ' if dry_run else ''}moved to {aside.name}")
@@ -138,7 +146,8 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     return list(damaged)
 
 
-def _damaged(layout: Layout, jobs_may_run: bool) -> Iterator[tuple[Path, str]]:
+def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Damaged files, each with the reason; `again` receives the manifests of jobs whose outputs are damaged or gone."""
     folder = layout.root
     # Manifests hold real paths, also where a folder of the experiment is a link.
     written = {os.path.realpath(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
@@ -155,6 +164,8 @@ def _damaged(layout: Layout, jobs_may_run: bool) -> Iterator[tuple[Path, str]]:
             if listed not in written:
                 if os.path.lexists(listed):
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
+                elif Path(listed).name != layout.features("").name:  # the workflow may have discarded those
+                    again.add(path)
                 continue
             file = written[listed]
             with _named(file):
@@ -165,13 +176,21 @@ def _damaged(layout: Layout, jobs_may_run: bool) -> Iterator[tuple[Path, str]]:
                 console.print(f"{file}: newer than {path}, a job may be at work; left alone")
             else:
                 yield file, f"not what {path} records"
-                yield path, f"{file.name} has to be made again"  # and with it what no other job asks for by name
+                again.add(path)
     with _named(layout.audit):
         if layout.audit.exists():
             try:
                 read_json(layout.audit)
             except InputError:
                 yield layout.audit, "not JSON"
+
+
+def _gathered(layout: Layout) -> Iterator[Path]:
+    """Files whose jobs ask for those of all others, by which Snakemake notices what is missing."""
+    for name, table in (("collect", layout.results), ("report", layout.report)):
+        for path in (table, table.with_suffix(".csv"), layout.manifest(name)):
+            if path.exists():
+                yield path
 
 
 @contextmanager

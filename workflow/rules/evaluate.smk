@@ -2,7 +2,6 @@ rule evaluate:
     """Linear evaluation and k-nearest-neighbour accuracy of frozen features."""
     input:
         features=layout.features("{run}"),
-        manifest=layout.run_manifest("features", "{run}"),
     output:
         evaluation=layout.evaluation("{run}"),
         classifier=layout.classifier("{run}"),

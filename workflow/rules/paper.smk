@@ -14,7 +14,6 @@ rule collect:
             layout.run_manifest(stage, run)
             for run in experiment.runs
             for stage in stages.run_stages(experiment)
-            if stage != "features"  # which evaluate asks for
         ],
         data_manifests=[
             layout.manifest("data", f"{dataset.name}-{split}")
