@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-OFFLINE = re.compile(r"ConnectionError|ConnectTimeout|ReadTimeout|ServiceError|Failed to (connect|resolve)")
+OFFLINE = re.compile(r"requests\.exceptions\.|ServiceError|Failed to (connect|resolve)")
 
 
 def main() -> int:

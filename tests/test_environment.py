@@ -252,6 +252,7 @@ class TestAuditOfPackages:
     def test_when_nobody_can_be_asked_it_says_so(self, tmp_path: Path) -> None:
         for outcome in (
             self.outcome(tmp_path, error="requests.exceptions.ConnectionError: name resolution"),
+            self.outcome(tmp_path, error="requests.exceptions.SSLError: certificate verify failed"),
             self.outcome(tmp_path, UNKNOWN),
         ):
             assert outcome.returncode == 0
