@@ -368,7 +368,9 @@ def clone(experiment: Layout) -> Path:
     folder = Path.cwd()
     shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    commands = (["init", "-q"], ["add", "src", "paper_figures"], [*who, "commit", "-qm", "all"])
+    (folder / ".gitignore").write_text("__pycache__/\n")
+    code = ["src", "paper_figures", "workflow", "Snakefile", "envs"]
+    commands = (["init", "-q"], ["add", *code], [*who, "commit", "-qm", "all"])
     for command in commands:
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
