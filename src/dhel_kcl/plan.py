@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from dhel_kcl import declarations
 from dhel_kcl.config import ComputeConfig, DataConfig, DatasetConfig, EncoderConfig, ExperimentConfig, Run
+from dhel_kcl.data.corruption import SEVERITIES
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.models import Encoder
@@ -30,10 +31,9 @@ MEASURED = Path(__file__).with_name("throughput.csv")
 SHAPE = ("backbone", "stem", "width", "image_size", "storage")
 COLUMNS = ("device", "precision", *SHAPE, "batch_size", "train_per_second", "encode_per_second", "gpu_memory_mib")
 
-_CORRUPTED_COPIES = 26  # five corruptions at five severities, and the clean images
 _OTHER_BYTES = 100_000  # of a run besides weights, features and TensorBoard's files, as measured
 _BYTES_PER_STEP = 210  # in TensorBoard's files, as measured
-_JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs whose longer side has 500 pixels, at quality 90
+_JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs reduced to a longer side of 500 pixels, at quality 90
 _JPEG_SIDE = 500
 
 
@@ -177,7 +177,7 @@ def _evaluation_seconds(
     train, test = images["train"], images["test"]
     encoded = train + 3 * test  # the test images also as two views
     if config.evaluation.corruptions:
-        encoded += _CORRUPTED_COPIES * test
+        encoded += (1 + sum(map(len, SEVERITIES.values()))) * test  # the clean images too
     if config.evaluation.augmented_images and dataset.probe is not None:
         encoded += dataset.probe.epochs * train + test
     return encoded / float(speeds["encode_per_second"].median()) if len(speeds) else math.nan

@@ -187,10 +187,8 @@ def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[t
 
 def _gathered(layout: Layout) -> Iterator[Path]:
     """Files whose jobs ask for those of all others, by which Snakemake notices what is missing."""
-    for name, table in (("collect", layout.results), ("report", layout.report)):
-        for path in (table, table.with_suffix(".csv"), layout.manifest(name)):
-            if path.exists():
-                yield path
+    of_collect = (layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"))
+    yield from filter(Path.exists, (*of_collect, layout.report, layout.manifest("report")))
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import errno
+import io
 import itertools
 import json
 import os
@@ -14,14 +15,16 @@ import torch
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.config import DataConfig
 from dhel_kcl.data import beton
 from dhel_kcl.data.beton import open_beton, sidecar_path, write_beton
 from dhel_kcl.data.loader import OneViewLoader
-from dhel_kcl.data.sources import ImageSource, open_source
+from dhel_kcl.data.sources import ImageSource, open_source, read_image
 from dhel_kcl.errors import InputError
+from dhel_kcl.plan import _JPEG_BYTES, _JPEG_SIDE
 
 
 def folder_source(root: Path) -> ImageSource:
@@ -357,3 +360,14 @@ def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton
     mutate()
     assert outcomes["refused"] > 1000  # the mutations do damage, and some of it only shows in the pixels
     assert outcomes["loaded"] > 20
+
+
+def test_plan_takes_a_photograph_for_as_large_as_photographs_are(imagenet_folder: Path) -> None:
+    sizes = []
+    for path in sorted(imagenet_folder.glob("train/*/*")):
+        image = Image.fromarray(read_image(path))
+        image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=90)
+        sizes.append(encoded.tell())
+    assert np.mean(sizes) == pytest.approx(_JPEG_BYTES, rel=0.02)
