@@ -19,11 +19,21 @@ if Path("dhel-kcl.sif").exists():
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
-include: "workflow/rules/features.smk"
-include: "workflow/rules/evaluate.smk"
+
+
+if experiment.compute.keep_features:
+
+    include: "workflow/rules/features.smk"
+    include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/analyse.smk"
+
+else:
+
+    include: "workflow/rules/measure.smk"
+
+
 include: "workflow/rules/augmented_probe.smk"
 include: "workflow/rules/corruptions.smk"
-include: "workflow/rules/analyse.smk"
 include: "workflow/rules/theory.smk"
 include: "workflow/rules/paper.smk"
 

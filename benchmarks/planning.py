@@ -87,6 +87,13 @@ PAGE = """# Speed of planning
 """
 
 
+def jobs_of_a_run(config: ExperimentConfig) -> list[str]:
+    """The rules that have a job for each run, in order."""
+    kept = config.compute.keep_features
+    rules = [stage for stage in stages.run_stages(config) if kept or stage not in stages.FEATURE_STAGES]
+    return rules if kept else ["pretrain", "measure", *rules[1:]]
+
+
 def outputs(config: ExperimentConfig, layout: Layout) -> Iterator[Path]:
     """Every file that the finished workflow leaves."""
     targets = declarations.scripts(stages.SCRIPTS)
@@ -97,7 +104,8 @@ def outputs(config: ExperimentConfig, layout: Layout) -> Iterator[Path]:
             yield from (beton, sidecar_path(beton))
     for run in config.runs:
         yield from layout.measurements(run, stages.run_stages(config))
-        yield from (layout.encoder(run), layout.features(run), layout.classifier(run))
+        yield from (layout.encoder(run), layout.classifier(run))
+        yield from [layout.features(run)] if config.compute.keep_features else []
     for table in (layout.results, layout.theory):
         yield from (table, table.with_suffix(".csv"))
     for target in targets:
@@ -127,19 +135,21 @@ def our_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
 def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
     """Make the workflow that is the least, in the same state; give its options."""
     config = load_config(config_file)
-    measured = [stage for stage in stages.run_stages(config) if stage not in ("pretrain", "features")]
-    before = {"pretrain": "data/0", "features": "pretrain/{run}", **dict.fromkeys(measured, "features/{run}")}
-    rules = "".join(FLOOR_RULE.format(stage=stage, before=before[stage]) for stage in stages.run_stages(config))
+    jobs = jobs_of_a_run(config)
+    measured = [job for job in jobs if job not in ("pretrain", "features")]
+    source = "features/{run}" if config.compute.keep_features else "pretrain/{run}"
+    before = {"pretrain": "data/0", "features": "pretrain/{run}", **dict.fromkeys(measured, source)}
+    rules = "".join(FLOOR_RULE.format(stage=job, before=before[job]) for job in jobs)
     folder.mkdir()
     (folder / "Snakefile").write_text(FLOOR_SNAKEFILE % rules)
     (folder / "graph.json").write_text(
         json.dumps({"last": measured, "runs": [str(n) for n in range(len(config.runs))]})
     )
     if finished:
-        for stage in ("data", *stages.run_stages(config), "collect"):
-            (folder / "made" / stage).mkdir(parents=True)
-            for number in range(1 if stage in ("data", "collect") else len(config.runs)):
-                (folder / "made" / stage / str(number)).write_text("x")
+        for job in ("data", *jobs, "collect"):
+            (folder / "made" / job).mkdir(parents=True)
+            for number in range(1 if job in ("data", "collect") else len(config.runs)):
+                (folder / "made" / job / str(number)).write_text("x")
         snakemake(folder, *TOUCH)
     return []
 
@@ -238,7 +248,7 @@ def main(
         planning.to_csv(path, index=False, float_format="%.4g")
     facts = machine()
     write_json(output / "planning_machine.json", facts)
-    jobs = len(experiment.runs) * len(stages.run_stages(experiment))
+    jobs = len(experiment.runs) * len(jobs_of_a_run(experiment))
     with atomic_path(output.with_name(f"{output.name}_planning.md")) as path:
         path.write_text(page(planning, facts, len(experiment.runs), jobs))
 

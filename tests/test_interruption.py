@@ -1,6 +1,6 @@
 """Interrupted in every way at random times, again and again, the workflow ends with the bytes of one that was not.
 
-`DHEL_KCL_INTERRUPTIONS` says how many times; the default takes some minutes.
+`DHEL_KCL_INTERRUPTIONS` says how many times in all; the default takes some minutes.
 """
 
 import os
@@ -32,7 +32,7 @@ PATIENCE = 120
 pytestmark = pytest.mark.slow
 
 
-def small_workspace(folder: Path) -> Path:
+def small_workspace(folder: Path, keep_features: bool) -> Path:
     """A clone with three targets and an experiment of two runs, which write a checkpoint every second step."""
     folder.mkdir(exist_ok=True)
     make_workspace(folder)
@@ -43,7 +43,7 @@ def small_workspace(folder: Path) -> Path:
     values["losses"] = values["losses"][:1]
     values["evaluation"] = {"regularisation_c": [1.0]}
     del values["monitor"]
-    values["compute"]["checkpoint_every_steps"] = 2
+    values["compute"] |= {"checkpoint_every_steps": 2, "keep_features": keep_features}
     (folder / "small.yaml").write_text(yaml.safe_dump(values))
     return folder
 
@@ -169,18 +169,14 @@ def finish(folder: Path) -> None:
     assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = small_workspace(tmp_path_factory.mktemp("uninterrupted"))
-    finish(folder)
-    return folder
-
-
-def test_the_results_are_those_of_a_workflow_that_nobody_interrupted(uninterrupted: Path, tmp_path: Path) -> None:
-    folder, chance = small_workspace(tmp_path / "interrupted"), random.Random(0)
+@pytest.mark.parametrize("keep_features", [True, False], ids=["features kept", "features discarded"])
+def test_the_results_are_those_of_a_workflow_that_nobody_interrupted(keep_features: bool, tmp_path: Path) -> None:
+    uninterrupted = small_workspace(tmp_path / "uninterrupted", keep_features)
+    finish(uninterrupted)
     expected = results(uninterrupted)
+    folder, chance = small_workspace(tmp_path / "interrupted", keep_features), random.Random(0)
     kinds = [kind for _ in range(0, ROUNDS, len(INTERRUPTIONS)) for kind in chance.sample(INTERRUPTIONS, k=5)]
-    for number, interruption in enumerate(kinds[:ROUNDS]):
+    for number, interruption in enumerate(kinds[: ROUNDS // 2]):
         print(f"{time.strftime('%X')} round {number}: {interruption.__name__}, {manifests(folder)} jobs done")
         interrupt(folder, interruption, chance)
         _, left = psutil.wait_procs(processes(folder), timeout=PATIENCE)

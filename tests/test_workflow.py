@@ -11,6 +11,8 @@ from dhel_kcl.config import load_config
 from dhel_kcl.declarations import scripts
 from dhel_kcl.explorer import read_rows
 from dhel_kcl.layout import Layout
+from dhel_kcl.provenance import load_manifest
+from dhel_kcl.stages import FEATURE_STAGES
 
 LAYOUT = Layout(Path("results/tiny"))
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
@@ -77,6 +79,30 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
 
 
+def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(copy_of_finished: Path) -> None:
+    runs = list(load_config(TINY).runs)
+    files = [file(run_id) for file in (LAYOUT.evaluation, LAYOUT.classifier, LAYOUT.representation) for run_id in runs]
+    before = {file: (copy_of_finished / file).read_bytes() for file in files}
+    values = yaml.safe_load(TINY.read_text())
+    values["compute"]["keep_features"] = False
+    values["evaluation"] |= {"augmented_images": False, "corruptions": False}
+    config = copy_of_finished / "discarding.yaml"
+    config.write_text(yaml.safe_dump(values))
+    rules = planned(copy_of_finished, config=config)
+    assert rules["measure"] == len(runs)
+    assert not set(rules) & {"data", "pretrain", *FEATURE_STAGES}
+    outcome = snakemake(cwd=copy_of_finished, config=config)
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    assert before == {file: (copy_of_finished / file).read_bytes() for file in files}, "as in jobs of their own"
+    for run_id in runs:
+        assert not (copy_of_finished / LAYOUT.features(run_id)).exists()
+        (features,) = load_manifest(copy_of_finished / LAYOUT.run_manifest("features", run_id)).outputs.values()
+        (read,) = load_manifest(copy_of_finished / LAYOUT.run_manifest("analyse", run_id)).inputs.values()
+        assert read.sha256 == features.sha256
+    assert (copy_of_finished / LAYOUT.audit).exists()
+    assert not planned(copy_of_finished, config=config), "nothing is left to do"
+
+
 def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(TINY.read_text())
     values["theory"]["temperature"] = 0.3
@@ -122,9 +148,7 @@ def test_a_changed_palette_redraws_the_figures_and_the_explorer_and_retrains_not
 def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:
     config = REPOSITORY / "config" / "config.yaml"
     rules = planned(workspace, config=config)
-    assert (
-        rules["pretrain"] == rules["features"] == rules["evaluate"] == rules["analyse"] == len(load_config(config).runs)
-    )
+    assert rules["pretrain"] == rules["measure"] == len(load_config(config).runs)
     assert rules["data"] == 4 * 2 + 1, "train and test of each, and STL-10's images for pretraining"
     assert set(SCRIPTS) <= set(rules)
 
@@ -170,6 +194,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     encoder.write_bytes(kept[:1000])
     later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
     later += [LAYOUT.evaluation(other)]
+    later += [LAYOUT.run_manifest(*job) for job in (("evaluate", run_id), ("analyse", run_id), ("evaluate", other))]
     # Without the other jobs that read the encoder: when two fail at once, Snakemake does not go on with the others.
     values = yaml.safe_load(TINY.read_text())
     values["evaluation"] |= {"augmented_images": False, "corruptions": False}

@@ -294,6 +294,14 @@ def analyse(experiment: Experiment, run: RunId) -> None:
         measure(layout.features(run), config.analysis, config.compute.threads, layout.representation(run))
 
 
+@app.command()
+def measure(experiment: Experiment, run: RunId) -> None:
+    """`features`, `evaluate` and `analyse` of one run, as the workflow does them if the features are not kept."""
+    features(experiment, run)
+    evaluate(experiment, run)
+    analyse(experiment, run)
+
+
 def _claim_gpus(config: ExperimentConfig, count: int = 1) -> None:
     """Before the stage's module is imported: FFCV initialises CUDA, which then sees every device."""
     if config.compute.device != "cpu":

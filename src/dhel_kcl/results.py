@@ -149,7 +149,9 @@ def _run_keys(run: Run, train_images: int) -> dict[str, Any]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InputError(f"{path}: missing; run the workflow again to measure this run")
+        raise InputError(
+            f"{path}: missing; call dhel-kcl repair on the experiment, then the workflow again, which measures this run"
+        )
     return path
 
 

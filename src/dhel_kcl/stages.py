@@ -34,6 +34,9 @@ MODULES = {
 RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruptions", "analyse")
 """Stages with one job for each run, in order; `run_stages` gives those of an experiment."""
 
+FEATURE_STAGES = ("features", "evaluate", "analyse")
+"""The stages that compute and measure a run's features; one job does all three if the features are not kept."""
+
 SCRIPTS = Path("paper_figures")
 """The folder of the figure and table scripts; each is a target of its name."""
 

@@ -5,11 +5,7 @@ rule features:
         outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
     output:
-        features=(
-            layout.features("{run}")
-            if experiment.compute.keep_features
-            else temp(layout.features("{run}"))
-        ),
+        features=layout.features("{run}"),
         manifest=layout.run_manifest("features", "{run}"),
     log:
         layout.log("features", "{run}"),

@@ -1,14 +1,11 @@
+# Of each run's job only the manifest, its last file, which stands for the others: to name thousands of those again would
+# slow planning.
 rule collect:
     """Gather every measurement of the runs into one tidy table."""
     input:
         betons=[
             layout.beton(dataset.name, dataset.data.pretrain_split)
             for dataset in experiment.datasets
-        ],
-        measurements=[
-            file
-            for run in experiment.runs
-            for file in layout.measurements(run, stages.run_stages(experiment))
         ],
         manifests=[
             layout.run_manifest(stage, run)
