@@ -174,9 +174,9 @@ def test_the_results_are_those_of_a_workflow_that_nobody_interrupted(keep_featur
     uninterrupted = small_workspace(tmp_path / "uninterrupted", keep_features)
     finish(uninterrupted)
     expected = results(uninterrupted)
-    folder, chance = small_workspace(tmp_path / "interrupted", keep_features), random.Random(0)
+    folder, chance = small_workspace(tmp_path / "interrupted", keep_features), random.Random(int(keep_features))
     kinds = [kind for _ in range(0, ROUNDS, len(INTERRUPTIONS)) for kind in chance.sample(INTERRUPTIONS, k=5)]
-    for number, interruption in enumerate(kinds[: ROUNDS // 2]):
+    for number, interruption in enumerate(kinds[: (ROUNDS + 1) // 2]):
         print(f"{time.strftime('%X')} round {number}: {interruption.__name__}, {manifests(folder)} jobs done")
         interrupt(folder, interruption, chance)
         _, left = psutil.wait_procs(processes(folder), timeout=PATIENCE)

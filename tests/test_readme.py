@@ -77,6 +77,7 @@ BLOCKS = [(page, block) for page in PAGES for block in blocks(page, "bash")]
 def clone(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with the finished tiny experiment."""
     folder = shutil.copytree(finished, tmp_path_factory.mktemp("readme") / "clone", symlinks=True)
+    shutil.copytree(REPOSITORY / "docs" / "results", folder / "docs" / "results")
     shutil.copy(REPOSITORY / "Makefile", folder)
     shutil.copy(TINY, folder / "config")
     return folder

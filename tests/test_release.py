@@ -74,7 +74,7 @@ def test_make_figures_in_a_clone_makes_every_shipped_product_again_without_torch
     absent.mkdir()
     for module in ("torch", "ffcv"):
         (absent / f"{module}.py").write_text("raise ImportError('hidden by a test')")
-    setup, command = coreutils("make", "--dry-run", "figures", folder=clone).stdout.splitlines()
+    setup, command = coreutils("make", "--no-print-directory", "--dry-run", "figures", folder=clone).stdout.splitlines()
     assert setup == "envs/setup.sh"
     programs = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["losses"] = values["losses"][:1]
     values["datasets"][0]["epochs"] = 12
     values["evaluation"] = {"regularisation_c": [0.1]}
-    values["compute"]["gpus_per_run"] = 1
+    values["compute"] |= {"gpus_per_run": 1, "keep_features": False}  # as in the paper's grid
     path = tmp_path_factory.mktemp("config") / "slurm.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -117,14 +117,15 @@ def test_the_workflow_gives_the_same_results_on_slurm_and_each_job_gets_what_its
         for run_id in RUNS:
             assert (folder / file(run_id)).read_bytes() == (local / file(run_id)).read_bytes(), file(run_id)
     pd.testing.assert_frame_equal(measured(folder), measured(local))
+    assert not list((folder / LAYOUT.root).rglob(LAYOUT.features("").name))
 
     jobs = {number: job for number, job in cluster.jobs().items() if number not in before}
     rules = {number: job["comment"].split("_")[1] for number, job in jobs.items()}
-    twice = ["data", "pretrain", "features", "evaluate", "analyse"]
+    twice = ["data", "pretrain", "measure"]
     assert sorted(rules.values()) == sorted([*twice, *twice, "collect", "theory"])
     assert {job["state"] for job in jobs.values()} == {"COMPLETED"}
     for number, job in jobs.items():
-        uses_gpu = rules[number] in ("pretrain", "features")
+        uses_gpu = rules[number] in ("pretrain", "measure")
         assert job["tres-per-job"] == ("gres:gpu:1" if uses_gpu else "N/A"), job
         assert job["partition"] == ("gpu" if uses_gpu else "cpu"), job
         assert job["timelimit"] == "1:00:00", job

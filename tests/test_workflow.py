@@ -91,6 +91,9 @@ def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(c
     rules = planned(copy_of_finished, config=config)
     assert rules["measure"] == len(runs)
     assert not set(rules) & {"data", "pretrain", *FEATURE_STAGES}
+    one = snakemake(str(LAYOUT.evaluation(runs[0])), cwd=copy_of_finished, config=config)
+    assert one.returncode == 0, one.stdout[-3000:] + one.stderr[-3000:]
+    assert not (copy_of_finished / LAYOUT.features(runs[0])).exists(), "also of a job that was asked for"
     outcome = snakemake(cwd=copy_of_finished, config=config)
     assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
     assert before == {file: (copy_of_finished / file).read_bytes() for file in files}, "as in jobs of their own"
@@ -101,6 +104,11 @@ def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(c
         assert read.sha256 == features.sha256
     assert (copy_of_finished / LAYOUT.audit).exists()
     assert not planned(copy_of_finished, config=config), "nothing is left to do"
+    values["analysis"] = {"similarity_bins": 50}
+    config.write_text(yaml.safe_dump(values))
+    rules = planned(copy_of_finished, config=config)
+    assert rules["measure"] == len(runs)
+    assert not set(rules) & {"data", "pretrain"}
 
 
 def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tmp_path: Path) -> None:

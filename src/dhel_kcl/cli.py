@@ -294,14 +294,6 @@ def analyse(experiment: Experiment, run: RunId) -> None:
         measure(layout.features(run), config.analysis, config.compute.threads, layout.representation(run))
 
 
-@app.command()
-def measure(experiment: Experiment, run: RunId) -> None:
-    """`features`, `evaluate` and `analyse` of one run, as the workflow does them if the features are not kept."""
-    features(experiment, run)
-    evaluate(experiment, run)
-    analyse(experiment, run)
-
-
 def _claim_gpus(config: ExperimentConfig, count: int = 1) -> None:
     """Before the stage's module is imported: FFCV initialises CUDA, which then sees every device."""
     if config.compute.device != "cpu":
@@ -556,7 +548,7 @@ def repair(
     experiment: Experiment,
     dry_run: Annotated[bool, typer.Option(help="Say what is damaged and change nothing.")] = False,
 ) -> None:
-    """Move files that are not what their manifests record aside, so that the workflow makes them again.
+    """Move files that are not what their manifests record aside; the workflow makes them, and missing ones, again.
 
     The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
     """

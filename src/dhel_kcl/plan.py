@@ -238,7 +238,8 @@ def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | s
     time = f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
     return [
         table,
-        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on top",
+        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on top "
+        "(a device waits for them where compute.keep_features is false)",
     ]
 
 

@@ -186,7 +186,7 @@ def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[t
 
 
 def _gathered(layout: Layout) -> Iterator[Path]:
-    """Files whose jobs ask for those of all others, by which Snakemake notices what is missing."""
+    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing."""
     of_collect = (layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"))
     yield from filter(Path.exists, (*of_collect, layout.report, layout.manifest("report")))
 

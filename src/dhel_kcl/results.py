@@ -85,9 +85,7 @@ def _table_of(source: Path) -> pd.DataFrame:
         return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{source}: not what its stage writes ({reason}); delete it and run the workflow again"
-        ) from error
+        raise InputError(f"{source}: not what its stage writes ({reason}); delete it and run its rule again") from error
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
@@ -149,9 +147,7 @@ def _run_keys(run: Run, train_images: int) -> dict[str, Any]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InputError(
-            f"{path}: missing; call dhel-kcl repair on the experiment, then the workflow again, which measures this run"
-        )
+        raise InputError(f"{path}: missing; run the rule that writes it")
     return path
 
 
@@ -159,4 +155,4 @@ def _read_csv(path: Path) -> list[dict[Hashable, Any]]:
     try:
         return pd.read_csv(path).to_dict("records")
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a table ({error}); delete it and run the workflow again") from error
+        raise InputError(f"{path}: not a table ({error}); delete it and run its rule again") from error

@@ -32,7 +32,7 @@ MODULES = {
 """The module that a stage runs."""
 
 RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruptions", "analyse")
-"""Stages with one job for each run, in order; `run_stages` gives those of an experiment."""
+"""Stages that each run goes through, in order; `run_stages` gives those of an experiment."""
 
 FEATURE_STAGES = ("features", "evaluate", "analyse")
 """The stages that compute and measure a run's features; one job does all three if the features are not kept."""

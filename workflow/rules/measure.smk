@@ -1,5 +1,5 @@
-# A job for each of these stages would hand the features on in a file that is then discarded; and planning, and a cluster's
-# queue, have two jobs fewer for each run.
+# Not a job for each of these stages: the features would wait on the disk until the others ran, and planning, and a cluster's
+# queue, would have two jobs more for each run. Not temp(): Snakemake keeps such files of jobs that it was asked for.
 rule measure:
     """Compute the features of the frozen encoder, evaluate and analyse them, and discard them."""
     input:
@@ -7,7 +7,6 @@ rule measure:
         outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
     output:
-        features=temp(layout.features("{run}")),
         evaluation=layout.evaluation("{run}"),
         classifier=layout.classifier("{run}"),
         representation=layout.representation("{run}"),
@@ -15,7 +14,9 @@ rule measure:
             layout.run_manifest(stage, "{run}") for stage in stages.FEATURE_STAGES
         ],
     log:
-        layout.log("measure", "{run}"),
+        features=layout.log("features", "{run}"),
+        evaluate=layout.log("evaluate", "{run}"),
+        analyse=layout.log("analyse", "{run}"),
     benchmark:
         layout.benchmark("measure", "{run}")
     conda:
@@ -26,9 +27,15 @@ rule measure:
         gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,
+        features=str(layout.features("{run}")),
         digests=lambda wildcards: [
             stages.job_digest(experiment, stage, wildcards.run)
             for stage in stages.FEATURE_STAGES
         ],
     shell:
-        "dhel-kcl --log {log} measure {params.experiment} {wildcards.run}"
+        """
+        trap 'rm -f {params.features}' EXIT
+        dhel-kcl --log {log.features} features {params.experiment} {wildcards.run}
+        dhel-kcl --log {log.evaluate} evaluate {params.experiment} {wildcards.run}
+        dhel-kcl --log {log.analyse} analyse {params.experiment} {wildcards.run}
+        """
