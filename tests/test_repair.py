@@ -122,9 +122,12 @@ def test_what_killed_jobs_were_writing_is_removed(layout: Layout) -> None:
     assert set(before) - set(contents(layout)) == {layout.run("run") / f"{TEMPORARY}encoder-abc.safetensors"}
 
 
-def test_a_job_whose_output_is_gone_is_done_again_unless_the_workflow_discards_such_files(layout: Layout) -> None:
+def test_a_job_whose_output_is_gone_is_done_again_unless_the_workflow_discards_such_files(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
     layout.theory.unlink()
     assert repair(layout) == []
+    assert f"{layout.theory}: missing" in capsys.readouterr().err
     assert not layout.manifest("theory").exists()
     features, manifest = layout.features("run"), layout.run_manifest("features", "run")
     with record(manifest, stage="", subject="", settings={}, source="", inputs={}, outputs={"features": features}):

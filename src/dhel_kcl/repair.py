@@ -165,6 +165,7 @@ def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[t
                 if os.path.lexists(listed):
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
                 elif Path(listed).name != layout.features("").name:  # the workflow may have discarded those
+                    console.print(f"{os.path.normpath(path.parent / artifact.path)}: missing")
                     again.add(path)
                 continue
             file = written[listed]
