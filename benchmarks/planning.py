@@ -105,7 +105,8 @@ def outputs(config: ExperimentConfig, layout: Layout) -> Iterator[Path]:
     for run in config.runs:
         yield from layout.measurements(run, stages.run_stages(config))
         yield from (layout.encoder(run), layout.classifier(run))
-        yield from [layout.features(run)] if config.compute.keep_features else []
+        if config.compute.keep_features:
+            yield layout.features(run)
     for table in (layout.results, layout.theory):
         yield from (table, table.with_suffix(".csv"))
     for target in targets:

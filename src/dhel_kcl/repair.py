@@ -119,8 +119,7 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
         InputError: a file cannot be read or moved.
     """
     marks = list(layout.running.glob("*"))
-    again: set[Path] = set()
-    damaged = dict(_damaged(layout, jobs_may_run, again))
+    damaged, again = _check(layout, jobs_may_run)
     if damaged or again:
         again.update(_gathered(layout))
     try:
@@ -146,9 +145,11 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     return list(damaged)
 
 
-def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[tuple[Path, str]]:
-    """Damaged files, each with the reason; `again` receives the manifests of jobs whose outputs are damaged or gone."""
+def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
+    """Damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
     folder = layout.root
+    damaged: dict[Path, str] = {}
+    again: set[Path] = set()
     # Manifests hold real paths, also where a folder of the experiment is a link.
     written = {os.path.realpath(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
     for path in sorted([*folder.glob("manifests/*.json"), *folder.glob("runs/*/*.manifest.json")]):
@@ -157,7 +158,7 @@ def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[t
             try:
                 manifest = load_manifest(path)
             except InputError:
-                yield path, "not a manifest"
+                damaged[path] = "not a manifest"
                 continue
         for artifact in manifest.outputs.values():
             listed = os.path.realpath(path.parent / artifact.path)
@@ -176,14 +177,15 @@ def _damaged(layout: Layout, jobs_may_run: bool, again: set[Path]) -> Iterator[t
             if newer and jobs_may_run:
                 console.print(f"{file}: newer than {path}, a job may be at work; left alone")
             else:
-                yield file, f"not what {path} records"
+                damaged[file] = f"not what {path} records"
                 again.add(path)
     with _named(layout.audit):
         if layout.audit.exists():
             try:
                 read_json(layout.audit)
             except InputError:
-                yield layout.audit, "not JSON"
+                damaged[layout.audit] = "not JSON"
+    return damaged, again
 
 
 def _gathered(layout: Layout) -> Iterator[Path]:
