@@ -144,7 +144,7 @@ def main(
     if missing:
         raise typer.BadParameter(f"{measurements} lacks {', '.join(missing)}; `make benchmark` measures everything")
     loading = pd.read_csv(measurements / "loading.csv")
-    machine = json.loads((measurements / "loading_machine.json").read_text())
+    machine = json.loads((measurements / "loading_machine.json").read_text(encoding="utf-8"))
     with atomic_path(measurements / "loading.png") as path:
         draw(loading).savefig(path, dpi=200, metadata={"Software": None})
     aims = pd.DataFrame(
@@ -164,7 +164,7 @@ def main(
         stock=STOCK,
     )
     with atomic_path(measurements.with_name(f"{measurements.name}_loading.md")) as path:
-        path.write_text(page)
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,14 @@ PACKAGES = ["torch", "numpy", "scipy", "lightly", "pytorch-metric-learning"]
 
 def machine() -> dict[str, str]:
     """Hardware and versions that times depend on, by the names that readers see."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    model = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     facts = {
         "processor": model.partition(":")[2].strip() or platform.machine(),
         "instruction set used by PyTorch": torch.backends.cpu.get_cpu_capability(),
@@ -101,14 +108,14 @@ def peak_mib(call: Callable[[], object]) -> float:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     call()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    high_water_mark.write_text("5")
+    high_water_mark.write_text("5", encoding="utf-8")
     before = _status_mib("VmRSS")
     call()
     return _status_mib("VmHWM") - before
 
 
 def _status_mib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 

@@ -41,7 +41,7 @@ WITHOUT_SLEEP = (
 
 FLOOR_SNAKEFILE = """
 import json
-graph = json.loads(open("graph.json").read())
+graph = json.loads(open("graph.json", encoding="utf-8").read())
 rule all:
     input: [f"made/collect/{0}"]
 rule data:
@@ -128,7 +128,7 @@ def our_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]:
         config = load_config(config_file)
         for path in outputs(config, Layout(Path("results") / config.name)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text("x")
+            (folder / path).write_text("x", encoding="utf-8")
         snakemake(folder, *TOUCH, *options)
     return options
 
@@ -142,15 +142,15 @@ def floor_workflow(folder: Path, config_file: Path, finished: bool) -> list[str]
     before = {"pretrain": "data/0", "features": "pretrain/{run}", **dict.fromkeys(measured, source)}
     rules = "".join(FLOOR_RULE.format(stage=job, before=before[job]) for job in jobs)
     folder.mkdir()
-    (folder / "Snakefile").write_text(FLOOR_SNAKEFILE % rules)
+    (folder / "Snakefile").write_text(FLOOR_SNAKEFILE % rules, encoding="utf-8")
     (folder / "graph.json").write_text(
-        json.dumps({"last": measured, "runs": [str(n) for n in range(len(config.runs))]})
+        json.dumps({"last": measured, "runs": [str(n) for n in range(len(config.runs))]}), encoding="utf-8"
     )
     if finished:
         for job in ("data", *jobs, "collect"):
             (folder / "made" / job).mkdir(parents=True)
             for number in range(1 if job in ("data", "collect") else len(config.runs)):
-                (folder / "made" / job / str(number)).write_text("x")
+                (folder / "made" / job / str(number)).write_text("x", encoding="utf-8")
         snakemake(folder, *TOUCH)
     return []
 
@@ -168,7 +168,7 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
     environment = os.environ | {"PATH": f"{folder_of_programs}:{os.environ['PATH']}"}
     start = time.perf_counter()
     outcome = subprocess.run(  # nosec B603 # fixed words, no shell
-        [*program, "--cores", "1", *arguments], cwd=folder, capture_output=True, text=True, env=environment, check=False
+        [*program, "--cores", "1", *arguments], cwd=folder, capture_output=True, encoding="utf-8", env=environment, check=False
     )
     seconds = time.perf_counter() - start
     if outcome.returncode:
@@ -251,7 +251,7 @@ def main(
     write_json(output / "planning_machine.json", facts)
     jobs = len(experiment.runs) * len(jobs_of_a_run(experiment))
     with atomic_path(output.with_name(f"{output.name}_planning.md")) as path:
-        path.write_text(page(planning, facts, len(experiment.runs), jobs))
+        path.write_text(page(planning, facts, len(experiment.runs), jobs), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def main(
         raise typer.BadParameter(f"{measurements} lacks {', '.join(missing)}; `make benchmark` measures everything")
     losses = pd.read_csv(measurements / "losses.csv")
     metrics = pd.read_csv(measurements / "metrics.csv")
-    machine = json.loads((measurements / "machine.json").read_text())
+    machine = json.loads((measurements / "machine.json").read_text(encoding="utf-8"))
     for column, label in (("milliseconds", "time (ms)"), ("memory_mib", "memory (MiB)")):
         name = {"milliseconds": "time", "memory_mib": "memory"}[column]
         with atomic_path(measurements / f"losses_{name}.png") as path:
@@ -256,7 +256,7 @@ def main(
         gradient_tolerance=GRADIENT_TOLERANCE,
     )
     with atomic_path(measurements.with_suffix(".md")) as path:
-        path.write_text(page)
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

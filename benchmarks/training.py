@@ -214,9 +214,12 @@ def main(
     versions = {package: version(package) for package in ("torchvision", "ffcv")}
     facts = {**machine(), **versions, "measuring the training": f"{minutes:.0f} minutes"}
     write_json(output / "training_machine.json", facts)
-    written = pd.read_csv(output / "training.csv"), json.loads((output / "training_machine.json").read_text())
+    written = (
+        pd.read_csv(output / "training.csv"),
+        json.loads((output / "training_machine.json").read_text(encoding="utf-8")),
+    )
     with atomic_path(output.with_name(f"{output.name}_training.md")) as path:
-        path.write_text(page(*written))
+        path.write_text(page(*written), encoding="utf-8")
 
 
 if __name__ == "__main__":

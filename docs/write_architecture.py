@@ -31,7 +31,7 @@ def rule_graph(folder: Path) -> nx.DiGraph:
         The attribute `rules` counts them.
     """
     command = ["snakemake", "--rulegraph", "dot", "--forceall", "--configfile", CONFIG, *EVERY_STAGE]
-    dot = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout  # nosec B603 # no shell
+    dot = subprocess.run(command, cwd=folder, check=True, capture_output=True, encoding="utf-8").stdout  # nosec B603 # no shell
     rules = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
     node = {key: PRODUCTS.get(rule.partition("_")[0], rule) for key, rule in rules.items() if rule != "all"}
     graph = nx.DiGraph((node[start], node[end]) for start, end in re.findall(r"(\d+) -> (\d+)", dot) if end in node)

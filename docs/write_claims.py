@@ -120,4 +120,4 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    (DOCS / "claims.md").write_text(page())
+    (DOCS / "claims.md").write_text(page(), encoding="utf-8")

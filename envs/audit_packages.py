@@ -15,13 +15,17 @@ OFFLINE = re.compile(r"requests\.exceptions\.|ServiceError|Failed to (connect|re
 
 def main() -> int:
     """Print what was found, and return the exit status: 1 if a finding is not accepted."""
-    accepted = [line.split() for line in (FOLDER / "accepted_vulnerabilities.txt").read_text().splitlines() if line]
+    accepted = [
+        line.split()
+        for line in (FOLDER / "accepted_vulnerabilities.txt").read_text(encoding="utf-8").splitlines()
+        if line
+    ]
     if unexplained := [words[0] for words in accepted if words[0] != "#" and len(words) < 4]:
         print(f"error: accepted_vulnerabilities.txt: say why {', '.join(unexplained)} does no harm", file=sys.stderr)
         return 1
     lock = str(FOLDER / "lock.txt")
     command = ["pip-audit", "-r", lock, "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
-    audit = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # fixed words, no shell
+    audit = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)  # nosec B603 # fixed words, no shell
     try:
         packages = json.loads(audit.stdout)["dependencies"]
     except ValueError:

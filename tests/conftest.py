@@ -104,7 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _failed_logs(folder: Path) -> str:
     logs = sorted(folder.glob("results/tiny/logs/**/*.log"), key=lambda path: path.stat().st_mtime)
-    return "\n".join(f"{log}:\n{log.read_text()[-1500:]}" for log in logs[-4:])
+    return "\n".join(f"{log}:\n{log.read_text(encoding='utf-8')[-1500:]}" for log in logs[-4:])
 
 
 @pytest.fixture

@@ -57,9 +57,11 @@ class Page:
 
     def write_again(self, style: Path = STYLE) -> str:
         write_explorer(self.results, self.manifests, style, self.output, ("pretrain", "features", "corruptions"))
-        return self.output.read_text()
+        return self.output.read_text(encoding="utf-8")
 
     def specification(self) -> dict[str, Any]:
-        text = re.search(r"const spec = \{\.\.\.(.*), datasets: \{runs: data\}\};", self.output.read_text())
+        text = re.search(
+            r"const spec = \{\.\.\.(.*), datasets: \{runs: data\}\};", self.output.read_text(encoding="utf-8")
+        )
         assert text is not None
         return json.loads(text[1])

@@ -114,7 +114,7 @@ class Cluster:
         """Job, devices, begin and end of every finished task, other than the script that starts it."""
         begun: dict[tuple[str, str], tuple[str, float]] = {}
         finished = []
-        for line in (self.folder / "tasks").read_text().splitlines():
+        for line in (self.folder / "tasks").read_text(encoding="utf-8").splitlines():
             event, job, step, devices, now = line.split()
             if event == "begin":
                 begun[job, step] = devices, float(now)
@@ -166,7 +166,8 @@ def slurm() -> Iterator[Cluster]:
             wait_until(lambda: set(_said(cluster, *state).split()) == {"idle"}, 60, "an idle node")
         except AssertionError as error:
             said = (
-                f"{log}:\n{log.read_text()[-1500:]}" for log in sorted([*folder.glob("*.log"), *folder.glob("*.out")])
+                f"{log}:\n{log.read_text(encoding='utf-8')[-1500:]}"
+                for log in sorted([*folder.glob("*.log"), *folder.glob("*.out")])
             )
             raise AssertionError("\n".join([str(error), *said])) from None
         yield cluster
@@ -188,12 +189,12 @@ def _configure(folder: Path) -> None:
     scripts = {name: RECORD.format(event=name, folder=folder) for name in ("begin", "end")}
     scripts["bin/srun"] = SRUN.format(folder=folder, srun=shutil.which("srun"))
     for name, text in scripts.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
     (folder / "tasks").touch()
     host = socket.gethostname().split(".")[0]
-    (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File={folder}/gpu[0-1]\n")
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=_free_ports(2)))
+    (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File={folder}/gpu[0-1]\n", encoding="utf-8")
+    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, ports=_free_ports(2)), encoding="utf-8")
 
 
 def _make_device(path: Path) -> None:
@@ -209,7 +210,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _start(cluster: Cluster, program: str, *arguments: str) -> None:
-    with (cluster.folder / f"{program}.out").open("w") as output:
+    with (cluster.folder / f"{program}.out").open("w", encoding="utf-8") as output:
         subprocess.Popen([program, *arguments], env=cluster.environment, stdout=output, stderr=output)
 
 

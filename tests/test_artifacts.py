@@ -16,26 +16,26 @@ from dhel_kcl.errors import InputError
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
     with pytest.raises(FileNotFoundError), atomic_path(target) as temporary:
-        temporary.write_text("half" + (tmp_path / "missing").read_text())
-    assert target.read_text() == "old"
+        temporary.write_text("half" + (tmp_path / "missing").read_text(encoding="utf-8"), encoding="utf-8")
+    assert target.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_a_new_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("a")
-    (tmp_path / "b.txt").write_text("b")
+        temporary.write_text("a", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b", encoding="utf-8")
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
 
 
 def test_a_full_disk_is_said_in_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
     with pytest.raises(InputError, match=r"file\.txt: no space left \(No space.*\); free some"), atomic_path(target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
 
 
 WRITE_MORE_THAN_ALLOWED = """
@@ -60,17 +60,17 @@ write[sys.argv[1]]()
 
 @pytest.mark.parametrize("what", ["encoder", "features", "checkpoint"])
 def test_large_files_say_so_too_when_the_system_refuses_to_write_more(what: str, tmp_path: Path) -> None:
-    (tmp_path / what).write_text("old")
+    (tmp_path / what).write_text("old", encoding="utf-8")
     name = "step-00000007-.*" if what == "checkpoint" else what
     command = [sys.executable, "-c", WRITE_MORE_THAN_ALLOWED, what]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert re.search(rf"InputError: {name}: no space left \(File too large\); free some", outcome.stderr)
-    assert (tmp_path / what).read_text() == "old"
+    assert (tmp_path / what).read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == [what]
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be written"), atomic_path(tmp_path / "file" / "x.txt"):
         pass
 
@@ -81,7 +81,7 @@ def test_json_round_trip_refuses_nan_and_names_damaged_files(tmp_path: Path) -> 
     assert read_json(path) == {"value": 0.1 + 0.2}
     with pytest.raises(ValueError, match="Out of range"):
         write_json(path, {"value": float("nan")})
-    path.write_text("{")
+    path.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         read_json(path)
     with pytest.raises(InputError, match="missing"):

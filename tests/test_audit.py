@@ -45,7 +45,7 @@ def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_a
 
 def test_an_edited_bill_of_materials_is_not_sealed_by_the_next_workflow(copy_of_finished: Path) -> None:
     sbom = copy_of_finished / LAYOUT.sbom
-    sbom.write_text(sbom.read_text().replace('"version": "', '"version": "9', 1))
+    sbom.write_text(sbom.read_text(encoding="utf-8").replace('"version": "', '"version": "9', 1), encoding="utf-8")
     outcome = snakemake(cwd=copy_of_finished)
     assert outcome.returncode == 1
     assert f"error: {LAYOUT.sbom}: changed since {LAYOUT.manifest('crate')} recorded it" in outcome.stderr

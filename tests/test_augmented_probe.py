@@ -88,7 +88,7 @@ def test_a_probe_that_diverges_says_so(encoder: Encoder, digits_betons: dict[str
 def files(encoder: Encoder, tmp_path: Path) -> tuple[Path, Path]:
     nn.init.zeros_(encoder.projector[0].weight)  # the projector takes no part
     save_encoder(encoder, tmp_path / "encoder.safetensors")
-    (tmp_path / "outcome.json").write_text('{"status": "diverged"}')
+    (tmp_path / "outcome.json").write_text('{"status": "diverged"}', encoding="utf-8")
     return tmp_path / "encoder.safetensors", tmp_path / "outcome.json"
 
 
@@ -98,7 +98,7 @@ def test_a_diverged_run_has_no_accuracy(
     run = tiny_config.run(RUN)
     assert run.dataset.probe is not None
     evaluate(run, ComputeConfig(device="cpu"), *files, digits_betons, tmp_path / "accuracies.json")
-    assert json.loads((tmp_path / "accuracies.json").read_text()) == {}
+    assert json.loads((tmp_path / "accuracies.json").read_text(encoding="utf-8")) == {}
 
 
 def test_a_data_set_without_the_protocol_is_named(

@@ -71,7 +71,7 @@ def test_libraries_compute_the_same_losses(measurements: Path, implementation: s
 
 
 def test_the_page_shows_every_row_and_target(measurements: Path) -> None:
-    page = measurements.with_suffix(".md").read_text()
+    page = measurements.with_suffix(".md").read_text(encoding="utf-8")
     losses = pd.read_csv(measurements / "losses.csv")
     for row in losses[losses["implementation"] != "dhel-kcl"].itertuples():
         shown = f"{row.ratio:.3g} ({row.ratio_low:.3g} to {row.ratio_high:.3g})" if row.status == "ok" else row.status
@@ -191,7 +191,7 @@ def test_loaders_are_measured_on_the_same_images(loading: Path) -> None:
     assert rows.loc[0, ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
     expected = rows.loc[0, "pairs_per_second"] / rows["pairs_per_second"]
     assert rows["ratio"].to_list() == pytest.approx(expected.to_list(), rel=1e-4)
-    page = loading.with_name("measured_loading.md").read_text()
+    page = loading.with_name("measured_loading.md").read_text(encoding="utf-8")
     assert f"| {rows.loc[2, 'pairs_per_second']:,.0f} " in page
     assert (loading / "loading.png").stat().st_size > 10_000
 
@@ -235,7 +235,9 @@ def test_both_training_loops_are_measured_on_the_same_images(training: Path) -> 
     assert rows["ratio"].to_list() == pytest.approx(
         (rows.loc[0, "images_per_second"] / rows["images_per_second"]).to_list(), rel=1e-4
     )
-    assert f"| {rows.loc[1, 'images_per_second']:,.1f} " in training.with_name("measured_training.md").read_text()
+    assert f"| {rows.loc[1, 'images_per_second']:,.1f} " in training.with_name("measured_training.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_targets_of_training_are_judged_by_its_rows() -> None:
@@ -260,7 +262,7 @@ def test_planning_is_measured_for_both_workflows_in_both_states(tmp_path: Path) 
     expected = itertools.product((names.COLD, names.FINISHED), (names.OURS, names.FLOOR))
     assert list(zip(planning["state"], planning["workflow"], strict=True)) == list(expected)
     assert (planning.loc[planning["workflow"] == names.FLOOR, "ratio"] == 1).all()
-    page = (tmp_path / "measured_planning.md").read_text()
+    page = (tmp_path / "measured_planning.md").read_text(encoding="utf-8")
     assert "4 runs and 24 jobs" in page
 
 

@@ -88,7 +88,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_earlier_ones(
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_leaves_the_earlier_ones(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
-    blocked.write_text("a file where the folder should be")
+    blocked.write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be written .*; check the folder's permissions"):
         Checkpoints(blocked, KEY, kept=2).save(1, state(1))
 

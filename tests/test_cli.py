@@ -58,7 +58,7 @@ def experiment(tmp_path: Path) -> Path:
 def test_configure_resolves_every_default_and_lists_the_runs(experiment: Path) -> None:
     resolved = experiment / "results" / "tiny" / "config.yaml"
     assert load_config(resolved) == load_config(TINY)
-    assert yaml.safe_load(resolved.read_text())["compute"]["checkpoint_every_steps"] == 500
+    assert yaml.safe_load(resolved.read_text(encoding="utf-8"))["compute"]["checkpoint_every_steps"] == 500
     listed = run("dhel-kcl", "runs", "results/tiny", cwd=experiment).stdout.split()
     assert listed == list(load_config(TINY).runs)
 
@@ -107,15 +107,15 @@ def test_a_mistake_is_answered_with_one_line_that_names_the_remedy(
 def test_a_run_can_be_watched_until_it_ends(copy_of_finished: Path) -> None:
     folder = copy_of_finished / "results" / "tiny" / "runs" / RUN
     log, outcome = folder / "training_log.csv", folder / "outcome.json"
-    lines, end = log.read_text().splitlines(keepends=True), outcome.read_text()
-    log.write_text("".join(lines[:2]))
+    lines, end = log.read_text(encoding="utf-8").splitlines(keepends=True), outcome.read_text(encoding="utf-8")
+    log.write_text("".join(lines[:2]), encoding="utf-8")
     outcome.unlink()
     command = [str(Path(sys.executable).parent / "dhel-kcl"), "watch", "results/tiny", RUN, "--every", "0.05"]
     with subprocess.Popen(command, cwd=copy_of_finished, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == f"results/tiny/runs/{RUN}/live/fig_training.png: 1 of 2 epochs\n"
-        log.write_text("".join(lines))
+        log.write_text("".join(lines), encoding="utf-8")
         assert watching.stdout.readline().endswith("fig_training.png: 2 of 2 epochs\n")
-        outcome.write_text(end)
+        outcome.write_text(end, encoding="utf-8")
         assert watching.wait(timeout=60) == 0
     assert pd.read_csv(folder / "live" / "fig_training.csv")["epoch"].max() == 2

@@ -25,7 +25,7 @@ CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
 
 @pytest.fixture
 def values() -> dict[str, Any]:
-    return copy.deepcopy(yaml.safe_load(TINY.read_text()))
+    return copy.deepcopy(yaml.safe_load(TINY.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -131,7 +131,7 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "config.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.yaml") as refused:
         load_config(path)
     assert said in str(refused.value)
@@ -143,7 +143,7 @@ def test_an_unknown_run_is_refused_with_an_example(tiny_config: ExperimentConfig
 
 
 def test_a_protocol_is_spelt_out_and_gives_way_to_what_the_data_set_says(tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     data = {"kind": "cifar10", "root": "data"}
     values["batch_sizes"] = [256]
     values["datasets"] = [
@@ -156,7 +156,7 @@ def test_a_protocol_is_spelt_out_and_gives_way_to_what_the_data_set_says(tmp_pat
     assert plain.optimizer == short.optimizer
     assert plain.augmentations == {"augmentation": "simclr_cifar", "probe.augmentation": "shift_flip"}
     write_resolved_config(config, tmp_path / "resolved.yaml")
-    resolved = yaml.safe_load((tmp_path / "resolved.yaml").read_text())
+    resolved = yaml.safe_load((tmp_path / "resolved.yaml").read_text(encoding="utf-8"))
     assert resolved["datasets"][0]["optimizer"]["learning_rate"]["256"] == 1.0
     assert resolved["augmentations"]["shift_flip"]["shift"] == 4
     assert load_config(tmp_path / "resolved.yaml") == config
@@ -187,7 +187,7 @@ def test_the_protocols_are_those_of_the_public_code(
 
 def test_every_value_of_a_protocol_names_its_source() -> None:
     """A comment on the line, or on the line above it, says where the value comes from."""
-    lines = (REPOSITORY / "src" / "dhel_kcl" / "protocols.yaml").read_text().splitlines()
+    lines = (REPOSITORY / "src" / "dhel_kcl" / "protocols.yaml").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("simclr_cifar:"))
     for number, line in enumerate(lines[start:], start):
         key, _, value = line.partition("#")[0].strip().partition(":")

@@ -118,14 +118,14 @@ def files(
     names = {"encoder_path": "encoder.safetensors", "outcome": "outcome.json", "classifier_path": "c.safetensors"}
     paths = {key: tmp_path / name for key, name in names.items()}
     save_encoder(encoder, paths["encoder_path"])
-    paths["outcome"].write_text('{"status": "finished"}')
+    paths["outcome"].write_text('{"status": "finished"}', encoding="utf-8")
     save_classifier(probe[1], paths["classifier_path"])
     return {**paths, "test": digits_betons["test"], "output": tmp_path / "corruptions.json"}
 
 
 def run_stage(config: ExperimentConfig, files: dict[str, Path]) -> dict[str, list[float]]:
     evaluate(config.run(RUN), ComputeConfig(device="cpu"), **files)
-    measured: dict[str, list[float]] = json.loads(files["output"].read_text())
+    measured: dict[str, list[float]] = json.loads(files["output"].read_text(encoding="utf-8"))
     return measured
 
 
@@ -136,7 +136,7 @@ def test_the_stage_writes_every_accuracy(
 
 
 def test_a_diverged_run_has_no_accuracy(tiny_config: ExperimentConfig, files: dict[str, Path]) -> None:
-    files["outcome"].write_text('{"status": "diverged"}')
+    files["outcome"].write_text('{"status": "diverged"}', encoding="utf-8")
     save_classifier(None, files["classifier_path"])
     assert run_stage(tiny_config, files) == {}
 

@@ -270,7 +270,7 @@ def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout,
     for name in ("a", "b"):
         file = tmp_path / name / "classes.txt"
         file.parent.mkdir()
-        file.write_text(name)
+        file.write_text(name, encoding="utf-8")
         manifest.inputs[name] = Artifact(path=str(file), sha256=sha256_file(file), bytes=1)
     write_json(path, manifest.model_dump())
     write_crate(load_config(copied.config), copied, stages.SCRIPTS)
@@ -330,7 +330,10 @@ def _use_another_version(layout: Layout) -> None:
         (lambda layout: layout.manifest("theory").unlink(), "theory.json: missing; run the rule that writes it"),
         (lambda layout: layout.report.unlink(), "report.html: missing or changed since"),
         (lambda layout: layout.encoder(RUN).write_bytes(b""), "encoder.safetensors: missing or changed since"),
-        (lambda _: Path("config/published_results.csv").write_text("x"), "published_results.csv: .*changed since"),
+        (
+            lambda _: Path("config/published_results.csv").write_text("x", encoding="utf-8"),
+            "published_results.csv: .*changed since",
+        ),
         (_use_another_version, "features.safetensors: .*evaluate.* used another version than .*features.manifest"),
         (lambda _: Path("Snakefile").unlink(), "Snakefile: missing; run this in the root of the repository"),
     ],
@@ -357,7 +360,7 @@ def test_the_command_names_what_it_wrote_and_what_is_missing(tmp_path: Path) -> 
 def test_the_bill_of_materials_is_valid_cyclonedx_and_lists_the_packages_of_the_manifests(
     layout: Layout, jobs: dict[Path, Manifest], no_network: None
 ) -> None:
-    text, validator = layout.sbom.read_text(), JsonStrictValidator(SchemaVersion.V1_6)
+    text, validator = layout.sbom.read_text(encoding="utf-8"), JsonStrictValidator(SchemaVersion.V1_6)
     assert validator.validate_str(text) is None
     bill = json.loads(text)
     assert validator.validate_str(json.dumps({**bill, "components": [{"type": "book", "name": "x"}]})) is not None

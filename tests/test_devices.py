@@ -170,7 +170,9 @@ def test_jobs_of_slurm_that_number_their_devices_alike_do_not_wait_for_each_othe
 
 
 def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
-    (tmp_path / "gpu.yaml").write_text(TINY.read_text().replace("device: cpu", "device: cuda"))
+    (tmp_path / "gpu.yaml").write_text(
+        TINY.read_text(encoding="utf-8").replace("device: cpu", "device: cuda"), encoding="utf-8"
+    )
     claim = "def claim(compute, count=1): print('claimed', count, 'ffcv' in sys.modules); sys.exit(0)"
     for command in ("pretrain", "features", "augmented-probe", "corruptions"):
         program = f"""
@@ -205,7 +207,7 @@ def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.Monke
 
 def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"file.*: cannot be locked"):
         claim_gpus(CUDA, folder=tmp_path / "file")
 

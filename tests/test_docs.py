@@ -30,29 +30,29 @@ def writer(name: str) -> ModuleType:
 
 def test_the_page_of_claims_is_what_the_shipped_tables_of_claims_give() -> None:
     page = writer("write_claims").page()
-    assert (REPOSITORY / "docs" / "claims.md").read_text() == page, "run python docs/write_claims.py"
+    assert (REPOSITORY / "docs" / "claims.md").read_text(encoding="utf-8") == page, "run python docs/write_claims.py"
 
 
 def test_the_drawing_of_the_workflow_is_what_its_rules_give(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     drawn = workspace / "drawn.svg"
     writer("write_architecture").write_drawing(drawn, workspace)
-    checked_in = (REPOSITORY / "docs" / "architecture.svg").read_text()
-    assert checked_in == drawn.read_text(), "run python docs/write_architecture.py"
+    checked_in = (REPOSITORY / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    assert checked_in == drawn.read_text(encoding="utf-8"), "run python docs/write_architecture.py"
 
 
 def test_the_page_of_the_architecture_has_the_rule_and_module_of_every_stage() -> None:
-    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w+) \| .+? \| `([\w/]+)\.py`[^|]*\|", page, re.MULTILINE))
     assert {stage: f"dhel_kcl.{module.replace('/', '.')}" for stage, module in rows.items()} == stages.MODULES
     for stage, file in re.findall(r"^\| (\w+) \| `(\w+\.smk)` \|", page, re.MULTILINE):
-        rules = (REPOSITORY / "workflow" / "rules" / file).read_text()
+        rules = (REPOSITORY / "workflow" / "rules" / file).read_text(encoding="utf-8")
         assert f"rule {stage}:" in rules or stage == "render"
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/reproduce.md", "CONTRIBUTING.md"])
 def test_every_source_file_that_a_page_names_exists(page: str) -> None:
-    text = (REPOSITORY / page).read_text()
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
     named = set(re.findall(r"[`/ ]((?:[a-z0-9_]+/)*[a-z0-9_]+(?:\.html|\.svg)?\.(?:py|smk|j2|yaml))`", text))
     places = (".", "config", "src/dhel_kcl", "src/dhel_kcl/data", "workflow/rules", "paper_figures")
     assert named

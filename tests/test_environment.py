@@ -18,8 +18,8 @@ from rattler import MatchSpec
 from workspace import REPOSITORY, run, snakemake
 
 ENVS = REPOSITORY / "envs"
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-SETUP = (ENVS / "setup.sh").read_text()
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETUP = (ENVS / "setup.sh").read_text(encoding="utf-8")
 INSTALL_THE_LOCK = "pip install [^\n]*--no-deps --require-hashes -r envs/lock.txt"
 
 
@@ -29,7 +29,7 @@ def locked(text: str) -> dict[str, list[str]]:
     return {name: list(group) for name, group in itertools.groupby(lines, lambda line: line.split("==")[0])}
 
 
-LOCK = locked((ENVS / "lock.txt").read_text())
+LOCK = locked((ENVS / "lock.txt").read_text(encoding="utf-8"))
 
 
 class TestLock:
@@ -43,7 +43,7 @@ class TestLock:
 
     def test_every_line_has_a_hash(self) -> None:
         for name in ("lock.txt", "benchmark-lock.txt"):
-            entries = re.split(r"\n(?=\w)", (ENVS / name).read_text())[1:]
+            entries = re.split(r"\n(?=\w)", (ENVS / name).read_text(encoding="utf-8"))[1:]
             assert len(entries) > 10
             assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
@@ -57,7 +57,9 @@ class TestLock:
             pytest.skip("no package registry can be reached")
         assert outcome.returncode == 0, outcome.stderr
         for name in ("lock.txt", "benchmark-lock.txt"):
-            assert locked((tmp_path / "envs" / name).read_text()) == locked((ENVS / name).read_text()), "run make lock"
+            assert locked((tmp_path / "envs" / name).read_text(encoding="utf-8")) == locked(
+                (ENVS / name).read_text(encoding="utf-8")
+            ), "run make lock"
 
     def test_make_lock_keeps_versions_unless_an_upgrade_is_asked_for(self) -> None:
         assert "--upgrade" not in make("--dry-run", "lock", folder=REPOSITORY).stdout
@@ -75,7 +77,9 @@ def make(*arguments: str, folder: Path) -> Any:
 
 
 class TestConda:
-    DEPENDENCIES: tuple[str, ...] = tuple(yaml.safe_load((ENVS / "environment.yaml").read_text())["dependencies"])
+    DEPENDENCIES: tuple[str, ...] = tuple(
+        yaml.safe_load((ENVS / "environment.yaml").read_text(encoding="utf-8"))["dependencies"]
+    )
 
     @pytest.mark.parametrize("text", DEPENDENCIES)
     def test_every_dependency_is_a_valid_specification(self, text: str) -> None:
@@ -109,7 +113,7 @@ class TestConda:
         assert "pkg-config --exists opencv4 libturbojpeg" in SETUP
 
     def test_installs_the_lock_and_the_package_after_it(self) -> None:
-        script = (ENVS / "environment.post-deploy.sh").read_text()
+        script = (ENVS / "environment.post-deploy.sh").read_text(encoding="utf-8")
         assert re.search(INSTALL_THE_LOCK, script)
         assert re.search(INSTALL_THE_LOCK, SETUP), "make setup does so in the active environment"
 
@@ -130,8 +134,8 @@ def sections(definition: str) -> dict[str, str]:
 class TestContainers:
     """Neither Docker nor Apptainer is needed: the files are read."""
 
-    DOCKER = instructions((ENVS / "Dockerfile").read_text())
-    APPTAINER = sections((ENVS / "dhel-kcl.def").read_text())
+    DOCKER = instructions((ENVS / "Dockerfile").read_text(encoding="utf-8"))
+    APPTAINER = sections((ENVS / "dhel-kcl.def").read_text(encoding="utf-8"))
 
     def docker_copies(self) -> list[str]:
         return [source for word, rest in self.DOCKER if word == "COPY" for source in rest.split()[:-1]]
@@ -148,7 +152,7 @@ class TestContainers:
             assert file.split("/")[0] in copied, file
 
     def test_dockers_context_has_what_is_copied_and_nothing_else(self) -> None:
-        lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+        lines = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
         assert lines[1] == "*"
         assert sorted(line[1:] for line in lines if line.startswith("!")) == sorted(self.docker_copies())
 
@@ -182,7 +186,7 @@ class TestContainers:
     def test_a_relative_pythonpath_lets_the_clone_win(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", "src")
         (tmp_path / "src" / "dhel_kcl").mkdir(parents=True)
-        (tmp_path / "src" / "dhel_kcl" / "__init__.py").write_text("print(__file__)")
+        (tmp_path / "src" / "dhel_kcl" / "__init__.py").write_text("print(__file__)", encoding="utf-8")
         assert run("python", "-c", "import dhel_kcl", cwd=tmp_path).stdout.strip() == str(
             tmp_path / "src" / "dhel_kcl" / "__init__.py"
         )
@@ -193,11 +197,14 @@ class TestContainers:
         (tmp_path / "bin").mkdir()
         notes = tmp_path / "calls"
         program = tmp_path / "bin" / "apptainer"
-        program.write_text(f"""#!/bin/bash
+        program.write_text(
+            f"""#!/bin/bash
 if [[ $1 == --version ]]; then echo apptainer version 1.3.0; exit; fi
 echo "$@" >>{notes}
 exec bash -c "${{@: -1}}"
-""")
+""",
+            encoding="utf-8",
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
         return notes
@@ -207,12 +214,12 @@ exec bash -c "${{@: -1}}"
         arguments = ("theory", "--sdm", "apptainer", "--apptainer-args=--nv")
         outcome = snakemake(*arguments, cwd=workspace)
         assert outcome.returncode == 0, outcome.stderr
-        (call,) = apptainer.read_text().split("\n", 1)[:1]
+        (call,) = apptainer.read_text(encoding="utf-8").split("\n", 1)[:1]
         assert re.search(r"exec --home \S+ +--nv.* \S*dhel-kcl\.sif bash -c", call), call
         assert (workspace / "results" / "tiny" / "theory.parquet").exists()
 
     def test_without_an_image_none_is_asked_for(self, workspace: Path, apptainer: Path) -> None:
-        (apptainer.parent / "bin" / "apptainer").write_text("#!/bin/sh\nexit 1\n")
+        (apptainer.parent / "bin" / "apptainer").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
         asked = ("theory", "--dry-run", "--sdm", "apptainer")
         assert snakemake(*asked, cwd=workspace).returncode == 0
         (workspace / "dhel-kcl.sif").touch()
@@ -230,10 +237,10 @@ class TestAuditOfPackages:
         """Run the script with a pip-audit that reports some packages, or fails."""
         shutil.copy(ENVS / "audit_packages.py", folder)
         (folder / "lock.txt").touch()
-        (folder / "accepted_vulnerabilities.txt").write_text(f"# ID, then why\n{accepted}\n")
+        (folder / "accepted_vulnerabilities.txt").write_text(f"# ID, then why\n{accepted}\n", encoding="utf-8")
         program = folder / "pip-audit"
         said = "" if error else json.dumps({"dependencies": packages})
-        program.write_text(f"#!/bin/sh\necho '{said}'\necho '{error}' >&2\nexit 1\n")
+        program.write_text(f"#!/bin/sh\necho '{said}'\necho '{error}' >&2\nexit 1\n", encoding="utf-8")
         program.chmod(0o755)
         programs = f"PATH={folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         return run("/usr/bin/env", programs, "python", "audit_packages.py", cwd=folder)

@@ -65,7 +65,7 @@ def test_the_palette_is_that_of_the_figures(page: Page, tmp_path: Path) -> None:
     shapes = points["shape"]["scale"]["range"]
     assert len(set(shapes)) == len({look.marker for look in looks.values()})
     edited = tmp_path / "style.py"
-    edited.write_text(STYLE.read_text().replace(looks["dhel"].colour, "#012345"))
+    edited.write_text(STYLE.read_text(encoding="utf-8").replace(looks["dhel"].colour, "#012345"), encoding="utf-8")
     assert "#012345" in page.write_again(edited)
 
 
@@ -141,7 +141,7 @@ def test_a_missing_palette_is_named(page: Page, tmp_path: Path) -> None:
 def test_a_file_that_is_no_explorer_is_refused(tmp_path: Path, content: str | None) -> None:
     page = tmp_path / "explorer.html"
     if content is not None:
-        page.write_text(content)
+        page.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"explorer\.html: not a page of the explorer"):
         read_rows(page)
 

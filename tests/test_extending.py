@@ -33,7 +33,7 @@ RUNS = [
 
 def files_of_the_page() -> dict[str, str]:
     """Every code block of the page by the file that its title names; blocks of one file are its parts."""
-    page = (REPOSITORY / "docs" / "extending.md").read_text()
+    page = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
     files: dict[str, str] = {}
     for name, content in re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL):
         files[name] = files.get(name, "") + content
@@ -55,7 +55,7 @@ def make_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def extend(clone: Path) -> None:
     for name, content in FILES.items():
         assert not (clone / name).exists(), "an extension edits no file"
-        (clone / name).write_text(content)
+        (clone / name).write_text(content, encoding="utf-8")
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_new_figure_and_the_old_ones_show_the_new_losses(extended: Path) -> 
 
 
 def test_the_report_and_the_tables_name_the_new_losses_data_set_and_figure(extended: Path) -> None:
-    report = (extended / LAYOUT.report).read_text()
+    report = (extended / LAYOUT.report).read_text(encoding="utf-8")
     for shown in (
         "Align + uniform",
         "KCL (Cauchy)",
@@ -111,13 +111,13 @@ def test_the_report_and_the_tables_name_the_new_losses_data_set_and_figure(exten
         "Linear accuracy against the accuracy of nearest neighbours",
     ):
         assert shown in report
-    table = (extended / LAYOUT.tables / "table_linear_accuracy.md").read_text()
+    table = (extended / LAYOUT.tables / "table_linear_accuracy.md").read_text(encoding="utf-8")
     assert "| Even digits | linear top-1 | Align + uniform |" in re.sub(" +", " ", table)
 
 
 def test_the_new_figure_passes_the_audit_and_leads_back_to_its_runs(extended: Path) -> None:
     assert (extended / LAYOUT.audit).exists()
-    manifest = json.loads((extended / LAYOUT.manifest("render", "fig_knn_linear")).read_text())
+    manifest = json.loads((extended / LAYOUT.manifest("render", "fig_knn_linear")).read_text(encoding="utf-8"))
     assert "results" in manifest["inputs"]
     points = pd.read_csv(extended / LAYOUT.figures / "fig_knn_linear.csv")
     assert sorted(points["runs"]) == RUNS
@@ -127,7 +127,7 @@ def test_snakemakes_own_report_has_every_caption(extended: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", str(extended / "src"))
     outcome = snakemake("--report", "report.html", cwd=extended, config=extended / CONFIG)
     assert outcome.returncode == 0, outcome.stderr[-2000:]
-    report = (extended / "report.html").read_text()
+    report = (extended / "report.html").read_text(encoding="utf-8")
     found = re.findall(r'"(results/[^"]+)": \{"name": .*?"caption": ("(?:[^"\\]|\\.)*")', report)
     captions = {path: html.unescape(re.sub("<[^>]+>", "", json.loads(caption))).strip() for path, caption in found}
     for name, script in declarations.scripts(extended / "paper_figures").items():
@@ -159,7 +159,7 @@ def test_adding_and_editing_a_loss_or_a_kind_of_data_outdates_no_other_run(clone
     mine = digests(clone, clone / CONFIG)
     for name in ("losses/align_uniform.py", "losses/cauchy.py", "losses/dhel.py", "data/sources/even_digits.py"):
         path = clone / "src" / "dhel_kcl" / name
-        path.write_text(path.read_text() + "\n# edited\n")
+        path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
         after = digests(clone, clone / CONFIG)
         changed = {job for job in mine if mine[job] != after[job]}
         loss = path.stem.replace("cauchy", "kcl_cauchy")
@@ -223,7 +223,7 @@ def test_a_faulty_file_is_named_in_one_line(tmp_path: Path, find, text: str, old
     copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     added = copy / "fig_zz_mine.py" if find is declarations.scripts else copy / "zz_mine.py"
     assert old in text
-    added.write_text(text.replace(old, new))
+    added.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(InputError) as refused:
         find(copy)
     assert str(refused.value).startswith(f"{added}: ")
@@ -233,7 +233,7 @@ def test_a_faulty_file_is_named_in_one_line(tmp_path: Path, find, text: str, old
 
 def test_a_faulty_file_stops_the_programs_with_that_line(clone: Path) -> None:
     faulty = clone / "src" / "dhel_kcl" / "losses" / "mine.py"
-    faulty.write_text("class Mine(PairLoss:\n")
+    faulty.write_text("class Mine(PairLoss:\n", encoding="utf-8")
     for outcome in (run("dhel-kcl", "configure", str(TINY), cwd=clone), snakemake("--dry-run", cwd=clone)):
         assert outcome.returncode == 1
         said = outcome.stdout + outcome.stderr
@@ -246,13 +246,13 @@ def test_a_configuration_is_held_to_what_the_new_classes_declare(clone: Path) ->
     extend(clone)
     values = yaml.safe_load(FILES[CONFIG])
     values["losses"] = [{"name": "align_uniform", "t": [2.0]}]
-    (clone / "default.yaml").write_text(yaml.safe_dump(values))
+    (clone / "default.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     assert run("dhel-kcl", "configure", "default.yaml", cwd=clone).returncode == 0
-    resolved = yaml.safe_load((clone / LAYOUT.config).read_text())
+    resolved = yaml.safe_load((clone / LAYOUT.config).read_text(encoding="utf-8"))
     assert resolved["losses"] == [{"name": "align_uniform", "t": [2.0], "weight": [1.0]}]
     values["losses"] = [{"name": "align_uniform", "t": [-1.0], "wieght": [1.0]}]
     values["datasets"][0]["data"]["kind"] = "odd_digits"
-    (clone / "bad.yaml").write_text(yaml.safe_dump(values))
+    (clone / "bad.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     refused = run("dhel-kcl", "configure", "bad.yaml", cwd=clone).stderr.splitlines()
     assert len(refused) == 3
     assert "datasets.0.data.kind: unknown kind; there are cifar10, cifar100, digits, even_digits," in refused[0]
@@ -306,7 +306,7 @@ def test_the_papers_losses_and_data_sets_are_resolved_and_named_as_when_the_code
     path = REPOSITORY / "config" / f"{config}.yaml"
     experiment = load_config(path)
     write_resolved_config(experiment, tmp_path / "config.yaml")
-    written, resolved = (yaml.safe_load(file.read_text()) for file in (path, tmp_path / "config.yaml"))
+    written, resolved = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in (path, tmp_path / "config.yaml"))
     assert resolved["losses"] == written["losses"]
     assert [list(loss) for loss in resolved["losses"]] == [list(loss) for loss in written["losses"]]
     assert sha256_json(list(experiment.runs)).startswith(runs)

@@ -52,7 +52,7 @@ def test_extracting_again_gives_the_same_bytes(layout: Layout, tiny_config: Expe
 
 
 def test_a_diverged_run_has_no_features(layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path) -> None:
-    (tmp_path / "outcome.json").write_text('{"status": "diverged"}')
+    (tmp_path / "outcome.json").write_text('{"status": "diverged"}', encoding="utf-8")
     files = layout.encoder(RUN), tmp_path / "outcome.json"
     extract_features(tiny_config.run(RUN), ComputeConfig(device="cpu"), *files, {}, tmp_path / "none.safetensors")
     assert load_features(tmp_path / "none.safetensors") == {}

@@ -39,12 +39,12 @@ def small_workspace(folder: Path, keep_features: bool) -> Path:
     for script in (folder / "paper_figures").iterdir():
         if script.stem.startswith(("fig_", "table_")) and script.stem not in TARGETS:
             script.unlink()
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["losses"] = values["losses"][:1]
     values["evaluation"] = {"regularisation_c": [1.0]}
     del values["monitor"]
     values["compute"] |= {"checkpoint_every_steps": 2, "keep_features": keep_features}
-    (folder / "small.yaml").write_text(yaml.safe_dump(values))
+    (folder / "small.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return folder
 
 
@@ -157,7 +157,7 @@ def interrupt(folder: Path, interruption: Interruption, chance: random.Random) -
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 5))
     if scheduler.poll() is not None:
-        assert scheduler.returncode == 0, (folder / "said.txt").read_text()[-3000:]
+        assert scheduler.returncode == 0, (folder / "said.txt").read_text(encoding="utf-8")[-3000:]
         return
     interruption(scheduler, folder, chance)
     scheduler.wait(timeout=PATIENCE)

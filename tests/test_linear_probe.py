@@ -117,7 +117,7 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     save_features(features, tmp_path / "features.safetensors")
     outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
     evaluate(tmp_path / "features.safetensors", CONFIG, 0, 1, *outputs)
-    accuracies = json.loads((tmp_path / "evaluation.json").read_text())
+    accuracies = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert accuracies["linear_top1"] > 0.9
     assert accuracies["knn_top1"] > 0.9
     predicted = load_classifier(outputs[1]).predict(test)

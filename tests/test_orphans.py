@@ -144,10 +144,10 @@ def test_under_nohup_a_terminal_that_closes_stops_nothing() -> None:
 
 @pytest.mark.parametrize("killed", ["scheduler", "launcher"])
 def test_the_processes_of_one_run_end_with_the_scheduler_and_with_their_launcher(killed: str, workspace: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["compute"]["gpus_per_run"] = 2
     values["datasets"][0]["epochs"] = 1000
-    (workspace / "two.yaml").write_text(yaml.safe_dump(values))
+    (workspace / "two.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     for arguments in (["configure", "two.yaml"], ["data", "results/tiny", "digits", "train"]):
         assert run("dhel-kcl", *arguments, cwd=workspace).returncode == 0
     program, run_id = str(Path(sys.executable).parent / "dhel-kcl"), "digits-dhel-temperature0.3-bs128-seed0"

@@ -68,16 +68,21 @@ def test_without_them_the_command_line_names_the_remedy(tmp_path: Path) -> None:
 
 def test_a_users_code_is_checked_against_the_packages_types(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
-    script.write_text("""\
+    script.write_text(
+        """\
 import torch
 from dhel_kcl.losses import DHEL, KCL, Gaussian
 from dhel_kcl.metrics import effective_rank
 energy = KCL(Gaussian(t=2.0), gamma=16.0).terms(*torch.randn(2, 256, 128)).energy
 rank: float = effective_rank(torch.randn(256, 128))
 loss = DHEL(temperature="hot")
-""")
+""",
+        encoding="utf-8",
+    )
     # Reading PyTorch's own types would take half a minute.
-    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n[mypy-torch.*]\nfollow_imports = skip\n")
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = true\n[mypy-torch.*]\nfollow_imports = skip\n", encoding="utf-8"
+    )
     outcome = run("mypy", script.name, cwd=tmp_path)
     errors = [line for line in outcome.stdout.splitlines() if "error:" in line]
     assert len(errors) == 1, outcome.stdout
@@ -104,4 +109,4 @@ def test_the_api_reference_is_built_without_a_warning_and_has_every_public_name(
     assert set(PUBLIC) <= set(inventory)
     for name in PUBLIC:
         page, _, anchor = inventory[name].uri.partition("#")
-        assert f'id="{anchor}"' in (site / page).read_text()
+        assert f'id="{anchor}"' in (site / page).read_text(encoding="utf-8")

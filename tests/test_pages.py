@@ -117,7 +117,7 @@ def test_pointing_at_a_run_tells_its_settings_its_accuracy_and_the_manifest_behi
 ) -> None:
     run = "digits-dhel-temperature0.3-bs128-seed0"
     manifest = load_manifest(layout.run_manifest("pretrain", run))
-    accuracy = json.loads(layout.evaluation(run).read_text())["linear_top1"]
+    accuracy = json.loads(layout.evaluation(run).read_text(encoding="utf-8"))["linear_top1"]
     ActionChains(explorer).move_to_element(point_of(explorer, run)).perform()
     names = wait_for(explorer, "#vg-tooltip-element.visible td.key")
     told = dict(zip(names, wait_for(explorer, "#vg-tooltip-element.visible td.value"), strict=True))

@@ -51,9 +51,9 @@ def mean(results):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "fig_tiny.py").write_text(FIGURE)
-    (tmp_path / "table_tiny.py").write_text(TABLE)
-    (tmp_path / "helper_of_the_tiny_scripts.py").write_text(HELPER)
+    (tmp_path / "fig_tiny.py").write_text(FIGURE, encoding="utf-8")
+    (tmp_path / "table_tiny.py").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "helper_of_the_tiny_scripts.py").write_text(HELPER, encoding="utf-8")
     return tmp_path
 
 
@@ -74,7 +74,7 @@ def test_a_figure_is_written_as_csv_png_and_pdf(folder: Path) -> None:
 
 def test_a_table_is_written_as_csv_and_markdown(folder: Path) -> None:
     _, markdown = render(folder / "table_tiny.py", [write_results(folder / "results.parquet")], folder)
-    text = markdown.read_text()
+    text = markdown.read_text(encoding="utf-8")
     assert text.startswith("# A figure\n\n|")
     assert "| dhel   | 0.15    | a;b    |" in text
     assert text.endswith("\n\nWhat it shows.\n")
@@ -125,18 +125,20 @@ def test_a_script_may_be_left_without_points_if_it_says_what_to_show_then(folder
     script, results = folder / f"{name}.py", write_results(folder / "results.parquet", value=-1.0)
     with pytest.raises(InputError, match="nothing to show"):
         rederive(script, [results])
-    script.write_text(script.read_text().replace("METRICS", 'NOTHING = "nobody came"\nMETRICS'))
+    script.write_text(
+        script.read_text(encoding="utf-8").replace("METRICS", 'NOTHING = "nobody came"\nMETRICS'), encoding="utf-8"
+    )
     csv, shown, *_ = render(script, [results], folder)
-    assert csv.read_text() == "loss,value,runs\n"
+    assert csv.read_text(encoding="utf-8") == "loss,value,runs\n"
     target = load_target(script)
     if target.draw:
         assert shown.read_bytes().startswith(b"\x89PNG")
         (text,) = target.draw(read_points(csv)).axes[0].texts
         assert text.get_text() == "nobody came"
     else:
-        assert "| nobody came |" in shown.read_text()
+        assert "| nobody came |" in shown.read_text(encoding="utf-8")
     write_results(results)
-    assert "nobody came" not in render(script, [results], folder)[1].read_text(errors="ignore")
+    assert "nobody came" not in render(script, [results], folder)[1].read_text(errors="ignore", encoding="utf-8")
     assert len(rederive(script, [results])) == 1
 
 
@@ -155,7 +157,7 @@ def test_load_results_can_keep_some_metrics(tmp_path: Path) -> None:
     ("prepare", "message"),
     [
         (lambda path: None, "results.parquet: missing; run the rule"),
-        (lambda path: path.write_text("not parquet"), "not a readable results table"),
+        (lambda path: path.write_text("not parquet", encoding="utf-8"), "not a readable results table"),
         (lambda path: pd.DataFrame({"run": []}).to_parquet(path), "not a readable results table"),
         (lambda path: write_results(path, metric="other"), "no rows of accuracy, which fig_tiny needs"),
         (lambda path: write_results(path, value=-1.0), "nothing to show in fig_tiny"),
@@ -173,7 +175,7 @@ def test_unusable_results_are_one_line_and_leave_no_file(folder: Path, prepare, 
 
 def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) -> None:
     script, results = folder / "fig_tiny.py", write_results(folder / "results.parquet", value=-1.0)
-    script.write_text(FIGURE.replace("METRICS", 'NOTHING = "No accuracy is positive."\nMETRICS'))
+    script.write_text(FIGURE.replace("METRICS", 'NOTHING = "No accuracy is positive."\nMETRICS'), encoding="utf-8")
     assert load_target(script).nothing == "No accuracy is positive."
     written = read_points(render(script, [results], folder)[0])
     assert written.empty
@@ -192,14 +194,14 @@ def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) 
 )
 def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:
     script = folder / "fig_tiny.py"
-    script.write_text(change(FIGURE))
+    script.write_text(change(FIGURE), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         load_target(script)
 
 
 def test_a_script_reads_the_table_that_it_names(folder: Path) -> None:
     script = folder / "fig_tiny.py"
-    script.write_text(FIGURE.replace("METRICS", 'TABLES = ("theory",)\nMETRICS'))
+    script.write_text(FIGURE.replace("METRICS", 'TABLES = ("theory",)\nMETRICS'), encoding="utf-8")
     with pytest.raises(InputError, match=r"results\.parquet: not a readable theory table"):
         rederive(script, [write_results(folder / "results.parquet")])
     row = {**dict.fromkeys(THEORY_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": "accuracy", "value": 0.5}
@@ -218,7 +220,9 @@ def test_missing_points_name_the_command(tmp_path: Path) -> None:
 
 
 def test_a_drawing_that_fails_leaves_no_half_written_image(folder: Path) -> None:
-    (folder / "fig_tiny.py").write_text(FIGURE.replace("figure = Figure()", "raise RuntimeError('broken')"))
+    (folder / "fig_tiny.py").write_text(
+        FIGURE.replace("figure = Figure()", "raise RuntimeError('broken')"), encoding="utf-8"
+    )
     with pytest.raises(RuntimeError, match="broken"):
         render(folder / "fig_tiny.py", [write_results(folder / "results.parquet")], folder / "out")
     assert os.listdir(folder / "out") == ["fig_tiny.csv"]  # noqa: PTH208

@@ -42,7 +42,7 @@ def speeds(config: ExperimentConfig, **by_batch_size: float) -> pd.DataFrame:
 
 
 def restricted(**only: Any) -> ExperimentConfig:
-    return parse_config({**yaml.safe_load(PAPER.read_text()), "only": only}, "configuration")
+    return parse_config({**yaml.safe_load(PAPER.read_text(encoding="utf-8")), "only": only}, "configuration")
 
 
 def test_the_hours_are_images_times_epochs_over_the_measured_speed() -> None:
@@ -119,7 +119,7 @@ def test_a_device_that_was_not_measured_is_refused_with_those_that_were() -> Non
 def test_a_table_that_is_none_is_refused_by_name(content: str | None, tmp_path: Path) -> None:
     table = tmp_path / "speeds.csv"
     if content is not None:
-        table.write_text(content)
+        table.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(str(table))):
         load_measured(table)
 
@@ -160,7 +160,7 @@ def test_only_keeps_the_runs_that_it_names_and_their_names() -> None:
 
 
 def test_only_leaves_out_losses_that_have_none_of_its_batch_sizes() -> None:
-    values = yaml.safe_load(PAPER.read_text())
+    values = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
     values["losses"] = [
         {"name": "dhel", "temperature": [0.3], "batch_sizes": [32]},
         {"name": "dcl", "temperature": [0.3], "batch_sizes": [32, 64]},
@@ -185,7 +185,7 @@ def test_only_leaves_out_losses_that_have_none_of_its_batch_sizes() -> None:
 )
 def test_only_refuses_what_is_not_in_the_grid(only: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"configuration: {message}"):
-        parse_config({**yaml.safe_load(PAPER.read_text()), "only": only}, "configuration")
+        parse_config({**yaml.safe_load(PAPER.read_text(encoding="utf-8")), "only": only}, "configuration")
 
 
 def test_the_printed_command_runs_what_was_planned(workspace: Path) -> None:
@@ -203,7 +203,7 @@ def test_the_printed_command_runs_what_was_planned(workspace: Path) -> None:
 
 def test_a_part_of_an_experiment_that_exists_gets_a_name_of_its_own(workspace: Path) -> None:
     (workspace / "results" / "tiny").mkdir(parents=True)
-    (workspace / "results" / "tiny" / "config.yaml").write_text(TINY.read_text())
+    (workspace / "results" / "tiny" / "config.yaml").write_text(TINY.read_text(encoding="utf-8"), encoding="utf-8")
     whole, part = (run("dhel-kcl", "plan", str(TINY), *only, cwd=workspace) for only in ([], ["--only", "loss=dhel"]))
     assert "name=" not in whole.stdout
     assert part.stdout.rstrip().endswith("name=tiny_part"), part.stdout + part.stderr

@@ -113,7 +113,7 @@ class TestRun:
         assert throughput["waiting_for_data"].between(0, 1).all()
 
     def test_the_outcome_says_what_it_ran_on(self, run: Run, uninterrupted: Path) -> None:
-        outcome = json.loads((uninterrupted / "outcome.json").read_text())
+        outcome = json.loads((uninterrupted / "outcome.json").read_text(encoding="utf-8"))
         steps = run.dataset.epochs * (1437 // 128)
         assert outcome == {
             **{"status": "finished", "step": steps},
@@ -163,7 +163,7 @@ class TestRun:
     ) -> None:
         hot = run.model_copy(update={"learning_rate": 1e30})
         pretrain(hot, COMPUTE.model_copy(update={"checkpoint_every_steps": 1}), digits_beton, "settings", tmp_path)
-        outcome = json.loads((tmp_path / "outcome.json").read_text())
+        outcome = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
         assert outcome["status"] == "diverged"
         assert outcome["epoch"] == 1
         assert outcome["weights_of_step"] == outcome["step"] - 1, "the last checkpoint before"
@@ -315,7 +315,7 @@ class TestInterruption:
     def test_a_checkpoint_that_cannot_be_written_stops_the_run_with_one_line(
         self, run: Run, digits_beton: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "checkpoints").write_text("a file where the folder should be")
+        (tmp_path / "checkpoints").write_text("a file where the folder should be", encoding="utf-8")
         settings = COMPUTE.model_copy(update={"checkpoint_every_steps": 1})
         with pytest.raises(InputError, match=r"checkpoints/.*: cannot be written"):
             pretrain(run, settings, digits_beton, "settings", tmp_path)

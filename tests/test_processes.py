@@ -90,9 +90,9 @@ def test_a_run_under_torchrun_has_the_loss_curve_of_one_process(digits_beton: Pa
 def test_the_command_starts_itself_once_for_each_device_and_the_first_process_writes_the_manifest(
     workspace: Path,
 ) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["compute"]["gpus_per_run"] = 2
-    (workspace / "two.yaml").write_text(yaml.safe_dump(values))
+    (workspace / "two.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     layout, run_id = Layout(Path("results/tiny")), "digits-dhel-temperature0.3-bs128-seed0"
     for arguments in (
         ["configure", "two.yaml"],
@@ -101,8 +101,8 @@ def test_the_command_starts_itself_once_for_each_device_and_the_first_process_wr
     ):
         outcome = run("dhel-kcl", *arguments, cwd=workspace)
         assert outcome.returncode == 0, outcome.stderr
-    assert json.loads((workspace / layout.outcome(run_id)).read_text())["processes"] == 2
+    assert json.loads((workspace / layout.outcome(run_id)).read_text(encoding="utf-8"))["processes"] == 2
     manifest = load_manifest(workspace / layout.run_manifest("pretrain", run_id))
     assert manifest.settings["gpus_per_run"] == 2
-    assert "epoch 2/2" in (workspace / "pretrain.log").read_text()
-    assert "epoch" not in (workspace / "pretrain.process1.log").read_text()
+    assert "epoch 2/2" in (workspace / "pretrain.log").read_text(encoding="utf-8")
+    assert "epoch" not in (workspace / "pretrain.process1.log").read_text(encoding="utf-8")

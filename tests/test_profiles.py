@@ -13,7 +13,7 @@ KUBERNETES = REPOSITORY / "workflow" / "profiles" / "kubernetes"
 
 def dry_run(profile: Path, workspace: Path) -> tuple[int, str]:
     arguments = ["--workflow-profile", str(profile), "--dry-run", "--configfile", str(TINY)]
-    if "cores" not in yaml.safe_load((profile / "config.yaml").read_text()):
+    if "cores" not in yaml.safe_load((profile / "config.yaml").read_text(encoding="utf-8")):
         arguments += ["--cores", "2"]
     outcome = run("snakemake", "theory", *arguments, cwd=workspace)
     return outcome.returncode, outcome.stdout + outcome.stderr
@@ -28,7 +28,7 @@ def test_snakemake_and_its_plugins_know_every_key_of_a_profile(name: str, worksp
 
 def test_a_key_that_snakemake_does_not_know_would_be_found(workspace: Path) -> None:
     profile = workspace / "workflow" / "profiles" / "slurm"
-    with (profile / "config.yaml").open("a") as file:
+    with (profile / "config.yaml").open("a", encoding="utf-8") as file:
         file.write("\nrerun-incomplet: true\nslurm-requeu: true\n")
     status, said = dry_run(profile, workspace)
     assert status != 0
@@ -38,18 +38,20 @@ def test_a_key_that_snakemake_does_not_know_would_be_found(workspace: Path) -> N
 
 def test_what_the_slurm_profile_leaves_to_be_filled_in_is_known_too(workspace: Path) -> None:
     profile = workspace / "workflow" / "profiles" / "slurm"
-    text = (profile / "config.yaml").read_text()
+    text = (profile / "config.yaml").read_text(encoding="utf-8")
     filled_in = re.sub(r"^( *)# ([a-z_-]+: \S)", r"\1\2", text, flags=re.MULTILINE)
     assert filled_in.count("#") < text.count("#")
-    (profile / "config.yaml").write_text(filled_in)
+    (profile / "config.yaml").write_text(filled_in, encoding="utf-8")
     status, said = dry_run(profile, workspace)
     assert status == 0, said
 
 
 def test_the_slurm_profile_sends_the_rules_that_use_a_gpu_to_its_gpu_partition() -> None:
-    rules = "\n".join(path.read_text() for path in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
     on_gpu = {block.split(":")[0] for block in re.split(r"^rule ", rules, flags=re.MULTILINE) if " gpu=" in block}
-    profile = yaml.safe_load((REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
+    profile = yaml.safe_load(
+        (REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    )
     assert {
         rule: resources["slurm_partition"] for rule, resources in profile["set-resources"].items()
     } == dict.fromkeys(on_gpu, "gpu")
@@ -57,8 +59,8 @@ def test_the_slurm_profile_sends_the_rules_that_use_a_gpu_to_its_gpu_partition()
 
 
 def test_the_profile_for_kubernetes_says_what_its_pod_has() -> None:
-    profile = yaml.safe_load((KUBERNETES / "config.yaml").read_text())
-    pod = yaml.safe_load((KUBERNETES / "job.yaml").read_text())["spec"]["template"]["spec"]
+    profile = yaml.safe_load((KUBERNETES / "config.yaml").read_text(encoding="utf-8"))
+    pod = yaml.safe_load((KUBERNETES / "job.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert profile["cores"] == container["resources"]["requests"]["cpu"]
     assert profile["resources"] == [f"gpu={container['resources']['limits']['nvidia.com/gpu']}"]

@@ -53,7 +53,7 @@ INSTEAD = {
 
 
 def blocks(page: str, language: str) -> list[str]:
-    tokens = MarkdownIt().parse((REPOSITORY / page).read_text())
+    tokens = MarkdownIt().parse((REPOSITORY / page).read_text(encoding="utf-8"))
     return [token.content for token in tokens if token.type == "fence" and token.info.split()[:1] == [language]]
 
 
@@ -65,7 +65,7 @@ def commands(block: str) -> list[str]:
 
 def inline_code(page: str, beginning: str) -> list[str]:
     """What is in backticks in the paragraph that begins so."""
-    tokens = MarkdownIt().parse((REPOSITORY / page).read_text())
+    tokens = MarkdownIt().parse((REPOSITORY / page).read_text(encoding="utf-8"))
     paragraph = next(token for token in tokens if token.type == "inline" and token.content.startswith(beginning))
     return [child.content for child in paragraph.children or [] if child.type == "code_inline"]
 
@@ -119,5 +119,5 @@ def test_the_readme_lists_every_figure_and_table() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_figures_and_tables_that_a_page_names_exist(page: str) -> None:
-    named = set(re.findall(r"`((?:fig|table)_\w+)`", (REPOSITORY / page).read_text()))
+    named = set(re.findall(r"`((?:fig|table)_\w+)`", (REPOSITORY / page).read_text(encoding="utf-8")))
     assert named <= set(SCRIPTS)

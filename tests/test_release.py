@@ -38,7 +38,7 @@ def list_again(folder: Path) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.relative_to(folder).as_posix() not in ("SHA256SUMS", "README.md")
     )
-    (folder / "SHA256SUMS").write_text(coreutils("sha256sum", *names, folder=folder).stdout)
+    (folder / "SHA256SUMS").write_text(coreutils("sha256sum", *names, folder=folder).stdout, encoding="utf-8")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def test_make_figures_in_a_clone_makes_every_shipped_product_again_without_torch
     assert cloned.returncode == 0, cloned.stderr
     absent.mkdir()
     for module in ("torch", "ffcv"):
-        (absent / f"{module}.py").write_text("raise ImportError('hidden by a test')")
+        (absent / f"{module}.py").write_text("raise ImportError('hidden by a test')", encoding="utf-8")
     setup, command = coreutils("make", "--no-print-directory", "--dry-run", "figures", folder=clone).stdout.splitlines()
     assert setup == "envs/setup.sh"
     programs = {
@@ -127,16 +127,16 @@ def _append_byte(path: Path) -> None:
         ("figures/fig_training.png", _append_byte, "fig_training.png: not the file that SHA256SUMS lists"),
         ("manifests/collect.json", Path.unlink, "collect.json: missing, but listed in SHA256SUMS"),
         ("SHA256SUMS", Path.unlink, "runs/SHA256SUMS: missing; give the folder of a release"),
-        ("SHA256SUMS", lambda path: path.write_text(""), "runs/SHA256SUMS: lists no file"),
+        ("SHA256SUMS", lambda path: path.write_text("", encoding="utf-8"), "runs/SHA256SUMS: lists no file"),
         ("SHA256SUMS", _truncate, "not listed in SHA256SUMS"),
         (
             "SHA256SUMS",
-            lambda path: path.write_text(path.read_text().replace("  ", " ")),
+            lambda path: path.write_text(path.read_text(encoding="utf-8").replace("  ", " "), encoding="utf-8"),
             "runs/SHA256SUMS: line 1 is not a sha256, two spaces and a file",
         ),
         (
             "SHA256SUMS",
-            lambda path: path.write_text(2 * path.read_text()),
+            lambda path: path.write_text(2 * path.read_text(encoding="utf-8"), encoding="utf-8"),
             "is not a sha256, two spaces and a file not listed before",
         ),
     ],
@@ -260,7 +260,7 @@ def test_a_release_is_drawn_again_without_its_experiment(released: Path, tmp_pat
 
 
 def test_a_release_can_be_released_again_without_checkpoints_and_keeps_its_readme(runs: Path) -> None:
-    (runs / "README.md").write_text("what was found")
+    (runs / "README.md").write_text("what was found", encoding="utf-8")
     before = contents(runs)
     outcome = run("dhel-kcl", "release", str(runs), "--output", str(runs), cwd=REPOSITORY)
     assert outcome.returncode == 0, outcome.stderr
@@ -304,9 +304,9 @@ def test_an_experiment_that_is_not_complete_or_not_consistent_is_not_released(
 def test_a_folder_that_holds_something_else_is_not_replaced(runs: Path, tmp_path: Path) -> None:
     config, output = load_config(runs / "config.yaml"), tmp_path / "notes"
     output.mkdir()
-    (output / "README.md").write_text("kept")
+    (output / "README.md").write_text("kept", encoding="utf-8")
     publish(config, Layout(runs), SCRIPTS, output)
-    (output / "notes.txt").write_text("mine")
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(output)
     with pytest.raises(InputError, match=r"notes\.txt: not of a release, and would be lost"):
         publish(config, Layout(runs), SCRIPTS, output)
@@ -323,7 +323,7 @@ def test_a_release_that_fails_half_way_leaves_the_one_before(
 
     def fails_at_the_tenth(source: Path, copy: Path) -> None:
         copied.append(copy)
-        copy.write_text("half")
+        copy.write_text("half", encoding="utf-8")
         if len(copied) == 10:
             raise OSError(28, "No space left on device")
 

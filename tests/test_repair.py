@@ -92,7 +92,7 @@ def test_a_damaged_copy_in_source_makes_its_job_run_again(layout: Layout) -> Non
     copy, manifest = layout.source / "Snakefile", layout.manifest("crate")
     with record(manifest, stage="", subject="", settings={}, source="", inputs={}, outputs={"copy": copy}):
         copy.parent.mkdir()
-        copy.write_text("rule all:")
+        copy.write_text("rule all:", encoding="utf-8")
     empty(copy)
     assert repair(layout) == [copy]
     assert not manifest.exists()
@@ -108,7 +108,7 @@ def test_so_is_a_damaged_manifest_or_audit(damage: Callable[[Path], None], name:
 
 def test_a_dry_run_says_the_same_and_changes_nothing(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     truncate(layout.theory)
-    (layout.root / f"{TEMPORARY}x.json").write_text("{")
+    (layout.root / f"{TEMPORARY}x.json").write_text("{", encoding="utf-8")
     before = contents(layout)
     assert repair(layout, dry_run=True) == [layout.theory]
     assert contents(layout) == before
@@ -174,7 +174,7 @@ def test_after_a_crash_nothing_is_touched_that_a_job_of_a_cluster_may_be_writing
     crashed(layout)
     unfinished = layout.run("run") / f"{TEMPORARY}encoder-abc.safetensors"
     unfinished.write_bytes(b"half")
-    layout.theory.write_text("of a job that has not written its manifest yet")
+    layout.theory.write_text("of a job that has not written its manifest yet", encoding="utf-8")
     later = layout.manifest("theory").stat().st_mtime_ns + 10**9
     os.utime(layout.theory, ns=(later, later))
     repair_after_crash(layout)
@@ -185,7 +185,9 @@ def test_after_a_crash_nothing_is_touched_that_a_job_of_a_cluster_may_be_writing
 
 
 def edit_manifest(manifest: Path, listed: str) -> None:
-    manifest.write_text(re.sub(r'"path": ".*?"', f'"path": "{listed}"', manifest.read_text()))
+    manifest.write_text(
+        re.sub(r'"path": ".*?"', f'"path": "{listed}"', manifest.read_text(encoding="utf-8")), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("listed", ["{outside}", "../{up}", "../../notes.txt", "../runs/run/notes.txt", "/dev/zero"])
@@ -194,13 +196,13 @@ def test_what_a_manifest_lists_and_no_job_of_the_experiment_writes_is_named_and_
 ) -> None:
     precious = tmp_path / "precious.txt"
     for file in (precious, *(folder / "notes.txt" for folder in (layout.root, layout.root.parent, layout.run("run")))):
-        file.write_text("mine")
+        file.write_text("mine", encoding="utf-8")
     manifest = layout.manifest("theory")
     edit_manifest(manifest, listed.format(outside=precious, up="../../precious.txt"))
     before = contents(layout)
     assert repair(layout) == []
     assert contents(layout) == before
-    assert precious.read_text() == "mine"
+    assert precious.read_text(encoding="utf-8") == "mine"
     said = capsys.readouterr().err
     assert f"listed by {manifest}, but no job of {layout.root} writes it; left alone" in said
 
@@ -217,7 +219,7 @@ def test_folders_that_are_links_are_repaired_as_well(folder: str, layout: Layout
         layout.manifest("data"), stage="", subject="", settings={}, source="", inputs={}, outputs={"beton": beton}
     ):
         write_json(beton, list(range(50)))
-    (elsewhere / f"{TEMPORARY}x").write_text("half")
+    (elsewhere / f"{TEMPORARY}x").write_text("half", encoding="utf-8")
     damaged = {layout.theory, layout.evaluation("run"), beton}
     for file in damaged:
         truncate(file)
@@ -352,7 +354,7 @@ def test_the_workflow_after_a_crash_says_in_a_dry_run_and_makes_again_in_a_run_w
         assert mark.exists(), option
     (workspace / ".snakemake" / "locks").mkdir(exist_ok=True)
     lock = workspace / ".snakemake" / "locks" / "0.output.lock"
-    lock.write_text(f"{layout.tables / 'table_theory.md'}\n")
+    lock.write_text(f"{layout.tables / 'table_theory.md'}\n", encoding="utf-8")
     outcome = snakemake("table_theory", cwd=workspace)
     assert "call snakemake --unlock" in " ".join(outcome.stderr.split())
     assert table.read_bytes() == left, "another workflow may run"

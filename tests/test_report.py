@@ -51,14 +51,18 @@ CONFIG = {
 def inputs(tmp_path: Path) -> dict[str, Path]:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
-    (scripts / "fig_a.py").write_text(SCRIPT.format(name="fig_a", function="draw", body="return Figure()"))
-    (scripts / "table_b.py").write_text(SCRIPT.format(name="table_b", function="layout", body="return points"))
+    (scripts / "fig_a.py").write_text(
+        SCRIPT.format(name="fig_a", function="draw", body="return Figure()"), encoding="utf-8"
+    )
+    (scripts / "table_b.py").write_text(
+        SCRIPT.format(name="table_b", function="layout", body="return points"), encoding="utf-8"
+    )
     row = {**dict.fromkeys(RESULT_COLUMNS, ""), "run": "run<1>", "loss": "dhel", "metric": "linear_top1"}
     results = tmp_path / "results" / "results.parquet"
     results.parent.mkdir()
     pd.DataFrame([{**row, "value": 0.875}]).to_parquet(results)
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(CONFIG))
+    config.write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     for kind in ("fig_a", "table_b"):
         render(scripts / f"{kind}.py", [results], results.parent / kind[:3])
     return {
@@ -73,7 +77,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 def test_the_report_holds_everything(inputs: dict[str, Path]) -> None:
     write_report(**inputs)
-    html = inputs["output"].read_text()
+    html = inputs["output"].read_text(encoding="utf-8")
     assert "1 of the 2 runs" in html
     assert "<td>0.875</td>" in html
     assert "<td>7</td>" in html
@@ -86,7 +90,7 @@ def test_the_report_holds_everything(inputs: dict[str, Path]) -> None:
 
 def test_the_report_needs_nothing_else_to_be_read(inputs: dict[str, Path]) -> None:
     write_report(**inputs)
-    html = inputs["output"].read_text()
+    html = inputs["output"].read_text(encoding="utf-8")
     assert "<script" not in html
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', html))
     assert not re.search(r"<link|@import|url\(", html)
@@ -94,7 +98,7 @@ def test_the_report_needs_nothing_else_to_be_read(inputs: dict[str, Path]) -> No
 
 def test_text_from_the_results_is_escaped(inputs: dict[str, Path]) -> None:
     write_report(**inputs)
-    html = inputs["output"].read_text()
+    html = inputs["output"].read_text(encoding="utf-8")
     assert "run&lt;1&gt;" in html
     assert "run<1>" not in html
 
@@ -116,7 +120,7 @@ def test_the_stages_that_ran_their_times_and_their_hardware_are_shown(
         make_manifest("pretrain", "run2", inputs=["a.beton"], outputs=["2"], seconds=20.0, peak_memory_mib=700),
     ]
     write_report(**inputs, manifests=manifests)
-    html = inputs["output"].read_text()
+    html = inputs["output"].read_text(encoding="utf-8")
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
     assert ["data", "1", "0:00:02", "2.0 s", "2.0 s", "", ""] in rows
     assert ["pretrain", "2", "0:00:30", "15.0 s", "20.0 s", "700 MiB", "data"] in rows
@@ -141,21 +145,23 @@ def test_the_report_gives_the_same_bytes_with_manifests_too(
 def test_the_verdicts_on_the_claims_come_first_then_the_other_tables_then_the_figures(inputs: dict[str, Path]) -> None:
     scripts = inputs["scripts_dir"]
     for name in ("table_claims", "table_a"):
-        (scripts / f"{name}.py").write_text(SCRIPT.format(name=name, function="layout", body="return points"))
+        (scripts / f"{name}.py").write_text(
+            SCRIPT.format(name=name, function="layout", body="return points"), encoding="utf-8"
+        )
         render(scripts / f"{name}.py", [inputs["results"]], inputs["tables_dir"])
     write_report(**inputs)
-    sections = re.findall(r'<section id="(\w+)">', inputs["output"].read_text())
+    sections = re.findall(r'<section id="(\w+)">', inputs["output"].read_text(encoding="utf-8"))
     assert sections == ["table_claims", "table_a", "table_b", "fig_a"]
 
 
 def test_the_explorer_is_linked_to_relative_to_the_report(inputs: dict[str, Path]) -> None:
     write_report(**inputs, explorer=inputs["output"].parent / "explorer.html")
-    assert 'href="explorer.html"' in inputs["output"].read_text()
+    assert 'href="explorer.html"' in inputs["output"].read_text(encoding="utf-8")
 
 
 def test_a_manifest_that_is_none_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
-    broken.write_text("{}")
+    broken.write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"broken\.json: not a manifest"):
         write_report(**inputs, manifests=[broken])
     assert not inputs["output"].exists()

@@ -41,7 +41,7 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
         *("digits", "kcl_gaussian", 2.0, 16.0, 128, 0, 0.0625, 2)
     ]
     assert rows["temperature"].isna().all()
-    evaluation = json.loads(layout.evaluation(RUN).read_text())
+    evaluation = json.loads(layout.evaluation(RUN).read_text(encoding="utf-8"))
     top1 = rows[rows["metric"] == "linear_top1"].iloc[0]
     assert top1["value"] == evaluation["linear_top1"]
     assert top1["source_sha256"] == sha256_file(layout.root / top1["source"])

@@ -101,14 +101,16 @@ class TestPayloads:
 
     def test_a_configuration_that_holds_code_is_refused(self, proof: Path, workspace: Path) -> None:
         config = workspace / "config.yaml"
-        config.write_text(f"{TINY.read_text()}\nnote: !!python/object/apply:os.mkdir ['{proof}']\n")
+        config.write_text(
+            f"{TINY.read_text(encoding='utf-8')}\nnote: !!python/object/apply:os.mkdir ['{proof}']\n", encoding="utf-8"
+        )
         with pytest.raises(InputError, match="not valid YAML") as caught:
             load_config(config)
         assert one_line(caught, config)
         outcome = snakemake("--dry-run", cwd=workspace, config=config)
         assert outcome.returncode != 0
         assert not proof.exists()
-        yaml.unsafe_load(config.read_text())
+        yaml.unsafe_load(config.read_text(encoding="utf-8"))
         assert proof.exists(), "it is the loader that refuses, not the payload that is broken"
 
 
@@ -132,14 +134,16 @@ class TestLinter:
         ],
     )
     def test_would_find_one(self, line: str, tmp_path: Path) -> None:
-        (tmp_path / "code.py").write_text(f"{line}\n")
+        (tmp_path / "code.py").write_text(f"{line}\n", encoding="utf-8")
         config = str(REPOSITORY / "pyproject.toml")
         outcome = run("bandit", "-q", "code.py", "-c", config, "--severity-level", "low", cwd=tmp_path)
         assert outcome.returncode == 1, outcome.stdout + outcome.stderr
 
     def test_every_exception_is_for_one_test_says_why_and_is_for_no_loader(self) -> None:
         files = [file for folder in CODE for file in (REPOSITORY / folder).rglob("*.py")]
-        marks = [line.partition("# nosec")[2] for file in files for line in file.read_text().splitlines()]
+        marks = [
+            line.partition("# nosec")[2] for file in files for line in file.read_text(encoding="utf-8").splitlines()
+        ]
         marks = [mark for mark in marks if mark]
         assert len(marks) >= 5
         for mark in marks:
@@ -149,7 +153,7 @@ class TestLinter:
         files = [file for folder in (*CODE, "workflow") for file in (REPOSITORY / folder).rglob("*")]
         code = [file for file in files if file.suffix in {".py", ".smk"}]
         assert len(code) > 80
-        assert [file for file in code if "allow_pickle" in file.read_text()] == []
+        assert [file for file in code if "allow_pickle" in file.read_text(encoding="utf-8")] == []
 
 
 HOSTILE_NAMES = ["..", "../../etc", "/etc", "a/b", "a\\b", "a\0b", "a\nb", "a\n", " ", "-rf", "~", "$(id)", "a;id"]
@@ -159,7 +163,7 @@ class TestNames:
     @pytest.mark.parametrize("name", [*HOSTILE_NAMES, ""])
     @pytest.mark.parametrize("place", ["experiment", "data set", "augmentation"])
     def test_a_name_that_becomes_a_path_is_one_plain_word(self, name: str, place: str) -> None:
-        values = yaml.safe_load(TINY.read_text())
+        values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
         parse_config(values, "config")
         if place == "experiment":
             values["name"] = name

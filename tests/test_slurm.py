@@ -44,13 +44,13 @@ def nothing_left_to_the_next_test(cluster: Cluster) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of the tiny experiment, long enough to be interrupted, that ask Slurm for a GPU each."""
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["losses"] = values["losses"][:1]
     values["datasets"][0]["epochs"] = 12
     values["evaluation"] = {"regularisation_c": [0.1]}
     values["compute"] |= {"gpus_per_run": 1, "keep_features": False}  # as in the paper's grid
     path = tmp_path_factory.mktemp("config") / "slurm.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
 
@@ -77,7 +77,7 @@ def untrained(local: Path, tmp_path: Path) -> Path:
 def start(cluster: Cluster, folder: Path, config: Path, *arguments: str) -> subprocess.Popen[str]:
     program = str(Path(sys.executable).parent / "snakemake")
     command = [program, *arguments, *PROFILE, *QUICK, "--configfile", str(config)]
-    with (folder / "snakemake.out").open("a") as output:
+    with (folder / "snakemake.out").open("a", encoding="utf-8") as output:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -91,14 +91,14 @@ def start(cluster: Cluster, folder: Path, config: Path, *arguments: str) -> subp
 
 
 def finish(running: subprocess.Popen[str], folder: Path) -> None:
-    assert running.wait(timeout=900) == 0, (folder / "snakemake.out").read_text()[-5000:]
+    assert running.wait(timeout=900) == 0, (folder / "snakemake.out").read_text(encoding="utf-8")[-5000:]
 
 
 def trains(folder: Path, epoch: int, running: subprocess.Popen[str]) -> bool:
     """Whether the first run has finished this epoch."""
-    assert running.poll() is None, (folder / "snakemake.out").read_text()[-5000:]
+    assert running.poll() is None, (folder / "snakemake.out").read_text(encoding="utf-8")[-5000:]
     log = folder / LAYOUT.log("pretrain", RUNS[0])
-    return log.exists() and f"epoch {epoch}/12" in log.read_text()
+    return log.exists() and f"epoch {epoch}/12" in log.read_text(encoding="utf-8")
 
 
 def measured(folder: Path) -> pd.DataFrame:
@@ -145,7 +145,8 @@ def test_jobs_that_run_at_the_same_time_have_different_gpus_and_claim_those_that
     cluster: Cluster, tmp_path: Path
 ) -> None:
     claim = tmp_path / "claim.py"
-    claim.write_text("""
+    claim.write_text(
+        """
 import os, time
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl.devices import claim_gpus
@@ -153,7 +154,9 @@ given = os.environ["CUDA_VISIBLE_DEVICES"]
 claim_gpus(ComputeConfig(device="cuda"))
 time.sleep(1)
 print(given, os.environ["CUDA_VISIBLE_DEVICES"])
-""")
+""",
+        encoding="utf-8",
+    )
     options = ["--parsable", "--gpus=1", "--cpus-per-task=1", f"--output={tmp_path}/%j.out"]
     wrapped = f"srun --gpus=1 {sys.executable} {claim}"
     jobs = [cluster.command("sbatch", *options, "--wrap", wrapped).strip() for _ in range(5)]
@@ -161,7 +164,7 @@ print(given, os.environ["CUDA_VISIBLE_DEVICES"])
     used = [task for task in cluster.tasks() if task[0] in jobs]
     assert len(used) == 5
     for job, devices, _, _ in used:
-        assert (tmp_path / f"{job}.out").read_text().split() == [devices, devices]
+        assert (tmp_path / f"{job}.out").read_text(encoding="utf-8").split() == [devices, devices]
     assert {devices for _, devices, _, _ in used} == {"0", "1"}
     overlapping = [(a, b) for a, b in itertools.combinations(used, 2) if a[2] < b[3] and b[2] < a[3]]
     assert overlapping, "two GPUs are used at once"
@@ -180,7 +183,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_call_ends_with_the_same_bytes(
     wait_until(lambda: not cluster.processes("dhel-kcl"), 10, "the end of the job's processes")
     assert not (untrained / encoder).exists()
     finish(start(cluster, untrained, config, str(encoder)), untrained)
-    assert "resuming after step" in (untrained / LAYOUT.log("pretrain", RUNS[0])).read_text()
+    assert "resuming after step" in (untrained / LAYOUT.log("pretrain", RUNS[0])).read_text(encoding="utf-8")
     assert (untrained / encoder).read_bytes() == (local / encoder).read_bytes()
 
 
@@ -194,5 +197,5 @@ def test_a_run_that_slurm_stops_as_at_the_time_limit_is_submitted_again_and_goes
     cluster.command("scancel", "--signal=TERM", job)  # what its steps get when the time is over
     finish(running, untrained)
     assert cluster.jobs()[job]["state"] == "FAILED"
-    assert "resuming after step" in (untrained / LAYOUT.log("pretrain", RUNS[0])).read_text()
+    assert "resuming after step" in (untrained / LAYOUT.log("pretrain", RUNS[0])).read_text(encoding="utf-8")
     assert (untrained / encoder).read_bytes() == (local / encoder).read_bytes()

@@ -59,7 +59,7 @@ def append_byte(path: Path) -> None:
 
 
 def append_comment(path: Path) -> None:
-    path.write_text(path.read_text() + "# changed\n")
+    path.write_text(path.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
 
 
 def truncate(path: Path) -> None:
@@ -68,9 +68,9 @@ def truncate(path: Path) -> None:
 
 def replace_text(old: str, new: str) -> Damage:
     def change(path: Path) -> None:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         assert old in text
-        path.write_text(text.replace(old, new, 1))
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return change
 
@@ -152,7 +152,7 @@ def test_everything_else_is_named_by_the_seal(experiment: Layout, file: Path, da
 def test_a_seal_with_counts_of_its_own_is_found_even_when_its_digest_was_forged(experiment: Layout) -> None:
     seal = read_seal(LAYOUT.audit)
     seal.points += 1
-    LAYOUT.audit.write_text(seal.text())
+    LAYOUT.audit.write_text(seal.text(), encoding="utf-8")
     assert "gives other counts" in named(LAYOUT.audit)[0]
 
 
@@ -189,14 +189,29 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
         (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives other values"),
         (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not print the values of"),
         (LAYOUT.figures / "fig_spectrum.csv", replace_text("-seed0", "-seed9"), None, "names an unknown run digits"),
-        (LAYOUT.evaluation(RUN), lambda path: path.write_text("[]"), None, "not what its stage writes"),
-        (LAYOUT.representation(RUN), lambda path: path.write_text('{"h": 1}'), None, "not what its stage writes"),
+        (
+            LAYOUT.evaluation(RUN),
+            lambda path: path.write_text("[]", encoding="utf-8"),
+            None,
+            "not what its stage writes",
+        ),
+        (
+            LAYOUT.representation(RUN),
+            lambda path: path.write_text('{"h": 1}', encoding="utf-8"),
+            None,
+            "not what its stage writes",
+        ),
         (LAYOUT.training_log(RUN), lambda path: path.write_bytes(b"\xff\n1"), None, "not a table"),
         (LAYOUT.beton("digits", "train"), truncate, None, "the beton has"),
         (LAYOUT.results, truncate, None, "not a readable results table"),
         (LAYOUT.theory, append_byte, None, "not a readable theory table"),
         (LAYOUT.tables / "table_theory.csv", lambda path: path.write_bytes(b"\xff"), None, "not a readable CSV"),
-        (LAYOUT.tables / "table_theory.csv", lambda path: path.write_text("a\n1\n"), None, "cannot be used (KeyError"),
+        (
+            LAYOUT.tables / "table_theory.csv",
+            lambda path: path.write_text("a\n1\n", encoding="utf-8"),
+            None,
+            "cannot be used (KeyError",
+        ),
         (LAYOUT.tables / "table_theory.md", lambda path: path.write_bytes(b"\xff"), None, "cannot be used"),
         (LAYOUT.explorer, truncate, None, "not a page of the explorer"),
         (LAYOUT.explorer, replace_text('id="data">', 'id="data">1</script>'), None, "cannot be used (TypeError"),
@@ -286,7 +301,7 @@ def test_a_failed_audit_keeps_the_seal_and_its_problems_until_one_passes(experim
         conclude(outcome, LAYOUT)
         assert len(outcome.problems) == 1
     assert LAYOUT.audit.read_bytes() == sealed
-    assert LAYOUT.audit_problems.read_text() == outcome.problems[0]
+    assert LAYOUT.audit_problems.read_text(encoding="utf-8") == outcome.problems[0]
     log.write_bytes(before)
     conclude(audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS), LAYOUT)
     assert LAYOUT.audit.read_bytes() == sealed
@@ -368,7 +383,7 @@ def clone(experiment: Layout) -> Path:
     folder = Path.cwd()
     shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    (folder / ".gitignore").write_text("__pycache__/\n")
+    (folder / ".gitignore").write_text("__pycache__/\n", encoding="utf-8")
     code = ["src", "paper_figures", "workflow", "Snakefile", "envs"]
     commands = (["init", "-q"], ["add", *code], [*who, "commit", "-qm", "all"])
     for command in commands:
@@ -431,7 +446,7 @@ def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) 
     status, said = in_clone(clone, "audit", "results/tiny")
     assert status == 0, said
     assert all(re.search(f"^warning: .*{re.escape(part)}", said, re.MULTILINE) for part in expected), said
-    assert read_seal(LAYOUT.audit).text() == LAYOUT.audit.read_text()
+    assert read_seal(LAYOUT.audit).text() == LAYOUT.audit.read_text(encoding="utf-8")
     status, said = in_clone(clone, "audit", "results/tiny", "--strict")
     assert status == 1
     assert all(re.search(f"^error: .*{re.escape(part)}", said, re.MULTILINE) for part in expected), said

@@ -36,7 +36,7 @@ def test_every_target_produces_its_files(finished: Path) -> None:
         png, pdf, _ = (finished / path for path in LAYOUT.products(figure))
         assert png.read_bytes().startswith(b"\x89PNG")
         assert pdf.read_bytes().startswith(b"%PDF")
-    report = (finished / LAYOUT.report).read_text()
+    report = (finished / LAYOUT.report).read_text(encoding="utf-8")
     assert report.count("data:image/png;base64,") == len(FIGURES)
     assert (finished / LAYOUT.audit).exists()
 
@@ -70,10 +70,10 @@ def test_each_target_and_group_has_a_rule_of_its_name(finished: Path) -> None:
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_finished: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["analysis"] = {"similarity_bins": 50}
     changed = tmp_path / "changed.yaml"
-    changed.write_text(yaml.safe_dump(values))
+    changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
     assert {"analyse", "collect", "explorer", "report", "crate", "audit", "fig_similarity"} <= set(rules)
     assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
@@ -83,11 +83,11 @@ def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(c
     runs = list(load_config(TINY).runs)
     files = [file(run_id) for file in (LAYOUT.evaluation, LAYOUT.classifier, LAYOUT.representation) for run_id in runs]
     before = {file: (copy_of_finished / file).read_bytes() for file in files}
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["compute"]["keep_features"] = False
     values["evaluation"] |= {"augmented_images": False, "corruptions": False}
     config = copy_of_finished / "discarding.yaml"
-    config.write_text(yaml.safe_dump(values))
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=config)
     assert rules["measure"] == len(runs)
     assert not set(rules) & {"data", "pretrain", *FEATURE_STAGES}
@@ -105,17 +105,17 @@ def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(c
     assert (copy_of_finished / LAYOUT.audit).exists()
     assert not planned(copy_of_finished, config=config), "nothing is left to do"
     values["analysis"] = {"similarity_bins": 50}
-    config.write_text(yaml.safe_dump(values))
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=config)
     assert rules["measure"] == len(runs)
     assert not set(rules) & {"data", "pretrain"}
 
 
 def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["theory"]["temperature"] = 0.3
     changed = tmp_path / "changed.yaml"
-    changed.write_text(yaml.safe_dump(values))
+    changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
     reading = [name for name, script in SCRIPTS.items() if "theory" in script.tables]
     assert set(rules) == {"theory", *reading, "report", "crate", "audit", "all"}
@@ -128,10 +128,10 @@ def test_the_targets_of_the_theory_need_neither_data_nor_runs(workspace: Path) -
 
 
 def test_a_larger_grid_keeps_the_runs_that_it_already_has(copy_of_finished: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["seeds"] = [0, 1]
     changed = tmp_path / "changed.yaml"
-    changed.write_text(yaml.safe_dump(values))
+    changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
     assert rules["pretrain"] == rules["analyse"] == len(load_config(TINY).runs)
     assert "data" not in rules
@@ -139,7 +139,7 @@ def test_a_larger_grid_keeps_the_runs_that_it_already_has(copy_of_finished: Path
 
 def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Path) -> None:
     script = copy_of_finished / "paper_figures" / "fig_spectrum.py"
-    script.write_text(script.read_text() + "\n# edited\n")
+    script.write_text(script.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     rules = planned(copy_of_finished)
     assert "fig_spectrum" in rules
     assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect", "fig_training"}
@@ -147,7 +147,7 @@ def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Pa
 
 def test_a_changed_palette_redraws_the_figures_and_the_explorer_and_retrains_nothing(copy_of_finished: Path) -> None:
     style = copy_of_finished / "paper_figures" / "style.py"
-    style.write_text(style.read_text().replace('"#cc3311"', '"#000000"'))
+    style.write_text(style.read_text(encoding="utf-8").replace('"#cc3311"', '"#000000"'), encoding="utf-8")
     rules = planned(copy_of_finished)
     assert {"fig_batch_size", "explorer", "report", "audit"} <= set(rules)
     assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect"}
@@ -170,11 +170,11 @@ def test_without_a_configuration_file_the_paper_grid_is_meant(workspace: Path) -
 
 
 def test_a_bad_configuration_stops_the_workflow_with_a_line_for_each_problem(workspace: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["sedes"] = [0]
     values["batch_sizes"] = [1]
     bad = tmp_path / "bad.yaml"
-    bad.write_text(yaml.safe_dump(values))
+    bad.write_text(yaml.safe_dump(values), encoding="utf-8")
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
     output = outcome.stdout + outcome.stderr
@@ -186,10 +186,10 @@ def test_a_bad_configuration_stops_the_workflow_with_a_line_for_each_problem(wor
 
 
 def test_a_configuration_without_a_name_is_not_taken_for_the_papers(workspace: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     del values["name"]
     bad = tmp_path / "bad.yaml"
-    bad.write_text(yaml.safe_dump(values))
+    bad.write_text(yaml.safe_dump(values), encoding="utf-8")
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
     assert "name: Field required" in outcome.stdout + outcome.stderr
@@ -204,17 +204,17 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     later += [LAYOUT.evaluation(other)]
     later += [LAYOUT.run_manifest(*job) for job in (("evaluate", run_id), ("analyse", run_id), ("evaluate", other))]
     # Without the other jobs that read the encoder: when two fail at once, Snakemake does not go on with the others.
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["evaluation"] |= {"augmented_images": False, "corruptions": False}
     config = copy_of_finished / "cached_features_only.yaml"
-    config.write_text(yaml.safe_dump(values))
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
     later += [LAYOUT.results, LAYOUT.explorer, LAYOUT.report, LAYOUT.audit]
     later += [file for target in SCRIPTS for file in LAYOUT.products(target)]
     for path in later:
         (copy_of_finished / path).unlink()
     failed = snakemake(cwd=copy_of_finished, config=config)
     assert failed.returncode != 0
-    said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text().splitlines()
+    said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text(encoding="utf-8").splitlines()
     assert said[-1].startswith(f"error: {LAYOUT.encoder(run_id)}: damaged")
     assert said[-1] in failed.stdout + failed.stderr, "the reason is on the terminal too"
     assert (copy_of_finished / LAYOUT.evaluation(other)).exists(), "the other runs are finished all the same"
@@ -223,16 +223,16 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     assert mended.returncode == 0, mended.stdout[-2000:] + mended.stderr[-2000:]
     assert encoder.read_bytes() == kept, "pretraining again gives the same bytes"
     for product in (LAYOUT.report, LAYOUT.tables / "table_corruptions.md"):
-        shown = (copy_of_finished / product).read_text()
+        shown = (copy_of_finished / product).read_text(encoding="utf-8")
         assert "No run was evaluated on corrupted images" in shown, "where the optional stage was not asked for"
 
 
 def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load(TINY.read_text())
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["datasets"][0]["optimizer"]["learning_rate"] = {128: 0.1, 256: 1e30}
     values["losses"] = values["losses"][:1]
     config = tmp_path / "diverging.yaml"
-    config.write_text(yaml.safe_dump(values))
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
     outcome = snakemake(cwd=workspace, config=config)
     assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
     assert (workspace / LAYOUT.audit).exists()

@@ -121,7 +121,7 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
     passed = not outcome.problems
     kept, text = (layout.audit, outcome.seal.text()) if passed else (layout.audit_problems, "\n".join(outcome.problems))
     with atomic_path(kept) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     if passed:
         layout.audit_problems.unlink(missing_ok=True)
 
@@ -304,7 +304,7 @@ def _check_target(
         outcome.blame(written_to, f"{giving} gives other values; render {script.name} again")
     printed = written_to.with_suffix(".md")
     with outcome.blaming(printed):
-        if not script.is_figure and printed.read_text() != table_text(load_target(script.path), points):
+        if not script.is_figure and printed.read_text(encoding="utf-8") != table_text(load_target(script.path), points):
             outcome.blame(printed, f"does not print the values of {written_to.name}; render {script.name} again")
 
 

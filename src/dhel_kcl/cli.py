@@ -55,8 +55,8 @@ def _options(
         if (rank := os.environ.get("RANK", "0")) != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
-        _terminal = os.fdopen(os.dup(2), "w")
-        with log.open("w") as file:
+        _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
+        with log.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
 
@@ -617,7 +617,7 @@ def show(experiment: Experiment) -> None:
     if not headline.exists():
         raise InputError(f"{headline}: missing; run snakemake for {experiment} first")
     console = Console()
-    console.print(Markdown(headline.read_text()))
+    console.print(Markdown(headline.read_text(encoding="utf-8")))
     scripts = declarations.scripts(stages.SCRIPTS).values()
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)

@@ -110,14 +110,14 @@ class AugmentationConfig(_Strict):
 @cache
 def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
     """The augmentations of `data/augmentations.yaml`, which gives the source of each value, by name."""
-    text = resources.files("dhel_kcl.data").joinpath("augmentations.yaml").read_text()
+    text = resources.files("dhel_kcl.data").joinpath("augmentations.yaml").read_text(encoding="utf-8")
     return {name: AugmentationConfig.model_validate(values) for name, values in yaml.safe_load(text).items()}
 
 
 @cache
 def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
     """The training protocols of `protocols.yaml`, which gives the source of each value, by name."""
-    text = resources.files("dhel_kcl").joinpath("protocols.yaml").read_text()
+    text = resources.files("dhel_kcl").joinpath("protocols.yaml").read_text(encoding="utf-8")
     protocols: dict[str, dict[str, Any]] = yaml.safe_load(text)
     return protocols
 
@@ -634,7 +634,7 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
         InputError: the file is missing, is not YAML, or says something unknown or impossible.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
     except UnicodeDecodeError as error:
@@ -660,4 +660,4 @@ def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
 def write_resolved_config(config: ExperimentConfig, path: Path) -> None:
     """Write the configuration with every default filled in, as YAML that `load_config` reads back unchanged."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")

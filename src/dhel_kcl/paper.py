@@ -226,7 +226,7 @@ def render(script: Path, tables: Sequence[Path], output_dir: Path) -> list[Path]
         _save(target.draw(written), paths[1:])
     if target.layout:
         with atomic_path(paths[1]) as temporary:
-            temporary.write_text(table_text(target, written))
+            temporary.write_text(table_text(target, written), encoding="utf-8")
     return paths
 
 

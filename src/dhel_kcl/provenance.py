@@ -170,7 +170,7 @@ _CODE = [f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile
 def _git_state() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603 # fixed words, no shell
+        ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)  # nosec B603 # fixed words, no shell
         return ran.stdout.strip()
 
     try:
@@ -205,7 +205,7 @@ def _hardware() -> dict[str, str | int]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -213,7 +213,7 @@ def _cpu_model() -> str:
 
 def _peak_memory_mib() -> int | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), None)

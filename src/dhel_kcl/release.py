@@ -120,7 +120,7 @@ def _contents(
 
 
 def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
 
 
 def verify(folder: Path) -> None:
@@ -177,7 +177,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: missing; give the folder of a release, such as docs/results/theory")
     sums: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(errors="replace", encoding="utf-8").splitlines(), start=1):
         parts = re.fullmatch("([0-9a-f]{64})  (.+)", line)
         if parts is None or parts[2] in sums:
             raise InputError(f"{path}: line {number} is not a sha256, two spaces and a file not listed before")

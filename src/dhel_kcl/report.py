@@ -58,7 +58,7 @@ def write_report(
         "report.html.j2",
         output,
         config=config,
-        config_text=config_path.read_text(),
+        config_text=config_path.read_text(encoding="utf-8"),
         runs=table["run"].nunique(),
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
         explorer=_link(explorer, output) if explorer else None,

@@ -22,7 +22,7 @@ def write_sbom(path: Path) -> None:
     Raises:
         InputError: the packages cannot be listed.
     """
-    listed = subprocess.run([sys.executable, *_COMMAND], capture_output=True, text=True, check=False)  # nosec B603 # no shell
+    listed = subprocess.run([sys.executable, *_COMMAND], capture_output=True, encoding="utf-8", check=False)  # nosec B603 # no shell
     if listed.returncode:
         reason = (listed.stderr.strip() or f"status {listed.returncode}").splitlines()[-1]
         raise InputError(f"{path}: cyclonedx-bom cannot list the environment ({reason}); run `make setup`")

@@ -58,7 +58,7 @@ class TestWriting:
         assert info.versions["ffcv"] == "1.0.2"
         assert info.fields == {"image": "RGBImageField", "label": "IntField"}
         assert open_beton(path) == info
-        assert json.loads((tmp_path / "photos.beton.json").read_text())["sha256"] == info.sha256
+        assert json.loads((tmp_path / "photos.beton.json").read_text(encoding="utf-8"))["sha256"] == info.sha256
 
     def test_one_progress_bar_and_only_on_stderr(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         write_beton(open_source(DataConfig(kind="digits"), "test"), tmp_path / "digits.beton")
@@ -177,8 +177,11 @@ class TestGuard:
             (change_one_byte, r"copy\.beton: the beton changed"),
             (change_a_byte_of_the_header, r"copy\.beton: the beton changed"),
             (lambda path: sidecar_path(path).unlink(), r"copy\.beton\.json: the beton's sidecar is missing"),
-            (lambda path: sidecar_path(path).write_text("{}"), r"copy\.beton\.json: not a beton's sidecar"),
-            (lambda path: sidecar_path(path).write_text("{"), r"copy\.beton\.json: not valid JSON"),
+            (
+                lambda path: sidecar_path(path).write_text("{}", encoding="utf-8"),
+                r"copy\.beton\.json: not a beton's sidecar",
+            ),
+            (lambda path: sidecar_path(path).write_text("{", encoding="utf-8"), r"copy\.beton\.json: not valid JSON"),
         ],
     )
     def test_damage_is_named_with_its_remedy(self, copy: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -199,9 +202,9 @@ class TestGuard:
 
 def sign(path: Path) -> None:
     """Have the sidecar vouch for whatever the file now holds."""
-    values = json.loads(sidecar_path(path).read_text())
+    values = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
     values |= {"sha256": sha256_file(path), "bytes": path.stat().st_size}
-    sidecar_path(path).write_text(json.dumps(values))
+    sidecar_path(path).write_text(json.dumps(values), encoding="utf-8")
 
 
 def overwrite(path: Path, offset: int, value: bytes) -> None:
@@ -311,7 +314,7 @@ def small_beton(
 def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton: Path, tmp_path: Path) -> None:
     """Five thousand mutations of each kind of beton; those that a sidecar vouches for are also loaded if accepted."""
     original, places = small_beton.read_bytes(), Places.of(small_beton)
-    sidecar = json.loads(sidecar_path(small_beton).read_text())
+    sidecar = json.loads(sidecar_path(small_beton).read_text(encoding="utf-8"))
     outcomes: Counter[str] = Counter()
     numbers = itertools.count()
 
@@ -340,7 +343,7 @@ def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton
         content = content[:cut] + tail if cut is not None else content
         path = tmp_path / f"{next(numbers)}.beton"  # a name of its own, since digests are remembered
         path.write_bytes(content)
-        sidecar_path(path).write_text(json.dumps(sidecar | (sidecar_edit if vouched else {})))
+        sidecar_path(path).write_text(json.dumps(sidecar | (sidecar_edit if vouched else {})), encoding="utf-8")
         if vouched:
             sign(path)
         try:

@@ -75,7 +75,7 @@ class TestImageFolder:
     def test_a_class_without_images_is_named(self, photo_folder: Path) -> None:
         for image in (photo_folder / "train" / "china").iterdir():
             image.unlink()
-        (photo_folder / "train" / "china" / "notes.txt").write_text("none")
+        (photo_folder / "train" / "china" / "notes.txt").write_text("none", encoding="utf-8")
         with pytest.raises(InputError, match=r"train/china: no images"):
             open_source(folder_config(photo_folder), "train")
 
@@ -96,7 +96,7 @@ class TestImageNet100:
 
     def test_is_restricted_to_the_listed_classes_in_their_order(self, photo_folder: Path, tmp_path: Path) -> None:
         (photo_folder / "test").rename(photo_folder / "val")
-        (tmp_path / "classes.txt").write_text("flower\n")
+        (tmp_path / "classes.txt").write_text("flower\n", encoding="utf-8")
         for split in ("train", "test"):
             source = open_source(self.data(photo_folder, tmp_path / "classes.txt"), split)
             assert source.classes == ["flower"]
@@ -104,7 +104,7 @@ class TestImageNet100:
         assert source.origin.endswith("val")
 
     def test_missing_classes_are_named(self, photo_folder: Path, tmp_path: Path) -> None:
-        (tmp_path / "classes.txt").write_text("flower\nn01\nn02\n")
+        (tmp_path / "classes.txt").write_text("flower\nn01\nn02\n", encoding="utf-8")
         with pytest.raises(InputError, match=r"n01, n02"):
             open_source(self.data(photo_folder, tmp_path / "classes.txt"), "train")
 
@@ -113,7 +113,7 @@ class TestImageNet100:
         self, photo_folder: Path, tmp_path: Path, content: str | None
     ) -> None:
         if content is not None:
-            (tmp_path / "classes.txt").write_text(content)
+            (tmp_path / "classes.txt").write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=r"classes\.txt"):
             open_source(self.data(photo_folder, tmp_path / "classes.txt"), "train")
 

@@ -203,7 +203,7 @@ def test_a_target_that_may_have_nothing_to_show_says_why(
         assert points.empty
         assert points.columns[-1] == "runs"
         assert points_equal(points, rederive(script, [results]))
-    assert load_target(table).nothing in (tmp_path / "table_comparisons.md").read_text()
+    assert load_target(table).nothing in (tmp_path / "table_comparisons.md").read_text(encoding="utf-8")
     draw = load_target(figure).draw
     assert draw
     drawn = draw(read_points(tmp_path / "fig_rank_training.csv"))
@@ -253,7 +253,7 @@ def test_without_the_optional_stage_a_product_says_so_and_keeps_the_header_of_it
         (text,) = target.draw(written).axes[0].texts
         assert " ".join(text.get_text().split()) == target.nothing
     else:
-        assert f"| {target.nothing} |" in (tmp_path / f"{name}.md").read_text()
+        assert f"| {target.nothing} |" in (tmp_path / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_the_report_shows_every_target(
@@ -270,7 +270,7 @@ def test_the_report_shows_every_target(
         scripts_dir=scripts,
         theory=theory,
     )
-    html = output.read_text()
+    html = output.read_text(encoding="utf-8")
     tables = [name for name in NAMES if name not in FIGURES]
     assert re.findall(r'<section id="([^"]*)"', html) == [*tables, *FIGURES]
     assert html.count("data:image/png;base64,") == len(FIGURES)

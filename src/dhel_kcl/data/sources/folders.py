@@ -93,7 +93,7 @@ def _printable(names: list[str]) -> str:
 
 def _read_class_list(path: Path) -> list[str]:
     try:
-        names = path.read_text().split()
+        names = path.read_text(encoding="utf-8").split()
     except OSError as error:
         raise InputError(f"{path}: the class list cannot be read ({error.strerror}); see data.class_list") from error
     except UnicodeDecodeError as error:
