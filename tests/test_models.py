@@ -1,5 +1,8 @@
 """The encoder is torchvision's ResNet with a CIFAR stem, a width and the protocol's projector."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,42 @@ def test_convolutions_start_at_the_scale_of_he_initialisation() -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
             assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+
+
+def test_a_narrow_encoder_computes_what_strided_convolutions_do() -> None:
+    narrow = build_encoder(SMALL, seed=0).double().eval()
+    reference = build_encoder(SMALL, seed=0).double().eval()
+    for module in reference.modules():
+        if isinstance(module, nn.Conv2d) and module._forward_pre_hooks:
+            module._forward_pre_hooks.clear()
+            module.stride = (2, 2)
+    assert [module.stride for module in narrow.modules() if isinstance(module, nn.Conv2d)] != [
+        module.stride for module in reference.modules() if isinstance(module, nn.Conv2d)
+    ]
+    images = torch.rand(4, 3, 7, 8, dtype=torch.float64)
+    for ours, theirs in zip(narrow(images), reference(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+NARROW_TRAINING = """
+import torch
+from dhel_kcl.config import EncoderConfig
+from dhel_kcl.models import build_encoder
+
+torch.set_num_threads(1)
+encoder = build_encoder(EncoderConfig(width=0.0625, embedding_dim=16), seed=0)
+for _ in range(30):
+    images = torch.rand(256, 3, 8, 8).to(memory_format=torch.channels_last)
+    encoder(images)[1].square().sum().backward()
+print("survived")
+"""
+
+
+def test_a_narrow_encoder_trains_on_a_processor_whose_registers_are_wider_than_its_channels() -> None:
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-c", NARROW_TRAINING]
+    ran = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert (ran.returncode, ran.stdout) == (0, "survived\n"), ran.stderr
 
 
 def test_weights_round_trip_with_equal_bytes(tmp_path: Path) -> None:

@@ -26,6 +26,19 @@ _ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 }
 
 
+_SIMD_WIDTH = 8
+"""Numbers in a register of AVX2."""
+
+
+def _every_second_pixel(shortcut: nn.Module, arguments: tuple[Tensor]) -> Tensor:
+    """Take the pixels that a 1x1 convolution of stride 2 reads, which then needs no stride.
+
+    With fewer input channels than a register has numbers, oneDNN 3.13 computes the gradient of the strided one beyond
+    the end of its memory on processors that have AVX2 and no AVX-512, and the process dies.
+    """
+    return arguments[0][:, :, ::2, ::2]
+
+
 class _Backbone(ResNet):  # type: ignore[misc]
     """torchvision's ResNet without its classifier, every channel count multiplied by `width`."""
 
@@ -47,7 +60,12 @@ class _Backbone(ResNet):  # type: ignore[misc]
     def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
         if planes == 64:
             self.inplanes = round(64 * self._width)
-        return super()._make_layer(block, round(planes * self._width), blocks, stride, dilate)
+        layer = super()._make_layer(block, round(planes * self._width), blocks, stride, dilate)
+        shortcut = layer[0].downsample
+        if shortcut is not None and shortcut[0].stride != (1, 1) and shortcut[0].in_channels < _SIMD_WIDTH:
+            shortcut[0].stride = (1, 1)
+            shortcut[0].register_forward_pre_hook(_every_second_pixel)
+        return layer
 
 
 class Encoder(nn.Module):
