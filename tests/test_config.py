@@ -11,9 +11,11 @@ from workspace import REPOSITORY, TINY
 
 from dhel_kcl.config import (
     AugmentationConfig,
+    ComputeConfig,
     DatasetConfig,
     ExperimentConfig,
     built_in_augmentations,
+    load_combined,
     load_config,
     parse_config,
     write_resolved_config,
@@ -116,6 +118,128 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(
     assert any(said in line for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seeds", [2**53]),
+        ("seeds", [True]),
+        ("seeds", ["1"]),
+        ("seeds", [1.0]),
+        ("batch_sizes", [2**21]),
+        ("losses.0.temperature", [1e12]),
+        ("losses.0.temperature", [True]),
+        ("losses.0.temperature", ["0.3"]),
+        ("datasets.0.image_size", 10**5),
+        ("datasets.0.epochs", 10**7),
+        ("datasets.0.encoder.width", 1000),
+        ("datasets.0.encoder.embedding_dim", 10**6),
+        ("datasets.0.optimizer.learning_rate", {True: 0.1, 128: 0.1, 256: 0.1}),
+        ("datasets.0.optimizer.warmup_fraction", 1),
+        ("datasets.0.data.max_resolution", 2**16),
+        ("datasets.0.data.root", "a\0b"),
+        ("datasets.0.data.root", "~nobody_of_this_name/images"),
+        ("datasets.0.name", "a" * 65),
+        ("evaluation.neighbours", 10**9),
+        ("evaluation.corruptions", "yes"),
+        ("evaluation.corruptions", 1),
+        ("analysis.similarity_bins", 10**6),
+        ("monitor.images", 10**9),
+        ("compute.threads", 10**5),
+        ("compute.threads", True),
+        ("compute.loader_workers", 10**5),
+        ("compute.gpus_per_run", 10**3),
+        ("compute.checkpoint_every_steps", 10**10),
+        ("compute.log_every_steps", 10**9),
+        ("compute.runtime_minutes", 10**9),
+        ("theory.seed", 2**53),
+        ("theory.minimise.embedding_dim", 10**5),
+        ("theory.uniform.embeddings", 10**9),
+    ],
+)
+def test_a_number_beyond_what_its_users_can_work_with_or_that_is_none_is_refused(
+    values: dict[str, Any], path: str, value: Any
+) -> None:
+    for section in path.split(".")[:-1][:1]:
+        values.setdefault(section, {})
+    if path.startswith("theory."):
+        values["theory"] = {"minimise": {}, "uniform": {}}
+    _set(values, path, value)
+    with pytest.raises(InputError) as refused:
+        parse_config(values, "bad.yaml")
+    key = path.split(".")[-1]
+    assert all(line.startswith("bad.yaml: ") and key in line for line in str(refused.value).splitlines())
+
+
+def test_every_number_of_a_configuration_has_an_upper_bound() -> None:
+    unbounded: list[str] = []
+
+    def look(schema: Any, place: str) -> None:
+        if isinstance(schema, dict):
+            if schema.get("type") in ("integer", "number") and not schema.keys() & {"maximum", "exclusiveMaximum"}:
+                unbounded.append(place)
+            for key, part in schema.items():
+                look(part, f"{place}.{key}")
+        elif isinstance(schema, list):
+            for part in schema:
+                look(part, place)
+
+    look(ExperimentConfig.model_json_schema(), "")
+    assert unbounded == []
+
+
+def test_a_home_folder_is_written_out_in_every_path(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    values["datasets"][0]["data"] = {"kind": "imagenet100", "root": "~/images", "class_list": "~/classes.txt"}
+    data = parse_config(values, "home.yaml").datasets[0].data
+    assert (data.root, data.class_list) == (Path("/home/someone/images"), Path("/home/someone/classes.txt"))
+
+
+class TestSeveralSources:
+    """Files and `--config` make up one configuration; each later one replaces whole top-level keys."""
+
+    def combined(self, tmp_path: Path, *texts: str, **given: Any) -> ExperimentConfig:
+        paths = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text, encoding="utf-8")
+        return load_combined([TINY, *paths], given)
+
+    def test_a_later_file_replaces_a_key_as_a_whole(self, tmp_path: Path) -> None:
+        config = self.combined(tmp_path, "compute: {threads: 2, tensorboard: false}\nname: a", "compute: {threads: 3}")
+        assert (config.compute, config.name) == (ComputeConfig(threads=3), "a")
+
+    def test_config_replaces_a_key_as_a_whole(self) -> None:
+        assert load_combined([TINY], {"compute": {"threads": "3"}}).compute == ComputeConfig(threads=3)
+
+    def test_values_of_config_are_read_like_those_of_a_file(self) -> None:
+        arguments = ["--config", "seeds=[1, 2]", "evaluation={corruptions: true, validation_fraction: 2e-1}"]
+        given = {"seeds": ["1", "2"], "evaluation": {"corruptions": "true", "validation_fraction": "2e-1"}}
+        config = load_combined([TINY], given, arguments)
+        assert config == load_combined([TINY], given)
+        assert (config.seeds, config.evaluation.corruptions, config.evaluation.validation_fraction) == (
+            [1, 2],
+            True,
+            0.2,
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "given", "said"),
+        [
+            (["seeds=[0]", "seeds=[1]"], {"seeds": ["1"]}, "--config seeds: given twice"),
+            (["compute={threads: 1, threads: 2}"], {"compute": {"threads": "2"}}, "key 'threads' is given twice"),
+            (["seeds=[010]"], {"seeds": ["010"]}, "seeds.0: Input should be a valid integer"),
+            ([], {"seeds": ["yes"]}, "seeds.0: Input should be a valid integer"),
+            (["seeds="], {"seeds": None}, "--config seeds: empty"),
+        ],
+    )
+    def test_a_mistake_in_config_is_named(self, arguments: list[str], given: dict[str, Any], said: str) -> None:
+        with pytest.raises(InputError, match=re.escape(said)):
+            load_combined([TINY], given, arguments)
+
+    def test_a_file_of_another_form_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"0\.yaml: Input should be a valid dictionary"):
+            self.combined(tmp_path, "[1, 2]")
+
+
 def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
     values["sedes"] = 1
     values["batch_sizes"] = [0]
@@ -126,7 +250,13 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "cannot be read"), ("a: [", "not valid YAML"), ("a: 2026-13-01", "not valid YAML"), ("7", "dictionary")],
+    [
+        (None, "cannot be read"),
+        ("a: [", ", line 1, column 5: not valid YAML"),
+        ("7", "dictionary"),
+        ("", "empty; config/README.md says"),
+        ("# only a comment", "empty; config/README.md says"),
+    ],
 )
 def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "config.yaml"

@@ -35,6 +35,18 @@ def test_the_schedule_multiplies_the_written_learning_rate(encoder: Encoder) -> 
     assert max(rates) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("total_steps", [1, 2, 7, 100])
+def test_a_warm_up_of_nearly_the_whole_run_leaves_one_step_to_the_cosine(encoder: Encoder, total_steps: int) -> None:
+    config = OptimizerConfig(learning_rate=0.4, warmup_fraction=0.999)
+    optimizer = build_optimizer(encoder, config, 0.4)
+    schedule = build_schedule(optimizer, config, total_steps)
+    for _ in range(total_steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 0.4
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0)
+
+
 def test_weight_decay_spares_batch_normalisation_only(encoder: Encoder) -> None:
     optimizer = build_optimizer(encoder, OptimizerConfig(learning_rate=0.1, weight_decay=1e-3), 0.1)
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 try:
     import typer
@@ -25,6 +25,7 @@ from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
+from dhel_kcl.strict_yaml import read_scalars
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -121,10 +122,10 @@ def plan(
     `--only dataset=cifar10 --only loss=dhel,ntxent --only batch_size=256` asks for a part of the grid, and the command
     that runs this part is printed.
     """
-    values: dict[str, list[str]] = {}
+    values: dict[str, list[Any]] = {}
     for filter_ in only or []:
         axis, _, named = filter_.partition("=")
-        values.setdefault(axis, []).extend(named.split(","))
+        values.setdefault(axis, []).extend(read_scalars(named.split(",")))
     asked = load_config(config, values or None)
     from rich.console import Console
 

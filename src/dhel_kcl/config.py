@@ -7,22 +7,21 @@ the file's back: what a run uses is what the resolved configuration shows.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, Union
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    PositiveFloat,
-    PositiveInt,
     SerializerFunctionWrapHandler,
+    Strict,
     ValidationError,
     create_model,
     field_validator,
@@ -34,11 +33,41 @@ from pydantic_core import CoreSchema
 from dhel_kcl import declarations
 from dhel_kcl.artifacts import atomic_path
 from dhel_kcl.errors import InputError
+from dhel_kcl.strict_yaml import read_scalars, read_yaml, write_yaml
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-OneOrMore = Annotated[list[PositiveFloat], Field(min_length=1)]
+# Bounds stand well beyond what anyone needs, and before what libraries answer with a crash, a file that cannot be
+# named, or a number that another program reads as its neighbour. A Boolean or a string is no number.
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Switch = Annotated[bool, Strict()]
+Probability = Annotated[Number, Field(ge=0, le=1)]
+NonNegative = Annotated[Number, Field(ge=0, le=1e6)]
+Positive = Annotated[Number, Field(gt=0, le=1e9)]
+Momentum = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[Integer, Field(ge=1, le=10**9)]
+BatchSize = Annotated[Integer, Field(ge=2, le=2**20)]
+BatchSizeKey = Annotated[BatchSize, BeforeValidator(lambda key: int(key) if str(key).isdecimal() else key)]
+"""JSON, and hence a resolved configuration, has keys of text only."""
+Epochs = Annotated[Integer, Field(ge=1, le=10**6)]
+Neighbours = Annotated[Integer, Field(ge=1, le=10**6)]
+Pixels = Annotated[Integer, Field(ge=1, le=4096)]
+EmbeddingDim = Annotated[Integer, Field(ge=2, le=2**16)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**53)]  # from there on, floating point merges neighbours
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+OneOrMore = Annotated[list[Positive], Field(min_length=1)]
+
+
+def _expanded(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL character")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"its ~ stands for no folder ({error}); write the folder out") from error
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+"""A path in which `~` is the home folder; the resolved configuration has it written out."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,8 +80,8 @@ class _Strict(BaseModel):
 class CropConfig(_Strict):
     """Random resized crop: the crop's share of the image area, its aspect ratio, the resampling filter."""
 
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    scale: tuple[Positive, Positive] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
     @model_validator(mode="after")
@@ -66,17 +95,17 @@ class JitterConfig(_Strict):
     """Colour jitter: strengths as in torchvision's ColorJitter, four operations in random order."""
 
     probability: Probability = 0.8
-    brightness: NonNegativeFloat = 0.0
-    contrast: NonNegativeFloat = 0.0
-    saturation: NonNegativeFloat = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0
+    hue: Annotated[Number, Field(ge=0, le=0.5)] = 0.0
 
 
 class BlurConfig(_Strict):
     """Gaussian blur with a standard deviation (pixels) drawn uniformly from `sigma`."""
 
     probability: Probability = 0.5
-    sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    sigma: tuple[Positive, Positive] = (0.1, 2.0)
 
     @model_validator(mode="after")
     def _range_is_ordered(self) -> Self:
@@ -89,7 +118,7 @@ class SolarisationConfig(_Strict):
     """Inversion of the grey levels from `threshold` on (BYOL, Grill et al., NeurIPS 2020)."""
 
     probability: Probability = 0.2
-    threshold: Annotated[int, Field(ge=0, le=255)] = 128
+    threshold: Annotated[Integer, Field(ge=0, le=255)] = 128
 
 
 class AugmentationConfig(_Strict):
@@ -99,7 +128,7 @@ class AugmentationConfig(_Strict):
     """
 
     crop: CropConfig | None = None
-    shift: Annotated[int, Field(ge=0)] = 0
+    shift: Annotated[Integer, Field(ge=0, le=4096)] = 0
     flip_probability: Probability = 0.0
     jitter: JitterConfig | None = None
     grayscale_probability: Probability = 0.0
@@ -111,14 +140,15 @@ class AugmentationConfig(_Strict):
 def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
     """The augmentations of `data/augmentations.yaml`, which gives the source of each value, by name."""
     text = resources.files("dhel_kcl.data").joinpath("augmentations.yaml").read_text(encoding="utf-8")
-    return {name: AugmentationConfig.model_validate(values) for name, values in yaml.safe_load(text).items()}
+    values = read_yaml(text, "augmentations.yaml")
+    return {name: AugmentationConfig.model_validate(each) for name, each in values.items()}
 
 
 @cache
 def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
     """The training protocols of `protocols.yaml`, which gives the source of each value, by name."""
     text = resources.files("dhel_kcl").joinpath("protocols.yaml").read_text(encoding="utf-8")
-    protocols: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    protocols: dict[str, dict[str, Any]] = read_yaml(text, "protocols.yaml")
     return protocols
 
 
@@ -132,12 +162,12 @@ class DataConfig(_Strict):
     """Where a data set's images come from and how its beton stores them."""
 
     kind: str
-    root: Path | None = None
-    class_list: Path | None = None
-    train_images: PositiveInt | None = None
+    root: UserPath | None = None
+    class_list: UserPath | None = None
+    train_images: Count | None = None
     storage: Literal["raw", "jpg"] = "raw"
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    max_resolution: PositiveInt | None = None
+    jpeg_quality: Annotated[Integer, Field(ge=1, le=100)] = 90
+    max_resolution: Annotated[Integer, Field(ge=1, le=2**16 - 1)] | None = None
     on_corrupt: Literal["fail", "skip"] = "fail"
 
     @field_validator("kind")
@@ -174,8 +204,8 @@ class EncoderConfig(_Strict):
 
     backbone: Literal["resnet18", "resnet50"] = "resnet18"
     stem: Literal["cifar", "imagenet"] = "cifar"
-    width: PositiveFloat = 1.0
-    embedding_dim: Annotated[int, Field(ge=2)] = 128
+    width: Annotated[Number, Field(gt=0, le=16)] = 1.0
+    embedding_dim: EmbeddingDim = 128
 
     @model_validator(mode="after")
     def _every_layer_has_channels(self) -> Self:
@@ -188,21 +218,21 @@ class OptimizerConfig(_Strict):
     """Optimiser; `learning_rate` is one number, or one number for each batch size of the grid."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    learning_rate: PositiveFloat | dict[PositiveInt, PositiveFloat]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 1e-6
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    learning_rate: Positive | dict[BatchSizeKey, Positive]
+    momentum: Momentum = 0.9
+    weight_decay: NonNegative = 1e-6
+    warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.01
 
 
 class ProbeConfig(_Strict):
     """Linear evaluation on augmented images: SGD on the frozen encoder's features, the rate falling linearly to 0."""
 
     augmentation: str | AugmentationConfig
-    epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 0.0
+    epochs: Epochs
+    batch_size: BatchSize
+    learning_rate: Positive
+    momentum: Momentum = 0.9
+    weight_decay: NonNegative = 0.0
 
 
 class DatasetConfig(_Strict):
@@ -214,11 +244,11 @@ class DatasetConfig(_Strict):
     name: Name
     protocol: str | None = None
     data: DataConfig
-    image_size: PositiveInt
+    image_size: Pixels
     augmentation: str | AugmentationConfig
     encoder: EncoderConfig
     optimizer: OptimizerConfig
-    epochs: PositiveInt
+    epochs: Epochs
     probe: ProbeConfig | None = None
 
     @model_validator(mode="before")
@@ -245,7 +275,7 @@ class LossGrid(_Strict):
 
     model_config = ConfigDict(defer_build=True)  # the losses are looked up at the first validation, which shows errors
     name: str
-    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] | None = None
+    batch_sizes: Annotated[list[BatchSize], Field(min_length=1)] | None = None
 
     @model_serializer(mode="wrap")
     def _all_batch_sizes_are_not_spelt_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -286,11 +316,11 @@ class EvaluationConfig(_Strict):
     """
 
     regularisation_c: OneOrMore = [0.01, 0.1, 1.0, 10.0, 100.0]
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    max_iterations: PositiveInt = 200
-    neighbours: PositiveInt = 20
-    augmented_images: bool = False
-    corruptions: bool = False
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    max_iterations: Count = 200
+    neighbours: Neighbours = 20
+    augmented_images: Switch = False
+    corruptions: Switch = False
 
 
 class MonitorConfig(_Strict):
@@ -300,48 +330,50 @@ class MonitorConfig(_Strict):
     tenth; not without labels), and effective rank.
     """
 
-    every_epochs: PositiveInt | None = None
-    images: Annotated[int, Field(ge=20)] = 5000
-    neighbours: PositiveInt = 20
+    every_epochs: Epochs | None = None
+    images: Annotated[Integer, Field(ge=20, le=10**7)] = 5000
+    neighbours: Neighbours = 20
 
 
 class AnalysisConfig(_Strict):
     """Representation analysis: the number of bins of the histogram of pairwise similarities."""
 
-    similarity_bins: PositiveInt = 100
+    similarity_bins: Annotated[Integer, Field(ge=1, le=10_000)] = 100
 
 
 class MinimiseConfig(_Strict):
     """Direct minimisation of each loss in `embedding_dim` dimensions, from `starts` random starts."""
 
-    embedding_dim: Annotated[int, Field(ge=2)] = 4
-    starts: PositiveInt = 6
-    max_iterations: PositiveInt = 500
+    embedding_dim: Annotated[Integer, Field(ge=2, le=256)] = 4
+    starts: Annotated[Integer, Field(ge=1, le=10_000)] = 6
+    max_iterations: Count = 500
 
 
 class MiniBatchesConfig(_Strict):
     """All mini-batches of a population of pairs; their number doubles with each pair."""
 
-    population: Annotated[int, Field(ge=3, le=14)] = 10
-    embedding_dim: Annotated[int, Field(ge=2)] = 4
+    population: Annotated[Integer, Field(ge=3, le=14)] = 10
+    embedding_dim: EmbeddingDim = 4
 
 
 class UniformConfig(_Strict):
     """Uniform embeddings: each batch size gets `embeddings` random ones, in 4 to 256 batches."""
 
-    embedding_dim: Annotated[int, Field(ge=2)] = 16
-    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=2)] = [2**k for k in range(1, 14)]
-    embeddings: PositiveInt = 8192
+    embedding_dim: EmbeddingDim = 16
+    batch_sizes: Annotated[list[Annotated[Integer, Field(ge=2, le=2**17)]], Field(min_length=2)] = [
+        2**k for k in range(1, 14)
+    ]
+    embeddings: Annotated[Integer, Field(ge=1, le=2**24)] = 8192
 
 
 class TheoryConfig(_Strict):
     """Numerical verification of the theorems: hyperparameters of the losses, and the size of each check."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    temperature: PositiveFloat = 0.5
-    t: PositiveFloat = 2.0
-    c: PositiveFloat = 1.0
-    gamma: PositiveFloat = 1.0
+    seed: Seed = 0
+    temperature: Positive = 0.5
+    t: Positive = 2.0
+    c: Positive = 1.0
+    gamma: Positive = 1.0
     minimise: MinimiseConfig = MinimiseConfig()
     mini_batches: MiniBatchesConfig = MiniBatchesConfig()
     uniform: UniformConfig = UniformConfig()
@@ -356,19 +388,19 @@ class ComputeConfig(_Strict):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    tf32: bool = False
-    compile: bool = False
-    threads: PositiveInt = 1
-    loader_workers: PositiveInt = 1
-    gpus_per_run: Annotated[int, Field(ge=0)] = 0
-    runs_per_gpu: PositiveInt = 1
-    memory_mb: PositiveInt = 4000
-    runtime_minutes: PositiveInt = 60
-    keep_features: bool = True
-    checkpoint_every_steps: PositiveInt = 500
-    checkpoints_kept: PositiveInt = 2
-    log_every_steps: PositiveInt = 20
-    tensorboard: bool = True
+    tf32: Switch = False
+    compile: Switch = False
+    threads: Annotated[Integer, Field(ge=1, le=512)] = 1
+    loader_workers: Annotated[Integer, Field(ge=1, le=512)] = 1
+    gpus_per_run: Annotated[Integer, Field(ge=0, le=64)] = 0
+    runs_per_gpu: Annotated[Integer, Field(ge=1, le=64)] = 1
+    memory_mb: Annotated[Integer, Field(ge=1, le=10**8)] = 4000
+    runtime_minutes: Annotated[Integer, Field(ge=1, le=366 * 24 * 60)] = 60
+    keep_features: Switch = True
+    checkpoint_every_steps: Count = 500
+    checkpoints_kept: Annotated[Integer, Field(ge=1, le=10_000)] = 2
+    log_every_steps: Annotated[Integer, Field(ge=1, le=10**6)] = 20
+    tensorboard: Switch = True
 
     @model_validator(mode="after")
     def _a_device_is_whole_or_shared(self) -> Self:
@@ -389,9 +421,9 @@ class Run(_Strict):
     augmentation: AugmentationConfig
     probe_augmentation: AugmentationConfig | None
     loss: dict[str, float | str]
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    seed: Annotated[int, Field(ge=0)]
+    batch_size: BatchSize
+    learning_rate: Positive
+    seed: Seed
 
     @property
     def loss_label(self) -> str:
@@ -419,8 +451,8 @@ class ExperimentConfig(_Strict):
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
     augmentations: dict[Name, AugmentationConfig] = {}
     losses: Annotated[list[LossGrid], Field(min_length=1)]
-    batch_sizes: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    batch_sizes: Annotated[list[BatchSize], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     evaluation: EvaluationConfig = EvaluationConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     monitor: MonitorConfig = MonitorConfig()
@@ -536,8 +568,8 @@ class OnlyConfig(_Strict):
 
     dataset: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
     loss: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
-    batch_size: Annotated[list[int], Field(min_length=1), OneOrSeveral] | None = None
-    seed: Annotated[list[int], Field(min_length=1), OneOrSeveral] | None = None
+    batch_size: Annotated[list[Integer], Field(min_length=1), OneOrSeveral] | None = None
+    seed: Annotated[list[Integer], Field(min_length=1), OneOrSeveral] | None = None
 
     def of(self, config: ExperimentConfig) -> ExperimentConfig:
         """The experiment with the runs that are left; it says nothing of the others.
@@ -633,13 +665,43 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
     Raises:
         InputError: the file is missing, is not YAML, or says something unknown or impossible.
     """
+    return parse_yaml(_read_text(path), str(path), only)
+
+
+def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Sequence[str] = ()) -> ExperimentConfig:
+    """Read and validate the configuration that several files and Snakemake's `--config` make up.
+
+    Each file, and then `--config`, replaces the top-level keys that it gives, as a whole.
+
+    Args:
+        paths: configuration files, at least one.
+        given: what Snakemake made of `--config`.
+        arguments: the command line, in which the values of `given` are read as they were written, if they are there.
+
+    Raises:
+        InputError: as `load_config`; or a key is given twice on the command line.
+    """
+    values: dict[str, Any] = {}
+    for path in paths:
+        content = read_yaml(_read_text(path), str(path))
+        if not isinstance(content, Mapping):
+            return parse_config(content, str(path))  # which says what is wrong
+        values |= content
+    for key, value in given.items():
+        written = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
+        if len(written) > 1:
+            raise InputError(f"--config {key}: given twice; give it once")
+        values[key] = read_yaml(written[0], f"--config {key}") if written else read_scalars(value)
+    return parse_config(values, " and ".join([*map(str, paths), *(["--config"] if given else [])]))
+
+
+def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
-    return parse_yaml(text, str(path), only)
 
 
 def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
@@ -648,10 +710,7 @@ def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
     Raises:
         InputError: it is not YAML, or says something unknown or impossible.
     """
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date such as 2026-13-01
-        raise InputError(f"{origin}: not valid YAML ({' '.join(str(error).split())})") from error
+    values = read_yaml(text, origin)
     if only is not None and isinstance(values, Mapping):
         values = {**values, "only": only}
     return parse_config(values, origin)
@@ -660,4 +719,4 @@ def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
 def write_resolved_config(config: ExperimentConfig, path: Path) -> None:
     """Write the configuration with every default filled in, as YAML that `load_config` reads back unchanged."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        temporary.write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")

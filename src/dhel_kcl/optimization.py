@@ -45,5 +45,5 @@ def build_optimizer(encoder: nn.Module, config: OptimizerConfig, learning_rate: 
 
 def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int) -> LambdaLR:
     """Warm-up and cosine over `total_steps`, one call of `step` after each step of the optimiser."""
-    warmup_steps = round(config.warmup_fraction * total_steps)
+    warmup_steps = min(round(config.warmup_fraction * total_steps), total_steps - 1)
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, warmup_steps))

@@ -1,0 +1,97 @@
+"""Read YAML in which nothing means something else than what a reader takes it for.
+
+PyYAML follows YAML 1.1: there `yes` is true, `010` is 8, `1:40` is 100, `1e-3` is a string, and of a key that is given
+twice the last value wins. Here the scalars are those that JSON has too, and every other one is a string, which a
+configuration then refuses where it asks for a number. A key is given once.
+"""
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from dhel_kcl.errors import InputError
+
+_SCALARS = {
+    "tag:yaml.org,2002:null": r"|~|null|Null|NULL",
+    "tag:yaml.org,2002:bool": r"true|True|TRUE|false|False|FALSE",
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)",
+    "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+    "tag:yaml.org,2002:merge": r"<<",
+}
+"""The scalars that are not strings, by their tag; the first that fits decides."""
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # declared so by PyYAML
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, Hashable):  # another kind of key is refused below
+                if key in lines:
+                    problem = f"key {key!r} is given twice, first in line {lines[key]}"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
+                lines[key] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read as a string."""
+
+
+for _tag, _pattern in _SCALARS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), None)
+
+
+def read_yaml(text: str, origin: str) -> Any:
+    """Read YAML, or JSON, into plain values.
+
+    Args:
+        text: one document.
+        origin: where it came from, for messages.
+
+    Raises:
+        InputError: it is empty, is not YAML, or gives a key twice.
+    """
+    try:
+        values = yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise InputError(f"{origin}{place}: not valid YAML: {problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        raise InputError(f"{origin}: empty; config/README.md says what a configuration may say")
+    return values
+
+
+def write_yaml(values: Any) -> str:
+    """Write plain values as YAML that `read_yaml`, and other readers, give back; keys keep their order."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+def read_scalars(values: Any) -> Any:
+    """Read the strings in nested values as `read_yaml` reads plain scalars.
+
+    Snakemake gives what follows `--config` in this form.
+    """
+    if isinstance(values, str):
+        return yaml.load(values, _Loader) if _is_scalar(values) else values  # nosec B506 # a SafeLoader
+    if isinstance(values, dict):
+        return {read_scalars(key): read_scalars(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [read_scalars(value) for value in values]
+    return values
+
+
+def _is_scalar(text: str) -> bool:
+    return any(re.fullmatch(pattern, text) for tag, pattern in _SCALARS.items() if not tag.endswith("merge"))
