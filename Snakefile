@@ -4,12 +4,6 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# Loaded only when no --configfile names an experiment: Snakemake would merge the two, grid by grid.
-if "datasets" not in config:
-
-    configfile: "config/config.yaml"
-
-
 # Built from envs/dhel-kcl.def; jobs run in it under --sdm apptainer.
 if Path("dhel-kcl.sif").exists():
 

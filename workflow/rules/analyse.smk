@@ -1,6 +1,7 @@
 rule analyse:
     """Alignment, uniformity, rank and spectrum of the features."""
     input:
+        force_if_stale("analyse"),
         features=layout.features("{run}"),
     output:
         representation=layout.representation("{run}"),
@@ -16,6 +17,5 @@ rule analyse:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(experiment, "analyse", wildcards.run),
     shell:
         "dhel-kcl --log {log} analyse {params.experiment} {wildcards.run}"

@@ -1,6 +1,7 @@
 rule augmented_probe:
     """Linear evaluation by SGD on augmented images, the encoder frozen."""
     input:
+        force_if_stale("augmented_probe"),
         encoder=layout.encoder("{run}"),
         outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
@@ -19,8 +20,5 @@ rule augmented_probe:
         gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "augmented_probe", wildcards.run
-        ),
     shell:
         "dhel-kcl --log {log} augmented-probe {params.experiment} {wildcards.run}"

@@ -2,17 +2,19 @@
 
 import gc
 import shutil
+import sys
 import tempfile
 
 from snakemake.cli import get_argument_parser
 
 from dhel_kcl import declarations, stages
-from dhel_kcl.config import parse_config
+from dhel_kcl.config import load_combined
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_signals
 from dhel_kcl.repair import RunningMark, repair_after_crash
+from dhel_kcl.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
 # the time. `onstart` switches the collection on again.
@@ -41,7 +43,11 @@ def runs_jobs():
 
 
 try:
-    experiment = parse_config(dict(config), "configuration")
+    experiment = load_combined(
+        workflow.configfiles or [Path("config/config.yaml")],
+        workflow.config_settings.config,
+        sys.argv if workflow.is_main_process else (),
+    )
     targets = declarations.scripts(stages.SCRIPTS)
     layout = Layout(Path("results") / experiment.name)
     # Not each job of a cluster; and the parser takes a while.
@@ -56,6 +62,11 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+# What is stale follows from the manifests, not from Snakemake's records. Jobs of a cluster are told what to do.
+stale = stale_jobs(experiment, layout, targets) if workflow.is_main_process else {}
+for line in explain(stale, stages.expected_manifests(experiment, layout, targets)):
+    console.print(line)
+
 running = RunningMark(layout.running)
 resolved_config = experiment.model_dump_json()
 
@@ -66,6 +77,25 @@ job_resources = {
     "runtime": experiment.compute.runtime_minutes,
     "tmpdir": tempfile.gettempdir(),
 }
+
+
+def force_if_stale(*of_rule, name=None):
+    """An input function that gives no file, and has its job forced if it is stale: only jobs that are asked for are."""
+
+    def force(wildcards):
+        subject = name or "-".join(map(str, wildcards))
+        for stage in of_rule:
+            if stage == "audit":
+                manifest = layout.audit
+            elif stage in stages.RUN_STAGES:
+                manifest = layout.run_manifest(stage, subject)
+            else:
+                manifest = layout.manifest(stage, subject)
+            if manifest in stale:
+                workflow.dag.forcefiles.add(str(manifest))
+        return []
+
+    return force
 
 
 def dataset_of(run):

@@ -1,6 +1,7 @@
 rule corruptions:
     """Accuracy of the linear classifier on corrupted test images, the encoder frozen."""
     input:
+        force_if_stale("corruptions"),
         encoder=layout.encoder("{run}"),
         outcome=layout.outcome("{run}"),
         classifier=layout.classifier("{run}"),
@@ -20,8 +21,5 @@ rule corruptions:
         gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "corruptions", wildcards.run
-        ),
     shell:
         "dhel-kcl --log {log} corruptions {params.experiment} {wildcards.run}"

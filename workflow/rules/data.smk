@@ -1,6 +1,7 @@
 rule data:
     """Write one split of a data set as an FFCV beton with a checksum sidecar."""
     input:
+        force_if_stale("data"),
         class_list=lambda wildcards: experiment.dataset(
             wildcards.dataset
         ).data.class_list
@@ -20,8 +21,5 @@ rule data:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "data", f"{wildcards.dataset}/{wildcards.split}"
-        ),
     shell:
         "dhel-kcl --log {log} data {params.experiment} {wildcards.dataset} {wildcards.split}"

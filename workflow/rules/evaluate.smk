@@ -1,6 +1,7 @@
 rule evaluate:
     """Linear evaluation and k-nearest-neighbour accuracy of frozen features."""
     input:
+        force_if_stale("evaluate"),
         features=layout.features("{run}"),
     output:
         evaluation=layout.evaluation("{run}"),
@@ -17,8 +18,5 @@ rule evaluate:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "evaluate", wildcards.run
-        ),
     shell:
         "dhel-kcl --log {log} evaluate {params.experiment} {wildcards.run}"

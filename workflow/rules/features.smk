@@ -1,6 +1,7 @@
 rule features:
     """Compute the features of the frozen encoder."""
     input:
+        force_if_stale("features"),
         encoder=layout.encoder("{run}"),
         outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
@@ -19,8 +20,5 @@ rule features:
         gpu=min(1, experiment.compute.gpus_per_run),
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "features", wildcards.run
-        ),
     shell:
         "dhel-kcl --log {log} features {params.experiment} {wildcards.run}"

@@ -3,6 +3,7 @@
 rule measure:
     """Compute the features of the frozen encoder, evaluate and analyse them, and discard them."""
     input:
+        force_if_stale(*stages.FEATURE_STAGES),
         encoder=layout.encoder("{run}"),
         outcome=layout.outcome("{run}"),
         betons=lambda wildcards: probe_betons(wildcards.run),
@@ -28,10 +29,6 @@ rule measure:
     params:
         experiment=layout.root,
         features=str(layout.features("{run}")),
-        digests=lambda wildcards: [
-            stages.job_digest(experiment, stage, wildcards.run)
-            for stage in stages.FEATURE_STAGES
-        ],
     shell:
         """
         trap 'rm -f {params.features}' EXIT

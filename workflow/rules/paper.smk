@@ -3,6 +3,7 @@
 rule collect:
     """Gather every measurement of the runs into one tidy table."""
     input:
+        force_if_stale("collect"),
         betons=[
             layout.beton(dataset.name, dataset.data.pretrain_split)
             for dataset in experiment.datasets
@@ -32,7 +33,6 @@ rule collect:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=stages.job_digest(experiment, "collect"),
     shell:
         "dhel-kcl --log {log} collect {params.experiment}"
 
@@ -43,6 +43,7 @@ for target in targets.values():
         name:
             target.name
         input:
+            force_if_stale("render", name=target.name),
             tables=[layout.table(name) for name in target.tables],
             data=target.data,
         output:
@@ -58,7 +59,6 @@ for target in targets.values():
             experiment=layout.root,
             target=target.name,
             caption=target.caption,
-            digest=stages.script_digest(target.path),
         shell:
             "dhel-kcl --log {log} render {params.experiment} {params.target}"
 
@@ -81,6 +81,7 @@ rule tables:
 rule explorer:
     """One page that works offline, to filter the runs and look into each of them."""
     input:
+        force_if_stale("explorer"),
         results=layout.results,
         style="paper_figures/style.py",
     output:
@@ -104,7 +105,6 @@ rule explorer:
         experiment=layout.root,
         caption="Every run on one page that works without a network: its accuracies, effective rank, spectrum and training "
         "loss, with the manifest of its pretraining. Its links to manifests work from the experiment's folder only.",
-        digest=stages.job_digest(experiment, "explorer"),
     shell:
         "dhel-kcl --log {log} explorer {params.experiment}"
 
@@ -112,6 +112,7 @@ rule explorer:
 rule report:
     """One self-contained page with every figure, table and setting."""
     input:
+        force_if_stale("report"),
         results=layout.results,
         theory=layout.theory,
         explorer=layout.explorer,
@@ -134,7 +135,6 @@ rule report:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=stages.job_digest(experiment, "report"),
     shell:
         "dhel-kcl --log {log} report {params.experiment}"
 
@@ -142,6 +142,7 @@ rule report:
 rule crate:
     """Make the folder an RO-Crate, from the manifests, and list the software of the environment."""
     input:
+        force_if_stale("crate"),
         report=layout.report,
         manifest=layout.manifest("report"),
     output:
@@ -159,7 +160,6 @@ rule crate:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=stages.job_digest(experiment, "crate"),
     shell:
         "dhel-kcl --log {log} crate {params.experiment}"
 
@@ -167,6 +167,7 @@ rule crate:
 rule audit:
     """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
     input:
+        force_if_stale("audit"),
         report=layout.report,
         crate=layout.crate,
         sbom=layout.sbom,
@@ -184,6 +185,5 @@ rule audit:
         **job_resources,
     params:
         experiment=layout.root,
-        digest=stages.job_digest(experiment, "audit"),
     shell:
         "dhel-kcl --log {log} audit {params.experiment}"

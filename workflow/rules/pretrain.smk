@@ -1,6 +1,7 @@
 rule pretrain:
     """Pretrain one run; a restarted job continues from its last checkpoint."""
     input:
+        force_if_stale("pretrain"),
         beton=lambda wildcards: pretrain_beton(wildcards.run),
     output:
         encoder=layout.encoder("{run}"),
@@ -24,8 +25,5 @@ rule pretrain:
         gpu=experiment.compute.gpus_per_run,
     params:
         experiment=layout.root,
-        digest=lambda wildcards: stages.job_digest(
-            experiment, "pretrain", wildcards.run
-        ),
     shell:
         "dhel-kcl --log {log} pretrain {params.experiment} {wildcards.run}"
