@@ -197,9 +197,10 @@ def _git(*arguments: str) -> bytes:
         CalledProcessError: git refuses, as where there is no repository or it belongs to somebody else.
     """
     # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
-    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(Path(__file__).parent), *arguments]
+    command = ["git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    ran = subprocess.run(command, env=environment, capture_output=True, check=True)  # nosec B603 # fixed words, no shell
+    folder = Path(__file__).parent
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
     return ran.stdout.strip()
 
 
