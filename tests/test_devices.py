@@ -1,5 +1,6 @@
 """Jobs on one machine get GPUs of their own. The devices here are only names: no GPU is needed to share them out."""
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -7,8 +8,10 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,7 +65,7 @@ def use(folder: Path, count: int, runs_per_gpu: int, seconds: float) -> Use:
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "SLURM_JOB_ID"):
+    for name in ("LOCAL_RANK", "SLURM_JOB_ID", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -166,7 +169,8 @@ def test_jobs_of_slurm_that_number_their_devices_alike_do_not_wait_for_each_othe
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         claim_gpus(CUDA)
-    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["7", "8"]
+    user = os.geteuid()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"dhel-kcl-gpus-{job}-{user}" for job in ("7", "8")]
 
 
 def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
@@ -210,6 +214,99 @@ def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"file.*: cannot be locked"):
         claim_gpus(CUDA, folder=tmp_path / "file")
+
+
+def test_a_part_of_a_gpu_whose_name_has_slashes_is_locked_like_any_other(tmp_path: Path) -> None:
+    visible = "MIG-GPU-5f2e/1/0,MIG-GPU-5f2e/2/0"
+    used = [finish(job) for job in [start(tmp_path, 1, visible) for _ in range(3)]]
+    assert set().union(*(claimed for claimed, _, _ in used)) <= set(visible.split(","))
+    for (one, began, ended), (other, other_began, other_ended) in itertools.combinations(used, 2):
+        assert one != other or began >= other_ended or other_began >= ended
+    shared, _, _ = finish(start(tmp_path, 1, visible, runs_per_gpu=2))
+    assert shared <= set(visible.split(","))
+    assert all(path.is_file() for path in tmp_path.iterdir())
+
+
+def test_a_device_that_is_named_twice_counts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
+    with pytest.raises(InputError, match="2 asked for, and this machine shows 1"):
+        claim_gpus(CUDA, 2, tmp_path)
+
+
+def a_link(lock: Path) -> None:
+    (lock.parent / "target").write_text("mine", encoding="utf-8")
+    lock.symlink_to(lock.parent / "target")
+
+
+def a_link_to_nothing(lock: Path) -> None:
+    lock.symlink_to(lock.parent / "nowhere")
+
+
+def a_pipe(lock: Path) -> None:
+    os.mkfifo(lock)
+
+
+def a_folder(lock: Path) -> None:
+    lock.mkdir()
+
+
+@pytest.mark.parametrize("made", [a_link, a_link_to_nothing, a_pipe, a_folder])
+def test_a_lock_that_is_no_file_of_this_user_is_refused_in_one_line(
+    made: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made(tmp_path / "0.lock")
+    with pytest.raises(InputError, match="remove it, or set TMPDIR to another folder") as caught:
+        claim_gpus(CUDA, folder=tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/0.lock: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_locks_that_somebody_else_may_have_made_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"dhel-kcl-gpus-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="must be a folder, not a link, that belongs to you"):
+        claim_gpus(CUDA)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_job_that_waits_says_for_what_and_now_and_then_that_it_still_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    # Each poll is 25 seconds later; after ten of them the other job ends.
+    now, other = 0.0, os.open(tmp_path / "1.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 25.0
+        if now == 250.0:
+            os.close(other)
+
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    claim_gpus(CUDA, 2, tmp_path)
+    waits = f"waiting for 2 of the GPUs 0, 1, which other jobs hold ({tmp_path})"
+    assert capsys.readouterr().err.splitlines() == [waits, *[f"still {waits}"] * 3]
+
+
+def test_compiled_code_is_kept_where_nobody_else_can_have_put_any(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    prepare_device(ComputeConfig(device="cpu", compile=True))
+    folder = tmp_path / f"dhel-kcl-torchinductor-{os.geteuid()}"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    folder.chmod(0o755)
+    with pytest.raises(InputError, match="mode 700"):
+        prepare_device(ComputeConfig(device="cpu", compile=True))
 
 
 @pytest.mark.parametrize("tf32", [False, True])
