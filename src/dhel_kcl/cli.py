@@ -24,6 +24,7 @@ from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yam
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
+from dhel_kcl.private_folders import private_folder
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
 
@@ -199,6 +200,8 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     processes = max(1, config.compute.gpus_per_run)
+    if config.compute.compile:  # torch, when imported, chooses a folder that others may have made; it runs what is there
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     _claim_gpus(config, processes)
     from dhel_kcl.pretrain import pretrain as train
     from dhel_kcl.processes import Processes, become_torchrun

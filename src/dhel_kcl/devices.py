@@ -29,7 +29,7 @@ def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
         local_rank: which of the visible GPUs is this process's.
 
     Raises:
-        InputError: CUDA is asked for and there is none, or too few; or compiled code has no folder of its own.
+        InputError: CUDA is asked for and there is none, or too few.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise InputError("compute.device: cuda is asked for but torch sees no GPU; use auto or cpu")
@@ -42,8 +42,6 @@ def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
     torch.backends.cudnn.allow_tf32 = compute.tf32
     torch.backends.cuda.matmul.allow_tf32 = compute.tf32
     torch.set_num_threads(compute.threads)
-    if compute.compile:  # torch's own default is a folder that others may have made, and its compiled code is run
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     if compute.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
