@@ -200,7 +200,9 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     processes = max(1, config.compute.gpus_per_run)
-    if config.compute.compile:  # torch, when imported, chooses a folder that others may have made; it runs what is there
+    if (
+        config.compute.compile
+    ):  # torch, when imported, chooses a folder that others may have made; it runs what is there
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     _claim_gpus(config, processes)
     from dhel_kcl.pretrain import pretrain as train

@@ -92,7 +92,9 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     try:
         while not (claimed := _claim(devices, count, compute.runs_per_gpu, folder)):
             if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                console.print(f"{waiting} for {count} of the GPUs {', '.join(devices)}, which other jobs hold ({folder})")
+                console.print(
+                    f"{waiting} for {count} of the GPUs {', '.join(devices)}, which other jobs hold ({folder})"
+                )
                 waiting, said = "still waiting", time.monotonic()
             time.sleep(POLL_SECONDS)
     except OSError as error:

@@ -61,7 +61,7 @@ def become_torchrun(num_processes: int) -> None:
 
 
 def synchronise_batch_norm(encoder: Encoder, processes: Processes, device: torch.device) -> None:
-    """Have batch normalisation see the batch of all processes; parameters and the names of the state stay."""
+    """Make batch normalisation see the batch of all processes; parameters and the names of the state stay."""
     if processes.world_size == 1:
         return
     for module in list(encoder.modules()):
