@@ -316,7 +316,7 @@ def test_names_that_are_not_ascii_are_the_same_bytes_under_every_locale(
     for name, environment in {"utf-8": {"PYTHONUTF8": "1"}, "other": elsewhere}.items():
         folder = tmp_path / name
         for split in ("train", "test"):
-            for label, kind in enumerate(("Äpfel", "œufs", "日本")):  # noqa: RUF001
+            for label, kind in enumerate(("Äpfel", "œufs", "日本")):
                 (folder / "bilder-ä" / split / kind).mkdir(parents=True)
                 Image.new("RGB", (8, 8), (label, 0, 0)).save(folder / "bilder-ä" / split / kind / "1.png")
         (folder / "é.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")

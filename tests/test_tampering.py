@@ -427,7 +427,7 @@ def test_a_job_that_ran_uncommitted_code_is_named(clone: Path) -> None:
     ],
 )
 def test_code_that_was_not_committed_or_may_not_have_been_is_told_on_the_terminal_and_by_the_seal_and_show(
-    recorded: dict[str, None | bool],
+    recorded: dict[str, bool | None],
     warning: str,
     experiment: Layout,
     monkeypatch: pytest.MonkeyPatch,

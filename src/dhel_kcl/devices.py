@@ -66,8 +66,9 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     """Claim `count` GPUs that no other job has: this process, and every program it becomes or starts, sees only those.
 
     With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free, and says
-    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing on a CPU, or in a
-    process that a launcher started. To be called before anything initialises CUDA, which FFCV does when imported.
+    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing on
+    a CPU, or in a process that a launcher started. To be called before anything initialises CUDA, which FFCV does when
+    imported.
 
     Args:
         compute: the device.
@@ -98,9 +99,8 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
                 waiting, said = "still waiting", time.monotonic()
             time.sleep(POLL_SECONDS)
     except OSError as error:
-        raise InputError(
-            f"{error.filename or folder}: cannot be locked ({error.strerror}); remove it, or set TMPDIR to another folder"
-        ) from error
+        where, why = error.filename or folder, error.strerror
+        raise InputError(f"{where}: cannot be locked ({why}); remove it, or set TMPDIR to another folder") from error
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
 
 

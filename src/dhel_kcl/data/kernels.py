@@ -73,7 +73,7 @@ def _find_cache() -> None:
     Raises:
         InputError: the environment names a folder that cannot be written, or none can be made.
     """
-    if chosen := numba.config.CACHE_DIR:
+    if chosen := numba.config.CACHE_DIR:  # type: ignore[attr-defined] # numba reads it from the environment
         try:
             Path(chosen).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=chosen).close()
@@ -83,7 +83,7 @@ def _find_cache() -> None:
     try:
         njit(cache=True)(_find_cache)  # compiles nothing yet
     except RuntimeError:
-        numba.config.CACHE_DIR = str(private_folder("numba"))
+        numba.config.CACHE_DIR = str(private_folder("numba"))  # type: ignore[attr-defined]
 
 
 _find_cache()
