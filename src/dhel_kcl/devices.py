@@ -66,9 +66,9 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     """Claim `count` GPUs that no other job has: this process, and every program it becomes or starts, sees only those.
 
     With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free, and says
-    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing on
-    a CPU, or in a process that a launcher started. To be called before anything initialises CUDA, which FFCV does when
-    imported.
+    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing
+    on a CPU, or in a process that a launcher started. To be called before anything initialises CUDA, which FFCV does
+    when imported.
 
     Args:
         compute: the device.
