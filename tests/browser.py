@@ -48,7 +48,7 @@ def wait_for(driver: WebDriver, selector: str, count: int = 1) -> list[str]:
         texts = driver.execute_script(found, selector)
         return texts if len(texts) >= count else None
 
-    return WebDriverWait(driver, 30).until(enough, f"{selector}: fewer than {count} on the page")
+    return WebDriverWait(driver, 120).until(enough, f"{selector}: fewer than {count} on the page")
 
 
 def problems(driver: WebDriver) -> list[str]:

@@ -18,7 +18,7 @@ def launch(work: Callable[[int, int], Any], processes: int, folder: Path) -> lis
 def _process(rank: int, processes: int, work: Callable[[int, int], Any], folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes, timeout=timedelta(seconds=60)
+        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=processes, timeout=timedelta(minutes=5)
     )
     torch.save(work(rank, processes), folder / f"{rank}.pt")
     dist.destroy_process_group()

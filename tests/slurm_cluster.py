@@ -85,7 +85,7 @@ class Cluster:
 
     def command(self, *arguments: str) -> str:
         """What a client of Slurm prints."""
-        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
@@ -226,8 +226,8 @@ def _stop(cluster: Cluster) -> None:
         left = cluster.processes()
         for process in left:
             process.terminate()
-        _, alive = psutil.wait_procs(left, timeout=10)
+        _, alive = psutil.wait_procs(left, timeout=60)
         for process in alive:
             process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        psutil.wait_procs(alive, timeout=60)
     assert not cluster.processes(), "processes of the cluster are left"

@@ -1,13 +1,20 @@
 """The command line: it teaches, and its errors are one line with a remedy."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from workspace import TINY, run
+from PIL import Image
+from workspace import REPOSITORY, TINY, run
 
 from dhel_kcl.config import load_config
 
@@ -117,5 +124,223 @@ def test_a_run_can_be_watched_until_it_ends(copy_of_finished: Path) -> None:
         log.write_text("".join(lines), encoding="utf-8")
         assert watching.stdout.readline().endswith("fig_training.png: 2 of 2 epochs\n")
         outcome.write_text(end, encoding="utf-8")
-        assert watching.wait(timeout=60) == 0
+        assert watching.wait(timeout=300) == 0
     assert pd.read_csv(folder / "live" / "fig_training.csv")["epoch"].max() == 2
+
+
+PROGRAM = (sys.executable, "-m", "dhel_kcl")
+
+
+def test_the_installed_command_starts_where_python_m_does() -> None:
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, function = scripts["dhel-kcl"].partition(":")
+    assert module == "dhel_kcl.__main__"
+    assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("module", ["dhel_kcl", "dhel_kcl.cli"])
+def test_the_command_line_is_a_module_too(module: str, experiment: Path) -> None:
+    outcome = run("python", "-m", module, "runs", "results/tiny", cwd=experiment)
+    assert outcome.stdout.split() == list(load_config(TINY).runs)
+
+
+def in_the_foreground() -> None:
+    """Hear Ctrl-C, as a process that a terminal starts does, whatever the tests' own process does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def in_the_background() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def start(
+    *command: str, cwd: Path, how: Callable[[], None] = in_the_foreground, **environment: str
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=how,
+    )
+
+
+def interrupted_when_it_says(line: str, process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Press Ctrl-C when a process has printed a line; its status, and what else it says."""
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{line}\n", process.communicate()
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=300)
+    return process.returncode, said, errors
+
+
+def test_ctrl_c_while_modules_are_imported_ends_in_one_line(tmp_path: Path) -> None:
+    slow = "try:\n    print('importing', flush=True)\n    import time; time.sleep(600)\nfinally:\n    print('hurt')\n"
+    (tmp_path / "typer.py").write_text(slow, encoding="utf-8")
+    process = start(*PROGRAM, "--help", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert interrupted_when_it_says("importing", process) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_while_a_command_works_lets_it_clean_up_and_ends_in_one_line(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from dhel_kcl import cli
+def read():
+    try: print("reading", flush=True); time.sleep(600)
+    finally: print("cleaned up")
+cli._standard_input = read
+sys.argv[1:] = ["configure", "-"]
+cli.main()
+"""
+    process = start(sys.executable, "-c", program, cwd=tmp_path)
+    assert interrupted_when_it_says("reading", process) == (130, "cleaned up\n", "interrupted\n")
+
+
+def test_a_process_in_the_background_does_not_hear_ctrl_c(tmp_path: Path) -> None:
+    deaf = "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit('went on')\n"
+    (tmp_path / "typer.py").write_text(deaf, encoding="utf-8")
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    process = start(*PROGRAM, "--help", cwd=tmp_path, how=in_the_background, PYTHONPATH=path)
+    assert process.communicate() == ("", "went on\n")
+
+
+def redirected(redirection: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """The command line with its standard streams as a shell makes them."""
+    command = ["bash", "-c", f'exec "$@" {redirection}', "bash", *PROGRAM, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        ("<&-", "error: standard input: closed; give the configuration's file, or its text on standard input\n"),
+        ("<binary", "error: standard input: cannot be read (not UTF-8 text); give the configuration's file\n"),
+    ],
+)
+def test_a_standard_input_without_text_is_one_line(redirection: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"name: \xff\xfe\x00")
+    outcome = redirected(redirection, "configure", "-", cwd=tmp_path)
+    assert (outcome.returncode, outcome.stderr) == (1, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["binary"]
+
+
+@pytest.mark.parametrize("arguments", [["runs", "results/tiny"], ["--help"]], ids=lambda a: a[0])
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+def test_an_output_that_is_full_or_closed_is_at_most_one_line(
+    redirection: str, arguments: list[str], experiment: Path
+) -> None:
+    before = {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()}
+    outcome = redirected(redirection, *arguments, cwd=experiment)
+    full = redirection == ">/dev/full"
+    assert outcome.returncode == int(full)
+    said = "error: a file or the output: No space left on device; check the disk and permissions\n"
+    assert outcome.stderr == (said if full else "")
+    assert {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_never_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> None:
+    probe = (
+        "import dhel_kcl.__main__ as m; m._open_standard_streams(); f = open('file', 'w'); raise SystemExit(f.fileno())"
+    )
+    command = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-c", probe]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode > 2
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("/dev/full", "a file or the output: No space left on device; check the disk and permissions"),
+        ("results", "results: Is a directory; check the disk and permissions"),
+        ("file/below.log", "file: File exists; check the disk and permissions"),
+    ],
+)
+def test_a_log_that_cannot_be_written_is_one_line_on_the_terminal(log: str, said: str, experiment: Path) -> None:
+    (experiment / "file").touch()
+    outcome = redirected("", "--log", log, "runs", "results/tiny", cwd=experiment)
+    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (1, "", f"error: {said}\n")
+
+
+def test_compiled_code_is_not_taken_from_a_folder_that_others_may_have_made(experiment: Path) -> None:
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    values["compute"]["compile"] = True
+    (experiment / "compile.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (experiment / f"dhel-kcl-torchinductor-{os.geteuid()}").symlink_to(experiment)
+    assert run("dhel-kcl", "configure", "compile.yaml", "--output", "results/compiled", cwd=experiment).returncode == 0
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    outcome = subprocess.run(
+        [*PROGRAM, "pretrain", "results/compiled", RUN],
+        cwd=experiment,
+        env=environment | {"TMPDIR": str(experiment)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 1
+    assert outcome.stderr.startswith(f"error: {experiment}/dhel-kcl-torchinductor-")
+    assert outcome.stderr.count("\n") == 1
+
+
+def ascii_locale(folder: Path) -> dict[str, str]:
+    return {"LC_ALL": "C"}
+
+
+def latin_1_locale(folder: Path) -> dict[str, str]:
+    if shutil.which("localedef") is None:
+        pytest.skip("no localedef makes a locale")
+    made = subprocess.run(
+        ["localedef", "--no-archive", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "latin_1")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        pytest.skip(f"localedef has no sources: {made.stderr.strip()}")
+    return {"LC_ALL": "latin_1", "LOCPATH": str(folder)}
+
+
+@pytest.mark.parametrize("other_locale", [ascii_locale, latin_1_locale])
+def test_names_that_are_not_ascii_are_the_same_bytes_under_every_locale(
+    other_locale: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "locales").mkdir()
+    elsewhere = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **other_locale(tmp_path / "locales")}
+    probe = [sys.executable, "-c", "import sys; print(sys.getfilesystemencoding())"]
+    said = subprocess.run(probe, env=os.environ | elsewhere, capture_output=True, text=True, check=True).stdout
+    assert said.strip() != "utf-8", "the locale is another one"
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    values["datasets"][0]["data"] = {"kind": "imagefolder", "root": "bilder-ä"}
+    seen = []
+    for name, environment in {"utf-8": {"PYTHONUTF8": "1"}, "other": elsewhere}.items():
+        folder = tmp_path / name
+        for split in ("train", "test"):
+            for label, kind in enumerate(("Äpfel", "œufs", "日本")):
+                (folder / "bilder-ä" / split / kind).mkdir(parents=True)
+                Image.new("RGB", (8, 8), (label, 0, 0)).save(folder / "bilder-ä" / split / kind / "1.png")
+        (folder / "é.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+        said = b""
+        for arguments in (
+            ["configure", "é.yaml", "--output", "résultats/日本"],
+            ["runs", "résultats/日本"],
+            ["data", "résultats/日本", "digits", "train"],
+            ["runs", "résultats/où"],
+        ):
+            outcome = subprocess.run(
+                [os.fsencode(part) for part in (*PROGRAM, *arguments)],
+                cwd=folder,
+                env=os.environ | environment,
+                capture_output=True,
+                check=False,
+            )
+            assert outcome.returncode == int("résultats/où" in arguments), outcome.stderr
+            said += outcome.stdout + (outcome.stderr if outcome.returncode else b"")
+        files = (folder / "résultats").rglob("*")
+        written = {path.relative_to(folder): path.read_bytes() for path in files if path.is_file()}
+        manifests = [path for path in written if "manifest" in str(path)]
+        paths = [[line for line in written.pop(path).splitlines() if b'"path"' in line] for path in manifests]
+        seen.append((said, written, manifests, paths))
+    assert seen[0] == seen[1]
+    assert "résultats/où/config.yaml: missing" in seen[1][0].decode()
+    assert "résultats/日本/data/digits/train.beton" in seen[1][0].decode()

@@ -1,5 +1,6 @@
 """Jobs on one machine get GPUs of their own. The devices here are only names: no GPU is needed to share them out."""
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -7,8 +8,10 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,19 +65,20 @@ def use(folder: Path, count: int, runs_per_gpu: int, seconds: float) -> Use:
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "SLURM_JOB_ID"):
+    for name in ("LOCAL_RANK", "SLURM_JOB_ID", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
-def start(folder: Path, count: int, visible: str, runs_per_gpu: int = 1) -> subprocess.Popen[str]:
+def start(folder: Path, count: int, visible: str, runs_per_gpu: int = 1, work: str = WORK) -> subprocess.Popen[str]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": visible}
-    command = [sys.executable, "-c", JOB, str(folder), str(count), WORK, str(runs_per_gpu)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, "-c", JOB, str(folder), str(count), work, str(runs_per_gpu)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def finish(job: subprocess.Popen[str]) -> tuple[set[str], float, float]:
     """The devices of a job, when it began to use them and when it ended."""
-    output, said = job.communicate(timeout=120)
+    output, said = job.communicate(timeout=300)
     assert job.returncode == 0, said
     devices, began, ended = output.split()
     return set(devices.split(",")), float(began), float(ended)
@@ -105,16 +109,21 @@ def test_twenty_jobs_that_want_devices_whole_or_in_part_are_all_served_and_never
     for each in uses:
         at_its_start = [other for other in uses if other.began <= each.began < other.ended and other.meets(each)]
         assert len(at_its_start) <= max(other.runs_per_gpu for other in at_its_start)
-    assert any(one.meets(other) for one, other in itertools.combinations(uses, 2)), "some were shared"
 
 
-def test_as_many_jobs_share_a_device_as_the_configuration_says(tmp_path: Path) -> None:
-    used = [finish(job) for job in [start(tmp_path, 1, "0,1", runs_per_gpu=2) for _ in range(8)]]
-    at_once = [
-        sum(other[0] == devices and other[1] <= began < other[2] for other in used) for devices, began, _ in used
-    ]
-    assert {len(devices) for devices, _, _ in used} == {1}
-    assert max(at_once) == 2
+def test_as_many_jobs_share_a_device_as_the_configuration_says_and_the_next_waits_for_one_of_them(
+    tmp_path: Path,
+) -> None:
+    hold = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    holders = [start(tmp_path, 1, "0,1", runs_per_gpu=2, work=hold) for _ in range(4)]
+    assert sorted(holder.stdout.readline() for holder in holders if holder.stdout) == ["0\n", "0\n", "1\n", "1\n"]
+    late = start(tmp_path, 1, "0,1", runs_per_gpu=2)
+    assert late.stderr is not None
+    assert late.stderr.readline().startswith("waiting for 1 of the GPUs 0, 1")
+    holders[0].communicate(timeout=300)
+    assert finish(late)[0] <= {"0", "1"}
+    for holder in holders[1:]:
+        holder.communicate(timeout=300)
 
 
 def test_a_job_that_wants_a_whole_device_waits_for_those_that_share_it_and_they_for_it(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_a_killed_job_gives_its_device_back(tmp_path: Path) -> None:
         assert job.poll() is None
     job.kill()
     job.wait()
-    output, said = start(tmp_path, 1, "0").communicate(timeout=60)
+    output, said = start(tmp_path, 1, "0").communicate(timeout=300)
     assert output.split()[0] == "0", said
 
 
@@ -166,7 +175,8 @@ def test_jobs_of_slurm_that_number_their_devices_alike_do_not_wait_for_each_othe
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         claim_gpus(CUDA)
-    assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["7", "8"]
+    user = os.geteuid()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"dhel-kcl-gpus-{job}-{user}" for job in ("7", "8")]
 
 
 def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
@@ -210,6 +220,88 @@ def test_a_folder_that_cannot_hold_locks_is_named(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match=r"file.*: cannot be locked"):
         claim_gpus(CUDA, folder=tmp_path / "file")
+
+
+@pytest.mark.parametrize("runs_per_gpu", [1, 2])
+def test_a_part_of_a_gpu_whose_name_has_slashes_is_locked_like_any_other(
+    runs_per_gpu: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = ("MIG-GPU-5f2e/1/0", "MIG-GPU-5f2e/2/0")
+    claimed = []
+    for _ in parts:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(parts))
+        claim_gpus(ComputeConfig(device="cuda", runs_per_gpu=runs_per_gpu), folder=tmp_path)
+        claimed.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert claimed == list(parts)
+    assert all(path.is_file() for path in tmp_path.iterdir())
+
+
+def test_a_device_that_is_named_twice_counts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
+    with pytest.raises(InputError, match="2 asked for, and this machine shows 1"):
+        claim_gpus(CUDA, 2, tmp_path)
+
+
+def a_link(lock: Path) -> None:
+    (lock.parent / "target").write_text("mine", encoding="utf-8")
+    lock.symlink_to(lock.parent / "target")
+
+
+def a_link_to_nothing(lock: Path) -> None:
+    lock.symlink_to(lock.parent / "nowhere")
+
+
+def a_pipe(lock: Path) -> None:
+    os.mkfifo(lock)
+
+
+def a_folder(lock: Path) -> None:
+    lock.mkdir()
+
+
+@pytest.mark.parametrize("made", [a_link, a_link_to_nothing, a_pipe, a_folder])
+def test_a_lock_that_is_no_file_of_this_user_is_refused_in_one_line(
+    made: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made(tmp_path / "0.lock")
+    with pytest.raises(InputError, match="remove it, or set TMPDIR to another folder") as caught:
+        claim_gpus(CUDA, folder=tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/0.lock: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_locks_that_somebody_else_may_have_made_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"dhel-kcl-gpus-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="must be a folder, not a link, that belongs to you"):
+        claim_gpus(CUDA)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_job_that_waits_says_for_what_and_now_and_then_that_it_still_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    # Each poll is 25 seconds later; after ten of them the other job ends.
+    now, other = 0.0, os.open(tmp_path / "1.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += 25.0
+        if now == 250.0:
+            os.close(other)
+
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    claim_gpus(CUDA, 2, tmp_path)
+    waits = f"waiting for 2 of the GPUs 0, 1, which other jobs hold ({tmp_path})"
+    assert capsys.readouterr().err.splitlines() == [waits, *[f"still {waits}"] * 3]
 
 
 @pytest.mark.parametrize("tf32", [False, True])

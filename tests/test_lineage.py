@@ -63,6 +63,7 @@ def test_the_lineage_of_a_number_leads_to_its_run_checkpoint_images_and_configur
         for fact in (job.host, job.started, f"took {job.seconds:g} s", job.source_digest, job.git_commit):
             assert str(fact) in facts
         assert ("UNCOMMITTED" in facts) == bool(job.git_dirty)
+        assert ("NOT KNOWN" in facts) == (job.git_dirty is None)
     trained = "loss dhel, temperature 0.3, batch size 128, learning rate 0.1, 2 epochs, run seed 0"
     assert trained in line(told, "pretrained with")
     assert sum("written from kind digits" in each for each in told) == 2
@@ -134,6 +135,10 @@ def test_what_no_longer_holds_is_said_where_it_is_told() -> None:
     assert used in line(told, "evaluation.json: ")
     measured = line(told, "measured by evaluate with run seed 0 on a host without a name")
     assert measured.endswith("UNCOMMITTED changes in the code; the code has CHANGED since")
+    manifest.git_commit, manifest.git_dirty = None, None
+    write_json(LAYOUT.run_manifest("evaluate", RUN), manifest.model_dump(exclude={"host"}))
+    measured = line(of_cell("table_linear_accuracy", CELL), "measured by evaluate with run seed 0")
+    assert "commit unknown; whether the code was committed is NOT KNOWN; the code has CHANGED since" in measured
 
 
 @pytest.mark.usefixtures("here")

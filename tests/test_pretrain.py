@@ -217,7 +217,7 @@ def start(beton: Path, folder: Path, *settings: str) -> subprocess.Popen[str]:
 
 def finish(beton: Path, folder: Path, *settings: str) -> str:
     with start(beton, folder, *settings) as process:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 
@@ -295,7 +295,7 @@ class TestInterruption:
             if asked is signal.SIGHUP:  # from a terminal that closes; then the scheduler and the shell say so as well
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGHUP)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)
         assert process.returncode == 1
         stopped = said.rpartition("stopped after step ")[2]
         assert f"of {STEPS} as asked; the same command goes on from there" in stopped

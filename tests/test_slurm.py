@@ -178,9 +178,9 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_call_ends_with_the_same_bytes(
     running = start(cluster, untrained, config, str(encoder))
     wait_until(lambda: trains(untrained, 1, running), 300, "the first epoch")
     running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=60) != 0
-    wait_until(lambda: not cluster.queue(), 60, "an empty queue")
-    wait_until(lambda: not cluster.processes("dhel-kcl"), 10, "the end of the job's processes")
+    assert running.wait(timeout=300) != 0
+    wait_until(lambda: not cluster.queue(), 300, "an empty queue")
+    wait_until(lambda: not cluster.processes("dhel-kcl"), 300, "the end of the job's processes")
     assert not (untrained / encoder).exists()
     finish(start(cluster, untrained, config, str(encoder)), untrained)
     assert "resuming after step" in (untrained / LAYOUT.log("pretrain", RUNS[0])).read_text(encoding="utf-8")

@@ -418,22 +418,36 @@ def test_a_job_that_ran_uncommitted_code_is_named(clone: Path) -> None:
     assert len(warned(uncommitted)) == 1
 
 
-def test_uncommitted_code_is_told_on_the_terminal_and_by_the_seal_and_show(
-    experiment: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("recorded", "warning"),
+    [
+        ({"git_dirty": True}, "uncommitted changes were in the code when theory ran for tiny"),
+        ({"git_dirty": None}, "the code's commit is not known for theory of tiny"),
+        ({"git_dirty": None, "git_commit": None}, "the code's commit is not known for theory of tiny"),
+    ],
+)
+def test_code_that_was_not_committed_or_may_not_have_been_is_told_on_the_terminal_and_by_the_seal_and_show(
+    recorded: dict[str, bool | None],
+    warning: str,
+    experiment: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = LAYOUT.manifest("theory")
-    write_json(path, load_manifest(path).model_dump() | {"git_dirty": True})
+    write_json(path, load_manifest(path).model_dump() | recorded)
     sign_everything_again(LAYOUT)
     terminal = io.StringIO()
     monkeypatch.setattr(cli, "_terminal", terminal)
     cli.audit(LAYOUT.root, strict=False)
-    warning = "uncommitted changes were in the code when theory ran for tiny"
     assert f"warning: {warning}\n" in terminal.getvalue()
     assert warning in read_seal(LAYOUT.audit).uncommitted
     assert found() == []
     capsys.readouterr()
     cli.show(LAYOUT.root)
     assert f"warning: {warning}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="the audit found"):
+        cli.audit(LAYOUT.root, strict=True)
+    assert f"error: {LAYOUT.root}: {warning}\n" in terminal.getvalue()
 
 
 def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) -> None:

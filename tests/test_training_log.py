@@ -2,7 +2,10 @@
 
 import itertools
 import math
-import time
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -67,20 +70,26 @@ def test_the_state_is_that_of_the_steps_read() -> None:
     assert resumed.epochs == log.epochs
 
 
-def test_throughput_counts_the_images_and_the_time_waited(tmp_path: Path) -> None:
-    def slow() -> itertools.chain[int]:
+def test_throughput_counts_the_images_and_the_time_waited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = 100.0
+
+    def takes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def slow() -> Iterator[int]:
         for number in range(4):
-            time.sleep(0.05)
+            takes(3.0)
             yield number
 
+    monkeypatch.setattr("dhel_kcl.training_log.time.monotonic", lambda: now)
     throughput = Throughput(images_per_step=8)
     for _ in throughput.timed(slow()):
-        time.sleep(0.01)
+        takes(1.0)
     throughput.end_epoch(1)
     throughput.write(tmp_path / "throughput.csv")
-    row = pd.read_csv(tmp_path / "throughput.csv").iloc[0]
-    assert row["images_per_second"] == pytest.approx(4 * 8 / row["seconds"], rel=0.1)
-    assert 0.5 < row["waiting_for_data"] < 1
+    (row,) = pd.read_csv(tmp_path / "throughput.csv").to_dict("records")
+    assert row == {"epoch": 1, "seconds": 16.0, "images_per_second": 4 * 8 / 16.0, "waiting_for_data": 12.0 / 16.0}
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -102,6 +111,59 @@ def test_tensorboard_has_every_step_once_also_after_an_interruption(tmp_path: Pa
     assert scalars(folder, "epoch/loss") == [(2, 0.75)]
     TensorBoard(folder, 0).close()
     assert EventAccumulator(str(folder)).Reload().Tags()["scalars"] == [], "a run that starts anew leaves nothing"
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Let no file grow beyond a few hundred bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def full_file_system(folder: Path) -> Iterator[None]:
+    """Mount a file system of one page over the folder, which takes rights that not every user has."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("full", [full_disk, full_file_system])
+def test_when_the_disk_is_full_one_line_says_so_and_the_run_goes_on_without_tensorboard(
+    full: Callable[[Path], AbstractContextManager[None]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mounted" / "tensorboard"
+    with full(folder.parent):
+        board = TensorBoard(folder, 0)
+        for step in range(1, 101):
+            board.steps([[1.0, 2.0, 3.0, 4.0]], last_step=step)
+            board.epoch({"epoch": step, "step": step, "loss": 0.75}, images_per_second=10.0)
+        board.close()
+        assert scalars(folder, "step/loss")[0] == (1, 1.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder}: no more events for TensorBoard (")
+    assert line.endswith("; the run goes on without")
+
+
+def test_where_tensorboard_has_no_folder_one_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tensorboard").write_text("a file where the folder should be", encoding="utf-8")
+    board = TensorBoard(tmp_path / "tensorboard", 0)
+    board.steps([[1.0, 2.0, 3.0, 4.0]], last_step=1)
+    board.close()
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/tensorboard: no more events for TensorBoard (File exists); the run goes on without\n"
+    )
 
 
 def test_without_a_terminal_a_line_is_printed_now_and_then(

@@ -1,5 +1,15 @@
 """Losses, metrics and an end-to-end reproduction of Koromilas et al., ICML 2024 (arXiv 2405.18045)."""
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__version__ = version("dhel-kcl")
+__version__: str
+
+if not TYPE_CHECKING:  # for a type checker, a module with this function would have every name
+
+    def __getattr__(name: str) -> str:
+        """Look the version up when it is asked for: to import what does that takes a tenth of a second."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("dhel-kcl")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -186,6 +186,7 @@ def _check_jobs(
 ) -> None:
     """Compare what each manifest says of its job with what the experiment asks for and the code that is there now."""
     uncommitted: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
     outdated: dict[str, list[str]] = {}
     for path, manifest in manifests.items():
         stage, subject = expected[path]
@@ -195,11 +196,16 @@ def _check_jobs(
             outcome.blame(path, f"made under other settings than {layout.config} has now")
         if manifest.git_dirty:
             uncommitted.setdefault(stage, []).append(subject)
+        elif manifest.git_dirty is None or manifest.git_commit is None:
+            unknown.setdefault(stage, []).append(subject)
         if manifest.source_digest != stages.current_code(config, targets, stage, subject):
             outdated.setdefault(stage, []).append(subject)
     outcome.uncommitted = [
         f"uncommitted changes were in the code when {stage} ran for {_some(subjects)}"
         for stage, subjects in uncommitted.items()
+    ]
+    outcome.uncommitted += [
+        f"the code's commit is not known for {stage} of {_some(subjects)}" for stage, subjects in unknown.items()
     ]
     outcome.warnings += outcome.uncommitted
     for stage, subjects in outdated.items():

@@ -19,10 +19,12 @@ except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl import declarations, stages
+from dhel_kcl.__main__ import INTERRUPTED
 from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
+from dhel_kcl.private_folders import private_folder
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.strict_yaml import read_scalars
@@ -56,8 +58,8 @@ def _options(
         if (rank := os.environ.get("RANK", "0")) != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
-        _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8")
         with log.open("w", encoding="utf-8") as file:
+            _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
 
@@ -75,7 +77,7 @@ def configure(
     output: Annotated[Path | None, typer.Option(help="Experiment's folder; default results/NAME.")] = None,
 ) -> None:
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
-    config = parse_yaml(sys.stdin.read(), "configuration") if source == "-" else load_config(Path(source))
+    config = parse_yaml(_standard_input(), "configuration") if source == "-" else load_config(Path(source))
     layout = Layout(output or Path("results") / config.name)
     if layout.config.exists() and layout.manifest("configure").exists() and load_config(layout.config) == config:
         return
@@ -90,6 +92,16 @@ def configure(
     ):
         write_resolved_config(config, layout.config)
     typer.echo(f"{layout.config}: {len(config.runs)} runs")
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:
+        raise InputError("standard input: closed; give the configuration's file, or its text on standard input")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"standard input: cannot be read ({reason}); give the configuration's file") from error
 
 
 @app.command()
@@ -189,6 +201,10 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     processes = max(1, config.compute.gpus_per_run)
+    if (
+        config.compute.compile
+    ):  # torch, when imported, chooses a folder that others may have made; it runs what is there
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     _claim_gpus(config, processes)
     from dhel_kcl.pretrain import pretrain as train
     from dhel_kcl.processes import Processes, become_torchrun
@@ -674,19 +690,53 @@ def trace(
 
 
 def main() -> None:
-    """Run the command line; a problem that the user can fix ends as lines on standard error and status 1."""
+    """Run the command line; a problem that the user can fix ends as lines on standard error and status 1.
+
+    Ctrl-C ends it with one line and status 130.
+    """
+    _use_utf8()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    end_when_orphaned()
     try:
+        end_when_orphaned()
         app()
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}; check the disk and permissions")
+        _fail(f"{error.filename or 'a file or the output'}: {error.strerror or error}; check the disk and permissions")
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer turns Ctrl-C into it
+            _interrupted()
+        _flush()
+        raise
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode under a locale that is not UTF-8, where paths and output would be misread."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # nosec B606 # the user's own command, again
+
+
+def _interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it is over at once
+    _tell("interrupted")
+    sys.exit(INTERRUPTED)
+
+
+def _flush() -> None:
+    """Write what standard output still holds, which Python would do too late to say in one line that it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _fail(f"standard output: cannot be written ({error.strerror})")
 
 
 def _fail(message: str) -> NoReturn:
     _tell(*(f"error: {line}" for line in message.splitlines()))
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(1)
 
 

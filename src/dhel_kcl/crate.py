@@ -327,5 +327,7 @@ def _end(job: Manifest) -> str:
 
 
 def _commit(job: Manifest) -> str:
-    """The commit that a job ran at, marked as Git marks one with changes."""
-    return f"{job.git_commit or 'unknown'}{'-dirty' if job.git_dirty else ''}"
+    """The commit that a job ran at, marked as `git describe` marks one with changes, or whose changes are not known."""
+    if job.git_commit is None:
+        return "unknown"
+    return job.git_commit + {True: "-dirty", False: "", None: "-broken"}[job.git_dirty]

@@ -2,19 +2,23 @@
 
 import fcntl
 import itertools
+import math
 import os
-import tempfile
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
 from dhel_kcl.config import ComputeConfig
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
+from dhel_kcl.private_folders import private_folder
 
 POLL_SECONDS = 1.0
+SECONDS_BETWEEN_LINES = 60
 
 
 def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
@@ -59,11 +63,12 @@ def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
 
 
 def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = None) -> None:
-    """Have this process, and every program it becomes or starts, see `count` GPUs that no other job has.
+    """Claim `count` GPUs that no other job has: this process, and every program it becomes or starts, sees only those.
 
-    With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free. The
-    claim is a lock that the system gives up when the process ends, however it ends. Does nothing on a CPU, or in a
-    process that a launcher started. To be called before anything initialises CUDA, which FFCV does when imported.
+    With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free, and says
+    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing
+    on a CPU, or in a process that a launcher started. To be called before anything initialises CUDA, which FFCV does
+    when imported.
 
     Args:
         compute: the device.
@@ -81,18 +86,21 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
         return
     if count > len(devices):
         raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
-    slurm = [os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ]
-    folder = folder or Path(tempfile.gettempdir()) / "-".join(["dhel-kcl-gpus", str(os.getuid()), *slurm])
+    if folder is None:
+        slurm = [os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ]
+        folder = private_folder(quote("-".join(["gpus", *slurm]), safe=""))
+    waiting, said = "waiting", -math.inf
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        claimed = _claim(devices, count, compute.runs_per_gpu, folder)
-        if not claimed:
-            console.print(f"waiting for {count} of the GPUs {', '.join(devices)}")
-        while not claimed:
+        while not (claimed := _claim(devices, count, compute.runs_per_gpu, folder)):
+            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                console.print(
+                    f"{waiting} for {count} of the GPUs {', '.join(devices)}, which other jobs hold ({folder})"
+                )
+                waiting, said = "still waiting", time.monotonic()
             time.sleep(POLL_SECONDS)
-            claimed = _claim(devices, count, compute.runs_per_gpu, folder)
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be locked ({error.strerror}); set TMPDIR") from error
+        where, why = error.filename or folder, error.strerror
+        raise InputError(f"{where}: cannot be locked ({why}); remove it, or set TMPDIR to another folder") from error
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
 
 
@@ -102,7 +110,8 @@ def _visible_devices() -> list[str]:
         return [str(number) for number in range(torch.cuda.device_count())]
     # As CUDA reads it: what follows an entry that is no device is hidden.
     names = (name.strip() for name in visible.split(","))
-    return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+    named = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
+    return list(dict.fromkeys(named))  # a device that is named twice is one device
 
 
 def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> list[str]:
@@ -110,7 +119,7 @@ def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> li
     locks: dict[str, list[int]] = {}
     # Places are the outer loop: jobs spread over the devices before two of them meet on one.
     for place, device in itertools.product(range(sharers), devices):
-        whole = folder / f"{device}.lock"
+        whole = folder / f"{quote(device, safe='')}.lock"  # as of a MIG device, whose name may have slashes
         lock = _locked_place(whole, place) if sharers > 1 else _locked(whole, shared=False)
         if lock:
             locks[device] = lock
@@ -135,11 +144,17 @@ def _locked_place(device: Path, place: int) -> list[int]:
 
 
 def _locked(path: Path, shared: bool) -> list[int]:
-    """The descriptor of a file that is now locked, or nothing if another job's lock forbids it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    """Lock a file of this user: its descriptor, or nothing if another job's lock forbids it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
+        found = os.fstat(lock)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise InputError(f"{path}: must be a file that belongs to you; remove it, or set TMPDIR to another folder")
         fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         return []
+    except BaseException:
+        os.close(lock)
+        raise
     return [lock]

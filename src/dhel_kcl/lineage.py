@@ -222,6 +222,8 @@ class _History:
         facts += [f"at {job.started}", f"took {job.seconds:g} s", f"code digest {job.source_digest}"]
         facts += [f"commit {job.git_commit or 'unknown'}"]
         wrong = ["UNCOMMITTED changes in the code"] if job.git_dirty else []
+        if job.git_dirty is None or job.git_commit is None:
+            wrong.append("whether the code was committed is NOT KNOWN")
         if job.source_digest != stages.current_code(self.config, self.targets, job.stage, job.subject):
             wrong.append("the code has CHANGED since")
         return Text.assemble(", ".join(facts), _alarm(wrong))

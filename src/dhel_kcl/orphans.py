@@ -23,7 +23,7 @@ GRACE_SECONDS = 120.0
 
 
 def announce_scheduler() -> None:
-    """Have the jobs that this process starts, through whatever shells, end with it.
+    """Make the jobs that this process starts, through whatever shells, end with it.
 
     What the environment says of another scheduler is forgotten: a job of a cluster has one of its own on its machine.
     """
@@ -31,7 +31,7 @@ def announce_scheduler() -> None:
 
 
 def announce_launcher() -> None:
-    """Have the processes that this process starts, or that the program starts which it becomes, end with it too."""
+    """Make the processes that this process starts, or that the program starts which it becomes, end with it too."""
     os.environ[_VARIABLE] = f"{os.environ.get(_VARIABLE, '')} {_namespace()}={os.getpid()}"
 
 
@@ -70,7 +70,7 @@ def _follow(numbers: Sequence[int]) -> None:
 
 
 def stop_jobs_on_signals() -> None:
-    """Have SIGTERM, and SIGHUP of a closing terminal, act as Ctrl-C does, which reaches the scheduler and its jobs."""
+    """Make SIGTERM, and SIGHUP of a closing terminal, act as Ctrl-C does, which reaches the scheduler and its jobs."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _stop)

@@ -56,12 +56,12 @@ class Processes:
 def become_torchrun(num_processes: int) -> None:
     """Replace this program by `torchrun`, which starts the same command once for each of `num_processes` devices."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command = [sys.executable, *launcher, "-m", "--", "dhel_kcl.cli", *sys.argv[1:]]
+    command = [sys.executable, *launcher, "-m", "--", "dhel_kcl", *sys.argv[1:]]
     os.execv(sys.executable, command)  # nosec B606 # the user's own command, again
 
 
 def synchronise_batch_norm(encoder: Encoder, processes: Processes, device: torch.device) -> None:
-    """Have batch normalisation see the batch of all processes; parameters and the names of the state stay."""
+    """Make batch normalisation see the batch of all processes; parameters and the names of the state stay."""
     if processes.world_size == 1:
         return
     for module in list(encoder.modules()):

@@ -162,21 +162,46 @@ def source_digest(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
-_CODE = [f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs")]
+_CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
 """What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
 
 
 @functools.cache
 def _git_state() -> tuple[str | None, bool | None]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        ran = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)  # nosec B603 # fixed words, no shell
-        return ran.stdout.strip()
+    """The commit of this package's code and whether the code differs from it; None is what git does not tell.
 
+    A repository around an installed package says nothing about its code unless it tracks it.
+    """
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *_CODE))
+        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
+        commit = _git("rev-parse", "--verify", "HEAD").decode()
     except (OSError, subprocess.CalledProcessError):
         return None, None
+    try:
+        changed = _git("status", "--porcelain", "--untracked-files=all", "--ignore-submodules=none", "--", *_CODE)
+        # Lower-case marks files that git was told to take for unchanged, and S those that it is to leave alone.
+        marked = _git("ls-files", "-v", "--", *_CODE).splitlines()
+        # Also what ignore rules hide, if it is code.
+        ignored = _git("ls-files", "--others", "--exclude=__pycache__", "--", *_CODE).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return commit, None
+    hidden = any(line[:1].islower() or line.startswith(b"S") for line in marked)
+    return commit, bool(changed) or hidden or any(name.strip(b'"').endswith((b".py", b".smk")) for name in ignored)
+
+
+def _git(*arguments: str) -> bytes:
+    """What git says in the folder of this package: of its repository, whatever the environment names.
+
+    Raises:
+        OSError: there is no git.
+        CalledProcessError: git refuses, as where there is no repository or it belongs to somebody else.
+    """
+    # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
+    command = ["git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    folder = Path(__file__).parent
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
+    return ran.stdout.strip()
 
 
 def _package_versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ _AGAIN = "if a job was done again, run the workflow again"
 class Seal(BaseModel):
     """What an audit that passed counted, and the sha256 of each file by its path below the experiment's folder.
 
-    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes.
+    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes, or of an unknown commit.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)

@@ -4,12 +4,13 @@ The terms of each step stay on the device and are read every few steps, so that 
 """
 
 import math
+import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pandas as pd
 import torch
@@ -204,35 +205,86 @@ def progress_display(description: str, total_steps: int, completed: int) -> Iter
 class TensorBoard:
     """Scalars for `tensorboard --logdir`; with no folder, nothing.
 
+    They are no result: where they cannot be written, as on a full disk, one line says so and the run goes on without
+    them. That is why they are written here: the library's writer fails in a thread of its own.
+
     Args:
         folder: where the events go; what an interrupted run wrote after `step` is superseded.
         step: the step that the run goes on from.
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
-        self._writer = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        if folder is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-            if step == 0:
-                shutil.rmtree(folder, ignore_errors=True)
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        if step == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        with self._going_on_without():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / f"events.out.tfevents.{time.time_ns():019d}.{platform.node()}").open("wb")
+        first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        if step:  # readers drop what an earlier file has from there on
+            start = SessionLog(status=SessionLog.START)
+            first.append(Event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._write(first)
 
     def steps(self, rows: list[list[float]], last_step: int) -> None:
         """Add the terms of consecutive steps, of which `last_step` is the last."""
-        if self._writer is not None:
-            for step, row in enumerate(rows, start=last_step - len(rows) + 1):
-                for name, value in zip(TERMS, row, strict=True):
-                    self._writer.add_scalar(f"step/{name}", value, step)
+        self._add(
+            (f"step/{name}", value, step)
+            for step, row in enumerate(rows, start=last_step - len(rows) + 1)
+            for name, value in zip(TERMS, row, strict=True)
+        )
 
     def epoch(self, row: Mapping[str, float], images_per_second: float) -> None:
         """Add the means of an epoch."""
-        if self._writer is not None:
-            for name, value in {**row, "images_per_second": images_per_second}.items():
-                if name not in ("epoch", "step"):
-                    self._writer.add_scalar(f"epoch/{name}", value, int(row["step"]))
+        named = {**row, "images_per_second": images_per_second}
+        self._add((f"epoch/{name}", named[name], int(row["step"])) for name in named if name not in ("epoch", "step"))
 
     def close(self) -> None:
-        """Write what is buffered."""
-        if self._writer is not None:
-            self._writer.close()
+        """End the file."""
+        if self._file is not None:
+            with self._going_on_without():
+                self._file.close()
+
+    def _add(self, scalars: Iterable[tuple[str, float, int]]) -> None:
+        if self._file is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._write(
+            [
+                Event(
+                    wall_time=time.time(),
+                    step=step,
+                    summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]),
+                )
+                for tag, value, step in scalars
+            ]
+        )
+
+    def _write(self, events: Iterable[Any]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._file is None:
+            return
+        with self._going_on_without():
+            writer = RecordWriter(self._file)
+            for event in events:
+                writer.write(event.SerializeToString())
+            writer.flush()
+
+    @contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            console.print(f"{self._folder}: no more events for TensorBoard ({error.strerror}); the run goes on without")
+            if self._file is not None:
+                with suppress(OSError):  # closing writes what is left, which fails as well
+                    self._file.close()
+            self._file = None

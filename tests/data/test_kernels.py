@@ -1,6 +1,11 @@
 import itertools
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,3 +289,84 @@ class TestBlurAndFlip:
         kernels.interleave(to_planes(image), mirrored, levels, out)
         expected = image[:, ::-1] if mirrored else image
         np.testing.assert_array_equal(out, expected if kind == "uint8" else expected / np.float32(255))
+
+
+class TestCache:
+    """Where compiled kernels are kept; what is there is unpickled, so nobody else may have put it there."""
+
+    PROGRAM = (
+        "import sys, numba\n"
+        "from dhel_kcl.errors import InputError\n"
+        "try:\n"
+        "    from dhel_kcl.data import kernels\n"
+        "except InputError as error:\n"
+        "    sys.exit(f'error: {error}')\n"
+        "kernels.splitmix64(1, 2)\n"
+        "print(kernels.__file__, kernels.splitmix64._cache.cache_path, sep='\\n')\n"
+    )
+
+    @pytest.fixture
+    def package(self, tmp_path: Path) -> Path:
+        """A folder with a copy of the package, which nothing was compiled from."""
+        source = Path(kernels.__file__).parents[1]
+        shutil.copytree(source, tmp_path / "src" / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        (tmp_path / "home").mkdir()
+        (tmp_path / "tmp").mkdir()
+        return tmp_path / "src"
+
+    def compiled(self, package: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Import the kernels of the copy and compile one, by a user who cannot write where it is forbidden."""
+        command = [sys.executable, "-c", self.PROGRAM]
+        if os.geteuid() == 0:
+            if shutil.which("setpriv") is None:
+                pytest.skip("root may write everywhere, and there is no setpriv to take that away")
+            command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+        folder = package.parent
+        inherited = {name: os.environ[name] for name in os.environ if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+        own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(package)}
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=inherited | own | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def forbid(self, *folders: Path) -> None:
+        for folder in folders:
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(path.stat().st_mode & 0o555)
+
+    def test_it_is_beside_the_code_where_that_can_be_written(self, package: Path) -> None:
+        outcome = self.compiled(package)
+        assert outcome.stdout.splitlines() == [
+            str(package / "dhel_kcl" / "data" / "kernels.py"),
+            str(package / "dhel_kcl" / "data" / "__pycache__"),
+        ], outcome.stderr
+
+    def test_it_is_the_users_where_the_code_is_read_only(self, package: Path) -> None:
+        self.forbid(package)
+        outcome = self.compiled(package)
+        assert outcome.stdout.splitlines()[1].startswith(f"{package.parent}/home/.cache/numba/"), outcome.stderr
+
+    def test_without_a_home_as_well_it_is_a_folder_that_nobody_else_can_use(self, package: Path) -> None:
+        self.forbid(package, package.parent / "home")
+        outcome = self.compiled(package)
+        folder = package.parent / "tmp" / f"dhel-kcl-numba-{os.geteuid()}"
+        assert outcome.stdout.splitlines()[1].startswith(f"{folder}/"), outcome.stderr
+        assert list(folder.rglob("kernels.splitmix64*.nbc"))
+        folder.chmod(0o777)
+        outcome = self.compiled(package)
+        assert outcome.stderr.startswith(f"error: {folder}: must be a folder")
+        assert outcome.stderr.count("\n") == 1
+
+    def test_a_folder_that_the_user_names_is_used_or_refused_in_one_line(self, package: Path) -> None:
+        chosen = package.parent / "chosen"
+        outcome = self.compiled(package, NUMBA_CACHE_DIR=str(chosen))
+        assert outcome.stdout.splitlines()[1].startswith(f"{chosen}/"), outcome.stderr
+        self.forbid(chosen)
+        outcome = self.compiled(package, NUMBA_CACHE_DIR=str(chosen))
+        assert outcome.stderr == (
+            f"error: {chosen}: NUMBA_CACHE_DIR cannot be written (Permission denied); name another\n"
+        )

@@ -1,3 +1,4 @@
+import faulthandler
 import hashlib
 import io
 import json
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -62,11 +62,18 @@ def loader_threads() -> list[threading.Thread]:
     return [thread for thread in others if "_serve" not in thread.name]
 
 
+PATIENCE = 300
+"""Seconds after which something hangs, on however busy a machine."""
+
+
 @contextmanager
-def finished_within(seconds: float) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < seconds
+def no_hang() -> Iterator[None]:
+    """End the process with every thread's traceback if this block hangs."""
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="module")
@@ -471,10 +478,10 @@ class TestRobustness:
                     with digits_copy.open("r+b") as file:
                         file.seek(-1000, os.SEEK_END)
                         file.write(b"\xff")
-        with finished_within(5), pytest.raises(InputError, match="changed after it was written"):
+        with no_hang(), pytest.raises(InputError, match="changed after it was written"):
             next(iter(loader))
         digits_copy.unlink()
-        with finished_within(5), pytest.raises(InputError, match="no such beton"):
+        with no_hang(), pytest.raises(InputError, match="no such beton"):
             next(iter(loader))
         assert loader_threads() == []
 
@@ -484,14 +491,12 @@ class TestRobustness:
         batches = iter(two_views(digits_copy, simclr, batch_size=32))
         next(batches)
         os.truncate(digits_copy, 1 << 21)  # the first page, which holds the images, begins there
-        with finished_within(5), pytest.raises(InputError, match="truncated while it was being read"):
+        with no_hang(), pytest.raises(InputError, match="truncated while it was being read"):
             list(batches)
         assert loader_threads() == []
 
     @pytest.mark.parametrize("os_cache", [True, False])
-    def test_ctrl_c_ends_a_process_within_seconds(
-        self, digits_beton: Path, simclr: AugmentationConfig, os_cache: bool
-    ) -> None:
+    def test_ctrl_c_ends_a_process(self, digits_beton: Path, simclr: AugmentationConfig, os_cache: bool) -> None:
         script = (
             "import itertools, json, signal, sys; sys.path.insert(0, sys.argv[1])\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job does not inherit
@@ -513,15 +518,13 @@ class TestRobustness:
             assert process.stdout.readline() == "0\n"
             process.send_signal(signal.SIGINT)
             try:
-                with finished_within(5):
-                    _, errors = process.communicate(timeout=20)
+                _, errors = process.communicate(timeout=PATIENCE)
             except subprocess.TimeoutExpired as expired:
                 # Python drops an interrupt that comes while it runs the callback of a weak reference.
                 if b"Exception ignored in" not in (expired.stderr or b""):
                     raise
                 process.send_signal(signal.SIGINT)
-                with finished_within(5):
-                    _, errors = process.communicate(timeout=20)
+                _, errors = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
         assert process.returncode in (1, -signal.SIGINT)
@@ -546,10 +549,10 @@ class TestRobustness:
         context = multiprocessing.get_context("fork")
         answers = context.Queue()
         child = context.Process(target=in_child, args=(answers,))
-        with finished_within(15):
+        with no_hang():
             child.start()
-            assert "began before the fork" in answers.get(timeout=10)
-            assert answers.get(timeout=10) == expected
+            assert "began before the fork" in answers.get(timeout=PATIENCE)
+            assert answers.get(timeout=PATIENCE) == expected
             child.join()
         assert child.exitcode == 0
         assert len(list(batches)) == len(loader) - 1
@@ -577,7 +580,7 @@ class TestRobustness:
             raise ArithmeticError("kernel failed")
 
         monkeypatch.setattr(decoder, "make_views", fail)
-        with finished_within(5), pytest.raises(ArithmeticError, match="kernel failed"):
+        with no_hang(), pytest.raises(ArithmeticError, match="kernel failed"):
             list(two_views(digits_beton, simclr, num_workers=2))
         assert loader_threads() == []
 
@@ -589,14 +592,14 @@ class TestRobustness:
             raise ArithmeticError
 
         monkeypatch.setattr(loader_module.EpochIterator, "run_pipeline", die)
-        with finished_within(5), pytest.raises(RuntimeError, match="thread ended"):
+        with no_hang(), pytest.raises(RuntimeError, match="thread ended"):
             list(two_views(digits_beton, simclr))
 
     @pytest.mark.parametrize("batches", [1, 2, 10, 11])
     def test_leaving_the_loop_early_leaves_no_thread(
         self, digits_beton: Path, simclr: AugmentationConfig, batches: int
     ) -> None:
-        with finished_within(5):
+        with no_hang():
             for number, _ in enumerate(two_views(digits_beton, simclr, num_workers=2), start=1):
                 if number == batches:
                     break

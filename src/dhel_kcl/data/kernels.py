@@ -7,11 +7,17 @@ All kernels are in this one module because numba's cache notices a change only i
 """
 
 import math
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from dhel_kcl.errors import InputError
+from dhel_kcl.private_folders import private_folder
 
 Pixels = npt.NDArray[np.uint8]
 Integer = int | np.integer[Any]
@@ -61,6 +67,26 @@ class ViewParameters(NamedTuple):
     solarisation_threshold: int
 
 
+def _find_cache() -> None:
+    """Give numba a folder for compiled code if it knows none: its own are this package's and the user's cache.
+
+    Raises:
+        InputError: the environment names a folder that cannot be written, or none can be made.
+    """
+    if chosen := numba.config.CACHE_DIR:  # type: ignore[attr-defined] # numba reads it from the environment
+        try:
+            Path(chosen).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=chosen).close()
+        except OSError as error:
+            raise InputError(f"{chosen}: NUMBA_CACHE_DIR cannot be written ({error.strerror}); name another") from error
+        return
+    try:
+        njit(cache=True)(_find_cache)  # compiles nothing yet
+    except RuntimeError:
+        numba.config.CACHE_DIR = str(private_folder("numba"))  # type: ignore[attr-defined]
+
+
+_find_cache()
 _compiled = njit(cache=True, fastmath=False, nogil=True, error_model="numpy")
 
 

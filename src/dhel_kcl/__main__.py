@@ -1,0 +1,49 @@
+"""Where the command line starts: `dhel-kcl`, or `python -m dhel_kcl`.
+
+Here, and not in the command line itself, is what must come before its imports, which take a third of a second.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+INTERRUPTED = 130
+"""The status of a process that Ctrl-C ended."""
+
+
+def main() -> None:
+    """Import the command line and run it."""
+    _open_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, _interrupt)
+    from dhel_kcl.cli import main as command_line
+
+    command_line()
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed, for nothing: the next file to be opened would take its number, and its output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End at once in the midst of an import, which packages do not expect to fail there; else act as Python does."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"interrupted\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
