@@ -223,7 +223,7 @@ def test_releases_from_which_no_script_draws_are_refused(theory: Path, tmp_path:
 def test_two_folders_of_one_name_and_the_releases_own_place_are_refused(theory: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another folder is called theory too"):
         list(redraw([theory, REPOSITORY / "docs" / "results" / "theory"], SCRIPTS, tmp_path / "redrawn"))
-    with pytest.raises(InputError, match="would replace the released files"):
+    with pytest.raises(InputError, match="would replace files of an experiment or a release"):
         list(redraw([theory], SCRIPTS, tmp_path))
 
 

@@ -23,6 +23,7 @@ from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yam
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
+from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
 
@@ -61,10 +62,13 @@ def _options(
             os.dup2(file.fileno(), 2)
 
 
-def _open(experiment: Path) -> tuple[Layout, ExperimentConfig]:
+def _open(experiment: Path, *, to_read: bool = False) -> tuple[Layout, ExperimentConfig]:
+    """Open an experiment's folder; a release only to read."""
     layout = Layout(experiment)
     if not layout.config.exists():
         raise InputError(f"{layout.config}: missing; create it with `dhel-kcl configure config/quickstart.yaml`")
+    if not to_read:
+        check_open_to_jobs(layout)
     return layout, load_config(layout.config)
 
 
@@ -76,7 +80,7 @@ def configure(
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
     config = parse_yaml(sys.stdin.read(), "configuration") if source == "-" else load_config(Path(source))
     layout = Layout(output or Path("results") / config.name)
-    if layout.config.exists() and layout.manifest("configure").exists() and load_config(layout.config) == config:
+    if not needs_configuring(layout, config):
         return
     with record(
         layout.manifest("configure"),
@@ -94,7 +98,7 @@ def configure(
 @app.command()
 def runs(experiment: Experiment) -> None:
     """List the experiment's runs, one a line."""
-    _, config = _open(experiment)
+    _, config = _open(experiment, to_read=True)
     for run in config.runs:
         typer.echo(run)
 
@@ -521,7 +525,7 @@ def audit(
 
     If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
     """
-    layout, config = _open(experiment)
+    layout, config = _open(experiment, to_read=True)
     from dhel_kcl.artifacts import sha256_file
     from dhel_kcl.audit import audit as check
     from dhel_kcl.audit import conclude
@@ -570,8 +574,7 @@ def release(
     theory_only: Annotated[bool, typer.Option(help="Leave out the runs and what is made from them.")] = False,
 ) -> None:
     """Copy what is published of a finished experiment: no images, weights or features, but all that figures need."""
-    layout, config = _open(experiment)
-    from dhel_kcl.release import SUMS
+    layout, config = _open(experiment, to_read=True)
     from dhel_kcl.release import release as publish
 
     output = output or Path("docs/results") / config.name
@@ -609,7 +612,7 @@ def redraw(
 @app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
-    layout, _ = _open(experiment)
+    layout, _ = _open(experiment, to_read=True)
     from rich.console import Console
     from rich.markdown import Markdown
 
@@ -657,7 +660,7 @@ def trace(
     column: Annotated[str | None, typer.Option(help="The column of the number; `mean` where there is one.")] = None,
 ) -> None:
     """Tell where a file, or with `--cell` one number of a figure or table, came from: jobs, hosts, seeds, hashes."""
-    layout, config = _open(experiment)
+    layout, config = _open(experiment, to_read=True)
     from rich.console import Console
 
     from dhel_kcl.lineage import lines, of_cell, of_file
