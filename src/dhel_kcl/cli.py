@@ -555,12 +555,14 @@ def repair(
     """Move files that are not what their manifests record aside; the workflow makes them, and missing ones, again.
 
     The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
+    It touches nothing behind a link.
     """
-    from dhel_kcl.repair import is_running
+    from dhel_kcl.repair import check_is_experiment, is_running, marks
     from dhel_kcl.repair import repair as mend
 
     layout = Layout(experiment)
-    for mark in layout.running.glob("*"):
+    check_is_experiment(layout)
+    for mark in marks(layout):
         if is_running(mark):
             raise InputError(f"{mark}: a workflow runs on this experiment; wait for its end")
     damaged = mend(layout, dry_run=dry_run)

@@ -4,7 +4,6 @@ The terms of each step stay on the device and are read every few steps, so that 
 """
 
 import math
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -214,8 +213,9 @@ class TensorBoard:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            if step == 0:
-                shutil.rmtree(folder, ignore_errors=True)
+            if step == 0 and not folder.is_symlink():
+                for earlier in folder.glob("events.out.tfevents.*"):
+                    earlier.unlink()
             self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def steps(self, rows: list[list[float]], last_step: int) -> None:
