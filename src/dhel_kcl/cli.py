@@ -48,11 +48,13 @@ _terminal: TextIO | None = None
 def _options(
     log: Annotated[
         Path | None,
-        typer.Option(help="Print into this file; errors and the audit's warnings still reach the terminal."),
+        typer.Option(help="Print into this file, NAME.log; errors and the audit's warnings still reach the terminal."),
     ] = None,
 ) -> None:
     global _terminal
     if log is not None:
+        if log.suffix != ".log":
+            raise InputError(f"{log}: --log writes a file anew, so it takes names that end in .log only")
         if (rank := os.environ.get("RANK", "0")) != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
