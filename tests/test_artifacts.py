@@ -1,16 +1,18 @@
 """Files are written whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, sha256_json, write_json
+from dhel_kcl.artifacts import TEMPORARY, atomic_path, read_json, remove_abandoned, sha256_file, sha256_json, write_json
 from dhel_kcl.errors import InputError
 
 
@@ -67,6 +69,56 @@ def test_large_files_say_so_too_when_the_system_refuses_to_write_more(what: str,
     assert re.search(rf"InputError: {name}: no space left \(File too large\); free some", outcome.stderr)
     assert (tmp_path / what).read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == [what]
+
+
+def test_a_file_that_is_being_written_is_told_from_one_that_a_killed_process_left(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        for content in ("half", "whole"):
+            temporary.write_text(content, encoding="utf-8")  # opened and closed by its name, as libraries do
+            assert not remove_abandoned(temporary)
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
+    left = tmp_path / f"{TEMPORARY}a-x.txt"
+    left.write_text("half", encoding="utf-8")
+    assert remove_abandoned(left)
+    assert remove_abandoned(left), "it is gone"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_temporary_file_that_was_removed_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        assert temporary.exists()
+        assert temporary not in removed
+        assert not remove_abandoned(temporary)
+        temporary.write_text("whole", encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_without_locks_only_a_file_that_nobody_wrote_for_a_day_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        assert not remove_abandoned(temporary)
+    left = tmp_path / f"{TEMPORARY}a-x.txt"
+    left.write_text("half", encoding="utf-8")
+    for hours, goes in ((23, False), (25, True)):
+        os.utime(left, (time.time() - hours * 3600,) * 2)
+        assert remove_abandoned(left) == goes
 
 
 def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:

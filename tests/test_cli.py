@@ -111,6 +111,130 @@ def test_a_mistake_is_answered_with_one_line_that_names_the_remedy(
     assert "Traceback" not in outcome.stderr
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "digits", "train"],
+        ["pretrain", RUN],
+        ["features", RUN],
+        ["evaluate", RUN],
+        ["augmented-probe", RUN],
+        ["corruptions", RUN],
+        ["analyse", RUN],
+        ["collect"],
+        ["theory"],
+        ["render", "table_theory"],
+        ["watch", RUN, "--once"],
+        ["explorer"],
+        ["report"],
+        ["crate"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+@pytest.mark.parametrize("folder", ["a release", "a folder of somebody's own"])
+def test_a_command_that_writes_leaves_a_folder_alone_that_is_no_experiments(
+    command: list[str], folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "paper_figures").symlink_to(REPOSITORY / "paper_figures")
+    shutil.copytree(REPOSITORY / "docs" / "results" / "theory", tmp_path / "folder")
+    if folder == "a folder of somebody's own":
+        (tmp_path / "folder" / "SHA256SUMS").unlink()
+        (tmp_path / "folder" / "manifests" / "configure.json").unlink()
+    before = contents(tmp_path)
+    name, *arguments = command
+    outcome = run("dhel-kcl", name, "folder", *arguments, cwd=tmp_path)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("\n") == 1
+    said = {
+        "a release": "error: folder: a release, which stays as it was published; give the experiment's folder",
+        "a folder of somebody's own": "error: folder/manifests/configure.json: missing, so this may not be an exp",
+    }
+    assert outcome.stderr.startswith(said[folder])
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", [["runs"], ["trace", "fig_minimisers"]], ids=lambda command: str(command[0]))
+def test_a_release_can_be_read(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "paper_figures").symlink_to(REPOSITORY / "paper_figures")
+    shutil.copytree(REPOSITORY / "docs" / "results" / "theory", tmp_path / "folder")
+    before = contents(tmp_path)
+    name, *arguments = command
+    outcome = run("dhel-kcl", name, "folder", *arguments, cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout
+    assert contents(tmp_path) == before
+
+
+def _edit(folder: Path) -> None:
+    with (folder / "config.yaml").open("a", encoding="utf-8") as file:
+        file.write("# mine\n")
+
+
+def _release(folder: Path) -> None:
+    (folder / "SHA256SUMS").write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "output", "said"),
+    [
+        (_release, "results/tiny", "results/tiny: a release, which stays as it was published"),
+        (_release, "results/tiny/more", "results/tiny/more: inside"),
+        (lambda _: None, "results/tiny/more", "results/tiny/more: inside"),
+        (_edit, "results/tiny", "results/tiny/config.yaml: not what `dhel-kcl configure` wrote there, and would be l"),
+        (
+            lambda folder: (folder / "manifests" / "configure.json").write_text("{}", encoding="utf-8"),
+            "results/tiny",
+            "results/tiny/manifests/configure.json: not a manifest; delete it",
+        ),
+        (lambda _: None, "mine", "mine/config.yaml: not what `dhel-kcl configure` wrote there, and would be lost"),
+        (lambda _: None, "links", "links/config.yaml: not what `dhel-kcl configure` wrote there, and would be lost"),
+    ],
+    ids=["release", "inside a release", "inside an experiment", "edited", "manifest", "foreign", "link"],
+)
+@pytest.mark.parametrize("config", ["the same", "another"])
+def test_configure_writes_over_nothing_that_it_did_not_write(
+    experiment: Path, change: Callable[[Path], object], output: str, said: str, config: str
+) -> None:
+    change(experiment / "results" / "tiny")
+    (experiment / "mine").mkdir()
+    shutil.copy(TINY, experiment / "mine" / "config.yaml")
+    (experiment / "links").mkdir()
+    (experiment / "links" / "config.yaml").symlink_to("nowhere")
+    before = contents(experiment)
+    source = TINY if config == "the same" else REPOSITORY / "config" / "quickstart.yaml"
+    outcome = run("dhel-kcl", "configure", str(source), "--output", output, cwd=experiment)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stderr.startswith(f"error: {said}")
+    assert contents(experiment) == before
+    assert (experiment / "links" / "config.yaml").is_symlink()
+
+
+def test_configure_changes_an_experiment_and_goes_on_where_it_was_killed(experiment: Path) -> None:
+    folder, other = experiment / "results" / "tiny", REPOSITORY / "config" / "quickstart.yaml"
+    assert run("dhel-kcl", "configure", str(other), "--output", str(folder), cwd=experiment).returncode == 0
+    assert load_config(folder / "config.yaml") == load_config(other)
+    (folder / "manifests" / "configure.json").unlink()
+    before = contents(folder)
+    assert run("dhel-kcl", "configure", str(other), "--output", str(folder), cwd=experiment).returncode == 0
+    after = contents(folder)
+    assert after[folder / "config.yaml"] == before[folder / "config.yaml"]
+    assert folder / "manifests" / "configure.json" in after
+
+
+def test_a_log_replaces_no_file_but_a_log(experiment: Path) -> None:
+    config = experiment / "results" / "tiny" / "config.yaml"
+    before = config.read_bytes()
+    outcome = run("dhel-kcl", "--log", str(config), "runs", "results/tiny", cwd=experiment)
+    assert outcome.returncode == 1
+    assert outcome.stderr == f"error: {config}: --log writes a file anew, so it takes names that end in .log only\n"
+    assert config.read_bytes() == before
+
+
 def test_a_run_can_be_watched_until_it_ends(copy_of_finished: Path) -> None:
     folder = copy_of_finished / "results" / "tiny" / "runs" / RUN
     log, outcome = folder / "training_log.csv", folder / "outcome.json"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from requests_cache import NEVER_EXPIRE, CachedSession
 from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
-from workspace import REPOSITORY, TINY
+from workspace import REPOSITORY, TINY, snakemake
 from workspace import run as run_program
 
 from dhel_kcl import crate, sbom, stages
@@ -262,6 +263,51 @@ def test_a_folder_that_is_a_link_belongs_to_the_crate_under_the_links_name(copie
     (copied.root / "data").symlink_to(data)
     write_crate(load_config(copied.config), copied, stages.SCRIPTS)
     assert copied.crate.read_bytes() == before
+
+
+def test_a_new_crate_removes_its_old_copies_and_nothing_that_a_user_keeps_in_source(copied: Layout) -> None:
+    old, mine, changed = (copied.source / name for name in ("workflow/old.smk", "notes.txt", "workflow/rules/own.smk"))
+    for file in (old, mine, changed):
+        file.write_text("text", encoding="utf-8")
+    path = copied.manifest("crate")
+    manifest = load_manifest(path)
+    for file in (old, changed):
+        where = os.path.relpath(file, path.parent)
+        manifest.outputs[file.name] = Artifact(path=where, sha256=sha256_file(file), bytes=4)
+    write_json(path, manifest.model_dump())
+    changed.write_text("mine now", encoding="utf-8")
+    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    assert not old.exists()
+    assert mine.read_text(encoding="utf-8") == "text"
+    assert changed.read_text(encoding="utf-8") == "mine now"
+
+
+@pytest.mark.parametrize("folder", ["source", "source/workflow"])
+def test_the_crate_does_not_write_through_a_link(copied: Layout, folder: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "rules").mkdir(parents=True)
+    for name in ("Snakefile", "rules/paper.smk"):
+        (elsewhere / name).write_text("mine", encoding="utf-8")
+    shutil.rmtree(copied.root / folder)
+    (copied.root / folder).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"results/tiny/{folder}: a link, through which the crate would write"):
+        write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    assert {path.name: path.read_text(encoding="utf-8") for path in elsewhere.rglob("*") if path.is_file()} == {
+        "Snakefile": "mine",
+        "paper.smk": "mine",
+    }
+
+
+def test_the_workflow_writes_the_crate_again_beside_what_a_user_keeps_in_source(copy_of_finished: Path) -> None:
+    layout = Layout(copy_of_finished / "results" / "tiny")
+    notes, gone = layout.source / "notes.txt", layout.source / "paper_figures" / "style.py"
+    notes.write_text("mine", encoding="utf-8")
+    layout.crate.unlink()
+    gone.unlink()
+    outcome = snakemake("results/tiny/ro-crate-metadata.json", cwd=copy_of_finished)
+    assert outcome.returncode == 0, outcome.stderr
+    assert notes.read_text(encoding="utf-8") == "mine"
+    assert gone.exists()
 
 
 def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -223,7 +224,7 @@ def test_releases_from_which_no_script_draws_are_refused(theory: Path, tmp_path:
 def test_two_folders_of_one_name_and_the_releases_own_place_are_refused(theory: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another folder is called theory too"):
         list(redraw([theory, REPOSITORY / "docs" / "results" / "theory"], SCRIPTS, tmp_path / "redrawn"))
-    with pytest.raises(InputError, match="would replace the released files"):
+    with pytest.raises(InputError, match="would replace files of an experiment or a release"):
         list(redraw([theory], SCRIPTS, tmp_path))
 
 
@@ -312,6 +313,224 @@ def test_a_folder_that_holds_something_else_is_not_replaced(runs: Path, tmp_path
         publish(config, Layout(runs), SCRIPTS, output)
     assert contents(output) == before
     assert before["README.md"] == b"kept"
+
+
+def publish_theory(source: Path, output: Path) -> int:
+    return publish(load_config(source / "config.yaml"), Layout(source), SCRIPTS, output, theory_only=True)
+
+
+def make_experiment(folder: Path) -> Path:
+    """An experiment's folder, finished as far as the theorems go: what a release of them has, and a log."""
+    shutil.copytree(REPOSITORY / "docs" / "results" / "theory", folder)
+    (folder / "SHA256SUMS").unlink()
+    (folder / "README.md").unlink()
+    (folder / "logs").mkdir()
+    (folder / "logs" / "theory.log").write_text("done", encoding="utf-8")
+    return folder
+
+
+def _add(name: str, content: str = "mine") -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+
+    return add
+
+
+def _add_and_list(name: str) -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        _add(name)(folder)
+        list_again(folder)
+
+    return add
+
+
+def _link(name: str) -> Callable[[Path], None]:
+    def link(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(folder.parent / "precious.txt")
+
+    return link
+
+
+def _open_socket(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(os.path.relpath(folder / "socket"))  # a longer name would not fit
+
+
+def _link_a_listed_file(folder: Path) -> None:
+    moved = folder.parent / "elsewhere.parquet"
+    (folder / "theory.parquet").rename(moved)
+    (folder / "theory.parquet").symlink_to(moved)
+
+
+def _replace_configuration(folder: Path) -> None:
+    shutil.copy(REPOSITORY / "config" / "quickstart.yaml", folder / "config.yaml")
+    list_again(folder)
+
+
+def _keep_only_foreign_files(folder: Path) -> None:
+    shutil.rmtree(folder)
+    _add("thesis.txt")(folder)
+    list_again(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_keep_only_foreign_files, r"config\.yaml: cannot be read"),
+        (_add("notes.txt"), r"notes\.txt: not of a release, and would be lost; choose another folder$"),
+        (_add_and_list("notes.txt"), r"notes\.txt: not a file of a release; so nothing was replaced"),
+        (_add_and_list("figures/fig_mine.png"), r"fig_mine\.png: not a file of a release; so nothing was replaced"),
+        (_add_and_list("manifests/mine.json"), r"mine\.json: not valid JSON"),
+        (_add("tables/table_theory.md"), r"table_theory\.md: not the file that SHA256SUMS lists.*nothing was replaced"),
+        (_add("SHA256SUMS"), r"SHA256SUMS: line 1 is not a sha256, two spaces and a file"),
+        (_replace_configuration, r"config\.yaml: not the file that manifests/configure\.json records"),
+        (_link("link"), r"link: not of a release, and would be lost"),
+        (_link("README.md"), r"README\.md: not of a release, and would be lost"),
+        (_link("SHA256SUMS"), r"SHA256SUMS: not of a release, and would be lost"),
+        (_link_a_listed_file, r"theory\.parquet: not of a release, and would be lost"),
+        (_open_socket, r"socket: not of a release, and would be lost"),
+        (lambda folder: (folder / "empty" / "folder").mkdir(parents=True), r"empty/folder: not of a release"),
+        (lambda folder: (folder / "SHA256SUMS").unlink(), r"output: an experiment's own folder"),
+        (
+            lambda folder: (folder / "theory.parquet").unlink(),
+            r"theory\.parquet: missing, but listed.*nothing was repl",
+        ),
+    ],
+)
+def test_only_a_release_that_is_as_it_was_published_is_replaced(
+    theory: Path, tmp_path: Path, change: Callable[[Path], object], said: str
+) -> None:
+    output = tmp_path / "output"
+    (tmp_path / "precious.txt").write_text("mine", encoding="utf-8")
+    publish_theory(theory, output)
+    change(output)
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=said) as refused:
+        publish_theory(theory, output)
+    assert "\n" not in str(refused.value)
+    assert state(tmp_path) == before
+
+
+def state(folder: Path) -> dict[str, bytes | Path | None]:
+    """Everything below a folder: the bytes of files, where links lead, None for all else."""
+    found: dict[str, bytes | Path | None] = {}
+    for path in folder.rglob("*"):
+        content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to a release", "link to nothing", "socket"])
+def test_what_is_no_folder_is_not_replaced_by_a_release(theory: Path, tmp_path: Path, kind: str) -> None:
+    output, target = tmp_path / "output", tmp_path / "target"
+    if kind == "file":
+        output.write_text("mine", encoding="utf-8")
+    elif kind == "socket":
+        _open_socket(tmp_path)
+        (tmp_path / "socket").rename(output)
+    else:
+        if kind == "link to a folder":
+            target.mkdir()
+        elif kind == "link to a release":
+            publish_theory(theory, target)
+        output.symlink_to(target)
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=rf"^{output}: (a link|not a folder), (which|and) would be lost"):
+        publish_theory(theory, output)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("results/mine", "an experiment's own folder; choose another one"),
+        ("results/mine/release", "inside .*/results/mine, an experiment; choose a folder outside of it"),
+        ("results/mine/figures", "inside .*/results/mine, an experiment"),
+        ("results", "not of a release, and would be lost"),
+        ("results/other", "an experiment's own folder"),
+        ("results/other/a/b", "inside .*/results/other, an experiment"),
+        ("link/release", "inside .*/results/mine, an experiment"),
+        ("published/again", "inside .*/published, a release"),
+    ],
+)
+def test_a_release_is_never_written_into_an_experiment_or_into_another_release(
+    tmp_path: Path, output: str, said: str
+) -> None:
+    mine = make_experiment(tmp_path / "results" / "mine")
+    make_experiment(tmp_path / "results" / "other")
+    (tmp_path / "link").symlink_to(mine)
+    publish_theory(mine, tmp_path / "published")
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=said) as refused:
+        publish_theory(mine, tmp_path / output)
+    assert "\n" not in str(refused.value)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "a README.md", "the same release"])
+def test_a_release_goes_where_nothing_is_lost(tmp_path: Path, there: str) -> None:
+    mine, output = make_experiment(tmp_path / "results" / "mine"), tmp_path / "docs" / "results" / "mine"
+    if there != "nothing":
+        output.mkdir(parents=True)
+    if there in ("a README.md", "the same release"):
+        (output / "README.md").write_text("what was found", encoding="utf-8")
+    if there == "the same release":
+        publish_theory(mine, output)
+    publish_theory(mine, output)
+    verify(output)
+    assert (output / "README.md").exists() == (there in ("a README.md", "the same release"))
+    assert sorted(path.name for path in output.parent.iterdir()) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("results", "results/theory/figures/fig_training.png: not of an earlier redraw; choose another output"),
+        ("other", "other/theory: would replace files of an experiment or a release; choose another output"),
+        ("", "theory: would replace files of an experiment or a release; choose another output"),
+        ("theory", "theory/theory: inside .*/theory, a release; choose a folder outside of it"),
+        ("notes", "notes/theory/report.html: not of an earlier redraw"),
+        ("links", "links/theory: not a folder; choose another output"),
+        ("files", "files/theory: not a folder; choose another output"),
+    ],
+)
+def test_a_redraw_writes_where_nothing_is_or_an_earlier_one_and_nowhere_else(
+    theory: Path, tmp_path: Path, output: str, said: str
+) -> None:
+    _add("results/theory/figures/fig_training.png/mine.txt")(tmp_path)
+    make_experiment(tmp_path / "other" / "theory")
+    (tmp_path / "notes" / "theory").mkdir(parents=True)
+    (tmp_path / "notes" / "theory" / "report.html").symlink_to(tmp_path / "precious.txt")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "theory").symlink_to(tmp_path / "other" / "theory")
+    _add("files/theory")(tmp_path)
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=said):
+        list(redraw([theory], SCRIPTS, tmp_path / output))
+    assert state(tmp_path) == before
+
+
+def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    for name in ("table_theory.py", "theorems.py", "style.py"):
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
+    for _ in range(2):
+        assert [product.numbers for product in redraw([theory], tmp_path / "scripts", tmp_path / "drawn")] == [True]
+    (tmp_path / "drawn" / "theory" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"notes\.txt: not of an earlier redraw; choose another output"):
+        list(redraw([theory], tmp_path / "scripts", tmp_path / "drawn"))
+
+
+def test_a_release_with_a_link_or_a_socket_that_it_does_not_list_is_not_whole(theory: Path) -> None:
+    (theory / "folder").symlink_to(theory.parent)
+    _open_socket(theory)
+    with pytest.raises(InputError) as caught:
+        verify(theory)
+    assert [line.partition(": ")[2] for line in str(caught.value).splitlines()] == [
+        "not listed in SHA256SUMS; remove it"
+    ] * 2
 
 
 def test_a_release_that_fails_half_way_leaves_the_one_before(

@@ -5,13 +5,14 @@ import fcntl
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workspace import REPOSITORY, run, snakemake
+from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl.artifacts import TEMPORARY, write_json
 from dhel_kcl.errors import InputError
@@ -207,25 +208,186 @@ def test_what_a_manifest_lists_and_no_job_of_the_experiment_writes_is_named_and_
     assert f"listed by {manifest}, but no job of {layout.root} writes it; left alone" in said
 
 
-@pytest.mark.parametrize("folder", ["runs", "runs/run", "data"])
-def test_folders_that_are_links_are_repaired_as_well(folder: str, layout: Layout, tmp_path: Path) -> None:
+def lying_elsewhere(layout: Layout, folder: str, tmp_path: Path) -> Path:
+    """Replace a folder of the experiment by a link to where it lies now, and add a beton."""
     elsewhere = tmp_path / "a" / "large" / "disk"
     elsewhere.parent.mkdir(parents=True)
     (layout.root / "data").mkdir()
     (layout.root / folder).rename(elsewhere)
     (layout.root / folder).symlink_to(elsewhere)
-    beton = layout.beton("digits", "train")
-    with record(
-        layout.manifest("data"), stage="", subject="", settings={}, source="", inputs={}, outputs={"beton": beton}
-    ):
-        write_json(beton, list(range(50)))
+    jobs = {
+        layout.manifest("theory"): layout.theory,  # again: a manifest that was moved tells of another place
+        layout.manifest("data", "digits-train"): layout.beton("digits", "train"),
+    }
+    for manifest, output in jobs.items():
+        with record(manifest, stage="", subject="", settings={}, source="", inputs={}, outputs={"output": output}):
+            write_json(output, list(range(50)))
+    return elsewhere
+
+
+def below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("folder", "behind"), [("runs", "evaluation"), ("runs/run", "evaluation"), ("data", "beton"), ("manifests", None)]
+)
+def test_what_is_damaged_behind_a_link_is_named_and_left_while_all_else_is_repaired(
+    folder: str, behind: str | None, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere, mark = lying_elsewhere(layout, folder, tmp_path), crashed(layout)
     (elsewhere / f"{TEMPORARY}x").write_text("half", encoding="utf-8")
-    damaged = {layout.theory, layout.evaluation("run"), beton}
-    for file in damaged:
+    files = {"theory": layout.theory, "evaluation": layout.evaluation("run"), "beton": layout.beton("digits", "train")}
+    for file in files.values():
         truncate(file)
-    assert set(repair(layout)) == damaged
-    assert not any(file.exists() for file in damaged)
-    assert not (elsewhere / f"{TEMPORARY}x").exists()
+    left = below(elsewhere)
+    for call in (repair_after_crash, repair):
+        with pytest.raises(InputError, match=rf"behind links were left, .* call: dhel-kcl repair {layout.root}$"):
+            call(layout)
+        assert below(elsewhere) == left
+        said = " ".join(capsys.readouterr().err.split())
+        named = files[behind] if behind else layout.manifest("theory")
+        assert f"{named}: " in said
+        assert f"behind the link {layout.root / folder}; left alone" in said.replace("\n", " ")
+        assert mark.exists(), "the next workflow looks again"
+    assert {name for name, file in files.items() if file.exists()} == ({behind} if behind else set())
+
+
+def test_what_was_damaged_behind_a_link_is_made_again_once_it_was_removed(layout: Layout, tmp_path: Path) -> None:
+    lying_elsewhere(layout, "data", tmp_path)
+    beton, manifest = layout.beton("digits", "train"), layout.manifest("data", "digits-train")
+    truncate(beton)
+    for _ in range(2):
+        with pytest.raises(InputError, match="1 files behind links"):
+            repair(layout)
+        assert manifest.exists(), "or the damage would be forgotten"
+    beton.unlink()
+    assert repair(layout) == []
+    assert not manifest.exists()
+
+
+def test_links_that_lead_in_circles_are_not_followed(layout: Layout) -> None:
+    for folder in (layout.root, layout.run("run"), layout.root / "runs", layout.source):
+        folder.mkdir(exist_ok=True)
+        for number in range(3):
+            (folder / f"circle{number}").symlink_to(layout.root)
+        (folder / "self").symlink_to(folder / "self")
+    truncate(layout.theory)
+    assert repair(layout) == [layout.theory]
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from dhel_kcl.artifacts import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half", encoding="utf-8")  # by its name, as libraries do
+    print(temporary, flush=True)
+    sys.stdin.readline()
+    temporary.write_text("whole", encoding="utf-8")
+"""
+
+
+def test_what_a_job_is_writing_stays_though_no_workflow_runs_and_goes_when_it_was_killed(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", WRITE, str(layout.encoder("run"))]
+    for killed in (True, False):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job:
+            assert job.stdout is not None
+            unfinished = Path(job.stdout.readline().rstrip("\n"))
+            repair(layout)
+            assert unfinished.read_text(encoding="utf-8") == "half"
+            said = " ".join(capsys.readouterr().err.split())
+            assert "a process may be writing it; left alone" in said
+            if killed:
+                job.kill()
+            else:
+                job.communicate("go on\n")
+        repair(layout)
+        assert not unfinished.exists()
+    assert layout.encoder("run").read_text(encoding="utf-8") == "whole"
+
+
+def test_files_that_only_look_unfinished_or_lie_where_no_job_writes_stay(layout: Layout, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine", encoding="utf-8")
+    nested = layout.root / "earlier" / "runs" / "run" / f"{TEMPORARY}x"
+    nested.parent.mkdir(parents=True)
+    nested.write_text("of another experiment", encoding="utf-8")
+    link = layout.run("run") / f"{TEMPORARY}link"
+    link.symlink_to(precious)
+    folder = layout.run("run") / f"{TEMPORARY}folder"
+    folder.mkdir()
+    pipe = layout.run("run") / f"{TEMPORARY}pipe"
+    os.mkfifo(pipe)
+    repair(layout)
+    assert nested.read_text(encoding="utf-8") == "of another experiment"
+    assert precious.read_text(encoding="utf-8") == "mine"
+    assert link.is_symlink()
+    assert folder.is_dir()
+    assert pipe.is_fifo()
+
+
+def test_an_earlier_damaged_file_and_a_users_json_keep_their_names(layout: Layout) -> None:
+    notes = layout.root / "manifests" / "notes.json"
+    notes.write_text("mine, not a manifest", encoding="utf-8")
+    for number in ("", ".2", ".3"):
+        write_json(layout.audit, [])
+        layout.audit.write_text(f"damaged {number}", encoding="utf-8")
+        assert repair(layout) == [layout.audit]
+        aside = layout.root / f"audit.json{number}.damaged"
+        assert aside.read_text(encoding="utf-8") == f"damaged {number}"
+    assert (layout.root / "audit.json.damaged").read_text(encoding="utf-8") == "damaged "
+    assert notes.read_text(encoding="utf-8") == "mine, not a manifest"
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("results", "results: no job has left a sound manifest in it; give one experiment's folder"),
+        (".", ".: no job has left a sound manifest in it; give one experiment's folder"),
+        ("results/smal", "results/smal: no such folder; give an experiment's, such as results/quickstart"),
+        ("results/small/theory.parquet", "theory.parquet: no such folder"),
+        ("release", "release: a release, which stays as it was published"),
+        ("foreign", "foreign: no job has left a sound manifest in it; give one experiment's folder"),
+    ],
+)
+def test_repair_by_hand_works_on_one_experiment_and_changes_nothing_elsewhere(
+    folder: str, said: str, layout: Layout, tmp_path: Path
+) -> None:
+    shutil.copytree(REPOSITORY / "docs" / "results" / "theory", tmp_path / "release")
+    (tmp_path / "release" / "theory.parquet").write_bytes(b"damaged")
+    (tmp_path / "foreign" / "manifests").mkdir(parents=True)
+    for name in ("config.yaml", "manifests/configure.json", "manifests/theory.json"):
+        (tmp_path / "foreign" / name).write_text("name: foreign\n", encoding="utf-8")
+    for parent in ("", "results", "results/small", "release", "foreign"):
+        (tmp_path / parent / f"{TEMPORARY}x").write_text("half", encoding="utf-8")
+    before = below(tmp_path)
+    outcome = run("dhel-kcl", "repair", folder, cwd=tmp_path)
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("\n") == 1
+    assert said in outcome.stderr
+    assert below(tmp_path) == before
+
+
+@pytest.mark.parametrize("sound", ["a manifest", "the configuration", "the mark"])
+def test_after_a_crash_any_one_sound_file_shows_that_the_folder_is_an_experiments(sound: str, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "results" / "tiny")
+    assert run("dhel-kcl", "configure", str(TINY), cwd=tmp_path).returncode == 0
+    if sound == "the mark":
+        crashed(layout)
+    damaged = {
+        "a manifest": [layout.config],
+        "the configuration": [layout.manifest("configure")],
+        "the mark": [layout.config, layout.manifest("configure")],
+    }[sound]
+    for file in damaged:
+        zero(file)
+    outcome = run("dhel-kcl", "repair", "results/tiny", cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert not layout.manifest("configure").exists()
+    assert layout.config.exists() == (sound != "a manifest")
 
 
 def test_every_output_of_published_experiments_is_one_that_a_job_writes(tmp_path: Path) -> None:

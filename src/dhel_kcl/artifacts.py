@@ -1,12 +1,15 @@
 """Files that other files depend on: written whole or not at all, and identified by their bytes."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from dhel_kcl.errors import InputError
 
 TEMPORARY = ".unfinished-"
 """How the names of files begin that are being written, or that a killed process left."""
+
+_ABANDONED_SECONDS = 24 * 3600
+"""Where files cannot be locked: how long nobody has written into one that counts as left by a killed process."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -33,7 +39,8 @@ def sha256_json(value: Any) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success and vanishes on failure.
 
-    When the block is over, `path` is on the disk, whatever happens to the machine afterwards.
+    When the block is over, `path` is on the disk, whatever happens to the machine afterwards. The temporary file is
+    locked until then, so that `remove_abandoned` can tell it from those of killed processes.
 
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
 
@@ -44,11 +51,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
+        lock, temporary = _locked_temporary(path)
     except OSError as error:
         raise _explained(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -64,6 +69,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """Create a temporary file beside `path`, and keep it open: the lock on it lasts as long as the descriptor."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock, Path(name)
+        os.close(lock)  # `remove_abandoned` came before the lock
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file of `atomic_path` unless a process of this machine may still be writing it.
+
+    Its writer holds a lock on it. On a file system without locks, a file into which somebody wrote within a day stays.
+
+    Returns:
+        Whether the file is gone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a link, or another user's
+        return False
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            if time.time() - facts.st_mtime < _ABANDONED_SECONDS:
+                return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _flush_names(folder: Path) -> None:

@@ -21,9 +21,9 @@ from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.explorer import read_rows, run_rows
 from dhel_kcl.layout import Layout
+from dhel_kcl.ownership import is_release
 from dhel_kcl.paper import load_results, load_target, points_equal, read_points, rederive, table_text
 from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate, shown
-from dhel_kcl.release import SUMS
 from dhel_kcl.results import collect
 from dhel_kcl.seal import Seal, differences, discarded, file_digests, read_seal
 
@@ -116,7 +116,7 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
     Raises:
         InputError: the folder cannot be written, or is a release, which must stay as it was published.
     """
-    if (layout.root / SUMS).exists():
+    if is_release(layout.root):
         raise InputError(f"{layout.root}: a release, so nothing was written into it")
     passed = not outcome.problems
     kept, text = (layout.audit, outcome.seal.text()) if passed else (layout.audit_problems, "\n".join(outcome.problems))

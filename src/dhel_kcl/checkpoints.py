@@ -3,14 +3,13 @@
 import hashlib
 import io
 import re
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.artifacts import TEMPORARY, atomic_path, remove_abandoned
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 
@@ -84,7 +83,11 @@ class Checkpoints:
         return state
 
     def discard(self) -> None:
-        """Remove the checkpoints of this key."""
-        shutil.rmtree(self.own, ignore_errors=True)
-        with suppress(OSError):  # those of other keys are there
-            self.folder.rmdir()
+        """Remove the checkpoints of this key, and the folders if nothing else is there."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+        for path in self.own.glob(f"{TEMPORARY}*"):
+            remove_abandoned(path)
+        for folder in (self.own, self.folder):
+            with suppress(OSError):
+                folder.rmdir()

@@ -24,6 +24,7 @@ from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yam
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
+from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
 from dhel_kcl.private_folders import private_folder
 from dhel_kcl.provenance import record
 from dhel_kcl.seeding import derive_seed
@@ -50,11 +51,13 @@ _terminal: TextIO | None = None
 def _options(
     log: Annotated[
         Path | None,
-        typer.Option(help="Print into this file; errors and the audit's warnings still reach the terminal."),
+        typer.Option(help="Print into this file, NAME.log; errors and the audit's warnings still reach the terminal."),
     ] = None,
 ) -> None:
     global _terminal
     if log is not None:
+        if log.suffix != ".log":
+            raise InputError(f"{log}: --log writes a file anew, so it takes names that end in .log only")
         if (rank := os.environ.get("RANK", "0")) != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,10 +67,13 @@ def _options(
             os.dup2(file.fileno(), 2)
 
 
-def _open(experiment: Path) -> tuple[Layout, ExperimentConfig]:
+def _open(experiment: Path, *, to_read: bool = False) -> tuple[Layout, ExperimentConfig]:
+    """Open an experiment's folder; a release only to read."""
     layout = Layout(experiment)
     if not layout.config.exists():
         raise InputError(f"{layout.config}: missing; create it with `dhel-kcl configure config/quickstart.yaml`")
+    if not to_read:
+        check_open_to_jobs(layout)
     return layout, load_config(layout.config)
 
 
@@ -79,7 +85,7 @@ def configure(
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
     config = parse_yaml(_standard_input(), "configuration") if source == "-" else load_config(Path(source))
     layout = Layout(output or Path("results") / config.name)
-    if layout.config.exists() and layout.manifest("configure").exists() and load_config(layout.config) == config:
+    if not needs_configuring(layout, config):
         return
     with record(
         layout.manifest("configure"),
@@ -107,7 +113,7 @@ def _standard_input() -> str:
 @app.command()
 def runs(experiment: Experiment) -> None:
     """List the experiment's runs, one a line."""
-    _, config = _open(experiment)
+    _, config = _open(experiment, to_read=True)
     for run in config.runs:
         typer.echo(run)
 
@@ -538,7 +544,7 @@ def audit(
 
     If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
     """
-    layout, config = _open(experiment)
+    layout, config = _open(experiment, to_read=True)
     from dhel_kcl.artifacts import sha256_file
     from dhel_kcl.audit import audit as check
     from dhel_kcl.audit import conclude
@@ -568,12 +574,14 @@ def repair(
     """Move files that are not what their manifests record aside; the workflow makes them, and missing ones, again.
 
     The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
+    It touches nothing behind a link.
     """
-    from dhel_kcl.repair import is_running
+    from dhel_kcl.repair import check_is_experiment, is_running, marks
     from dhel_kcl.repair import repair as mend
 
     layout = Layout(experiment)
-    for mark in layout.running.glob("*"):
+    check_is_experiment(layout)
+    for mark in marks(layout):
         if is_running(mark):
             raise InputError(f"{mark}: a workflow runs on this experiment; wait for its end")
     damaged = mend(layout, dry_run=dry_run)
@@ -587,8 +595,7 @@ def release(
     theory_only: Annotated[bool, typer.Option(help="Leave out the runs and what is made from them.")] = False,
 ) -> None:
     """Copy what is published of a finished experiment: no images, weights or features, but all that figures need."""
-    layout, config = _open(experiment)
-    from dhel_kcl.release import SUMS
+    layout, config = _open(experiment, to_read=True)
     from dhel_kcl.release import release as publish
 
     output = output or Path("docs/results") / config.name
@@ -626,7 +633,7 @@ def redraw(
 @app.command()
 def show(experiment: Experiment) -> None:
     """Print the headline accuracies and where every figure, table and report lies."""
-    layout, _ = _open(experiment)
+    layout, _ = _open(experiment, to_read=True)
     from rich.console import Console
     from rich.markdown import Markdown
 
@@ -674,7 +681,7 @@ def trace(
     column: Annotated[str | None, typer.Option(help="The column of the number; `mean` where there is one.")] = None,
 ) -> None:
     """Tell where a file, or with `--cell` one number of a figure or table, came from: jobs, hosts, seeds, hashes."""
-    layout, config = _open(experiment)
+    layout, config = _open(experiment, to_read=True)
     from rich.console import Console
 
     from dhel_kcl.lineage import lines, of_cell, of_file

@@ -719,4 +719,9 @@ def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
 def write_resolved_config(config: ExperimentConfig, path: Path) -> None:
     """Write the configuration with every default filled in, as YAML that `load_config` reads back unchanged."""
     with atomic_path(path) as temporary:
-        temporary.write_text(write_yaml(config.model_dump(mode="json")), encoding="utf-8")
+        temporary.write_text(resolved_text(config), encoding="utf-8")
+
+
+def resolved_text(config: ExperimentConfig) -> str:
+    """The one form in which a configuration with every default filled in is written."""
+    return write_yaml(config.model_dump(mode="json"))

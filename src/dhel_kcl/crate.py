@@ -8,7 +8,7 @@ and result the files that it wrote. The crate is the experiment's folder, with a
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import metadata
 from pathlib import Path
@@ -24,7 +24,7 @@ from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs import load_jobs
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Artifact, Manifest, locate
+from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
 from dhel_kcl.sbom import write_sbom
 from dhel_kcl.seal import discarded
 
@@ -66,8 +66,20 @@ def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list
     write_sbom(layout.sbom)
     files = _Files(config, layout, jobs)
     copies = files.copy_workflow(layout.source)
+    _remove_old_copies(layout, copies)
     write_json(layout.crate, _describe(config, jobs, files))
     return [layout.crate, layout.sbom, *copies]
+
+
+def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
+    """Remove what an earlier crate copied and this one does not, unless somebody changed it."""
+    if not (manifest := layout.manifest("crate")).exists():
+        return
+    source, new = layout.source.resolve(), {path.resolve() for path in copies}
+    for artifact in load_manifest(manifest).outputs.values():
+        file = locate(manifest, artifact)
+        if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == artifact.sha256:
+            file.unlink()
 
 
 class _Files:
@@ -113,15 +125,16 @@ class _Files:
     def copy_workflow(self, folder: Path) -> list[Path]:
         """Copy what lies outside of the experiment's folder into it, and check that what lies inside is there.
 
+        What else lies there stays, as `dhel-kcl crate` did not write it.
+
         Returns:
             The copies.
 
         Raises:
             InputError: a file is missing or not the one that was recorded; inside, where the audit hashes all of them,
-                only its size is compared.
+                only its size is compared. Or a copy would be written through a link.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        copies = []
+        copies: list[Path] = []
         for file, (artifact, origin) in self._recorded.items():
             if not self._has(file):
                 continue
@@ -130,7 +143,10 @@ class _Files:
             if not (same and (inside or sha256_file(file) == artifact.sha256)):
                 raise InputError(f"{file}: missing or changed since {origin} recorded it; run the workflow again")
             if not inside:
-                copies.append(folder / file.relative_to(self._clone))
+                copies.append(copy := folder / file.relative_to(self._clone))
+                links = [each for each in copy.parents if each.is_relative_to(folder) and each.is_symlink()]
+                if links:
+                    raise InputError(f"{links[-1]}: a link, through which the crate would write; remove it")
                 with atomic_path(copies[-1]) as temporary:
                     shutil.copyfile(file, temporary)
         return copies

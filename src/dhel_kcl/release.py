@@ -15,17 +15,19 @@ from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NoReturn
 
 from dhel_kcl import declarations, stages
-from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.artifacts import TEMPORARY, sha256_file
 from dhel_kcl.config import ExperimentConfig, load_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
 from dhel_kcl.provenance import load_manifest, locate
 
-SUMS = "SHA256SUMS"
 README = "README.md"
 
+_MANIFEST = r"manifests/.+\.json|.+\.manifest\.json"
 _IF_THERE = ("sbom.json", "manifests/crate.json")
 _THEORY_STAGES = ("configure", "theory", "render")
 
@@ -57,7 +59,7 @@ class Product:
 def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False) -> int:
     """Copy what is published of a finished experiment into a folder, whole or not at all.
 
-    A release that is there already is replaced, but for its README.md.
+    A release that is there already, and is as it was published, is replaced, but for its README.md. Nothing else is.
 
     Args:
         config: the experiment.
@@ -72,6 +74,7 @@ def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Pat
     Raises:
         InputError: the experiment is not complete or not consistent, or `output` holds something else.
     """
+    _check_replaceable(output)
     files = _contents(config, layout, declarations.scripts(scripts), theory_only)
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -81,9 +84,6 @@ def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Pat
         )
     sums = {path.relative_to(layout.root).as_posix(): sha256_file(path) for path in sorted(files)}
     _refuse(_contradictions(layout.root, sums))
-    foreign = _listed(output).keys() - (_read_sums(output) if (output / SUMS).is_file() else {})
-    if foreign:
-        raise InputError(f"{output / min(foreign)}: not of a release, and would be lost; choose another folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         made, replaced = Path(temporary, "made"), Path(temporary, "replaced")
@@ -132,6 +132,76 @@ def verify(folder: Path) -> None:
     _refuse(_problems(folder))
 
 
+def _check_replaceable(output: Path) -> None:
+    """Refuse a place for a release unless nothing is there, a README.md alone, or a release as it was published.
+
+    Raises:
+        InputError: something else is there, or the place is inside an experiment or another release.
+    """
+    check_not_inside(output)
+    if output.is_symlink():
+        raise InputError(f"{output}: a link, which would be lost; give the folder that it leads to or another one")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output}: not a folder, and would be lost; choose another name")
+    if is_experiment(output) and not is_release(output):
+        raise InputError(f"{output}: an experiment's own folder; choose another one for the release")
+    foreign = _foreign(output)
+    if foreign:
+        raise InputError(f"{output / foreign}: not of a release, and would be lost; choose another folder")
+
+
+def _foreign(folder: Path) -> str | None:
+    """The first thing in a folder that does not belong to a release as it was published, by its path there."""
+    entries = _entries(folder)
+    sums = _read_sums(folder) if entries.get(SUMS, False) else {}
+    for name, is_file in entries.items():
+        if not is_file or name not in (SUMS, README, *sums):
+            return name
+    for path, names, files in os.walk(folder):
+        if not (names or files) and Path(path) != folder:  # no file's folder
+            return os.path.relpath(path, folder)
+    if sums:
+        problems = _problems(folder) or _not_ours(folder, sums)
+        if problems:
+            raise InputError(f"{problems[0]}; so nothing was replaced: restore it or choose another folder")
+    return None
+
+
+def _not_ours(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Files of a release that no job wrote, or that a release does not have; its manifests say which job wrote what."""
+    layout = Layout(folder)
+    load_config(layout.config)
+    if not records_configuration(layout):
+        return [f"{layout.config}: not what {layout.manifest('configure')} records"]
+    manifests = [name for name in sums if re.fullmatch(_MANIFEST, name)]
+    jobs = {folder / name: load_manifest(folder / name) for name in manifests}
+    written = {(locate(path, each), each.sha256) for path, job in jobs.items() for each in job.outputs.values()}
+    patterns = _released(Layout(Path("/")))
+    return [
+        f"{folder / name}: not a file of a release"
+        for name in sorted(sums.keys() - set(manifests))
+        if ((folder / name).resolve(), sums[name]) not in written or not _matches(name, patterns)
+    ]
+
+
+def _matches(name: str, files: Iterable[Path]) -> bool:
+    return any(Path("/", name).match(str(file)) for file in files)
+
+
+def _drawn(layout: Layout) -> list[Path]:
+    """The names, with wildcards, of everything that is drawn from tables."""
+    products = [path for target in ("fig_*", "table_*") for path in layout.products(target)]
+    return [layout.explorer, layout.report, *products]
+
+
+def _released(layout: Layout) -> list[Path]:
+    """The names, with wildcards, of the files of a release besides its manifests."""
+    tables = [layout.table(name) for name in declarations.TABLES]
+    return [layout.config, layout.sbom, *tables, *_drawn(layout), *layout.measurements("*", stages.RUN_STAGES)]
+
+
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise InputError("\n".join(problems))
@@ -142,7 +212,7 @@ def _problems(folder: Path) -> list[str]:
     problems = [f"{folder / name}: missing, but listed in {SUMS}" for name in sorted(sums.keys() - files.keys())]
     problems += [f"{folder / name}: not listed in {SUMS}; remove it" for name in sorted(files.keys() - sums.keys())]
     for name in sorted(sums.keys() & files.keys()):
-        if sha256_file(files[name]) != sums[name]:
+        if not files[name].is_file() or sha256_file(files[name]) != sums[name]:
             problems.append(f"{files[name]}: not the file that {SUMS} lists; it is damaged or was changed")
     return problems or _contradictions(folder, sums)
 
@@ -150,7 +220,7 @@ def _problems(folder: Path) -> list[str]:
 def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
     names = {(folder / name).resolve(): name for name in sums}
-    described = [name for name in sums if re.fullmatch(r"manifests/.+\.json|.+\.manifest\.json", name)]
+    described = [name for name in sums if re.fullmatch(_MANIFEST, name)]
     manifests = {name: load_manifest(folder / name) for name in described}
     outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
     inputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.inputs.values()]
@@ -167,9 +237,26 @@ def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
 
 
 def _listed(folder: Path) -> dict[str, Path]:
-    """The files of a release that `SHA256SUMS` lists, by their path in it."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: files[name] for name in sorted(files) if name not in (SUMS, README)}
+    """Whatever a release's `SHA256SUMS` has to list, by its path in it."""
+    return {name: folder / name for name in _entries(folder) if name not in (SUMS, README)}
+
+
+def _entries(folder: Path) -> dict[str, bool]:
+    """Everything below a folder but folders, by its path there, and whether it is a file; a link is not.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = {}
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            if path.is_symlink() or not path.is_dir():
+                found[path.relative_to(folder).as_posix()] = path.is_file() and not path.is_symlink()
+    return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
@@ -196,20 +283,19 @@ def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Pro
     Args:
         folders: the releases.
         scripts: the folder of the figure and table scripts.
-        output: where the products go, in a folder of each release's name.
+        output: where the products go, in a folder of each release's name, which is new or of an earlier redraw.
 
     Yields:
         Each product once it is made and compared with the released one.
 
     Raises:
-        InputError: a release is damaged, or cannot be drawn.
+        InputError: a release is damaged, cannot be drawn, or something else is where its products would go.
     """
     names = [folder.resolve().name for folder in folders]
     for folder, name in zip(folders, names, strict=True):
         if names.count(name) > 1:
             raise InputError(f"{folder}: another folder is called {name} too; draw them one at a time")
-        if (output / name).resolve() == folder.resolve():
-            raise InputError(f"{output}: would replace the released files of {folder}; choose another output")
+        _check_redrawable(output / name)
         verify(folder)
         if not any(Layout(folder).table(table).is_file() for table in declarations.TABLES):
             raise InputError(f"{folder}: has no results.parquet and no theory.parquet, nothing to draw from")
@@ -226,6 +312,25 @@ def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Pro
         yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))
         for pages in pool.map(_write_pages, whole, repeat(scripts), repeat(output)):
             yield from pages
+
+
+def _check_redrawable(folder: Path) -> None:
+    """Refuse a place for products unless nothing is there, or products and pages alone, as of an earlier redraw.
+
+    Raises:
+        InputError: something else is there, or the place is inside an experiment or a release.
+    """
+    check_not_inside(folder)
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise InputError(f"{folder}: not a folder; choose another output")
+    if not folder.exists():
+        return
+    if is_release(folder) or is_experiment(folder):
+        raise InputError(f"{folder}: would replace files of an experiment or a release; choose another output")
+    drawn = _drawn(Layout(Path("/")))
+    for name, is_file in _entries(folder).items():
+        if not (is_file and (_matches(name, drawn) or Path(name).name.startswith(TEMPORARY))):
+            raise InputError(f"{folder / name}: not of an earlier redraw; choose another output")
 
 
 def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:

@@ -5,18 +5,22 @@ A disk that loses power may lose what it said it had; Snakemake, which looks at 
 """
 
 import fcntl
+import itertools
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file
+from dhel_kcl.artifacts import TEMPORARY, read_json, remove_abandoned, sha256_file
+from dhel_kcl.config import load_config
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.ownership import is_experiment, is_release
 from dhel_kcl.provenance import load_manifest
-from dhel_kcl.stages import RUN_STAGES
+from dhel_kcl.stages import MODULES, RUN_STAGES
 
 SUFFIX = ".damaged"
 """What the name of a file that was moved aside ends in."""
@@ -48,6 +52,11 @@ class RunningMark:
         """Remove the file, as a workflow that ends."""
         os.close(self._lock)
         self.path.unlink(missing_ok=True)
+
+
+def marks(layout: Layout) -> list[Path]:
+    """The marks of an experiment's workflows; whatever else lies in their folder is none."""
+    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name))
 
 
 def is_running(mark: Path) -> bool | None:
@@ -85,7 +94,7 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     Raises:
         InputError: a file cannot be read or moved.
     """
-    running = {mark: is_running(mark) for mark in sorted(layout.running.glob("*"))}
+    running = {mark: is_running(mark) for mark in marks(layout)}
     unclear = [mark.name for mark, runs in running.items() if runs is None]
     if not running or True in running.values():
         return
@@ -99,50 +108,113 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     repair(layout, dry_run=dry_run, jobs_may_run=True)
 
 
+def check_is_experiment(layout: Layout) -> None:
+    """Refuse a folder in which nothing shows that jobs of ours worked there: repair moves and removes files by name.
+
+    A crash may have damaged any file, so one sound manifest is enough, or the mark of a workflow.
+
+    Raises:
+        InputError: the folder is missing, a release, or not known to be an experiment's.
+    """
+    root = layout.root
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give an experiment's, such as results/quickstart")
+    if is_release(root):
+        raise InputError(f"{root}: a release, which stays as it was published; take it anew from where you got it")
+    if not (
+        marks(layout)
+        or any(_is_sound(load_manifest, path) for path in _found(root, manifests(layout)))
+        or (is_experiment(root) and _is_sound(load_config, layout.config))
+    ):
+        raise InputError(f"{root}: no job has left a sound manifest in it; give one experiment's folder")
+
+
+def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
+    try:
+        read(path)
+    except (InputError, OSError):
+        return False
+    return True
+
+
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
     The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
     makes a missing file again only if a later job has to run. Unreadable manifests count as damaged. What a manifest
-    lists and no job of the experiment writes is named and left alone. Marks of workflows that crashed are removed.
+    lists and no job of the experiment writes is named and left alone, and so is what lies behind a link, as another
+    experiment may use it. Marks of workflows that crashed are removed.
 
     Args:
         layout: the experiment's folder; no workflow runs on it.
         dry_run: say what is damaged and change nothing.
-        jobs_may_run: leave outputs that are newer than their manifests; else temporary files, which killed jobs left,
-            are removed.
+        jobs_may_run: leave outputs that are newer than their manifests, and temporary files; else those that no process
+            writes any more are removed (`artifacts.remove_abandoned`).
 
     Returns:
         The damaged files.
 
     Raises:
-        InputError: a file cannot be read or moved.
+        InputError: a file cannot be read or moved, or, once all others are repaired, one lies behind a link.
     """
-    marks = list(layout.running.glob("*"))
+    found = marks(layout)
     damaged, again = _check(layout, jobs_may_run)
-    if damaged or again:
+    if any(_link(layout.root, path) is None for path in (*damaged, *again)):
         again.update(_gathered(layout))
+    behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
+    for path, link in behind.items():
+        why = damaged.get(path, "its job has to be done again")
+        console.print(f"{path}: {why}, but behind the link {link}; left alone, remove it or restore what was damaged")
     try:
-        for path in sorted(again - set(damaged)):
+        for path in sorted(again - set(damaged) - behind.keys()):
             console.print(f"{path}: {'would be ' if dry_run else ''}removed, as its job has to be done again")
             if not dry_run:
                 path.unlink()
-        for path, reason in damaged.items():
-            aside = path.with_name(path.name + SUFFIX)
-            console.print(f"{path}: damaged ({reason}); {'would be ' if dry_run else ''}moved to {aside.name}")
+        for path in [path for path in damaged if path not in behind]:
+            aside = _free(path.with_name(path.name + SUFFIX))
+            console.print(f"{path}: damaged ({damaged[path]}); {'would be ' if dry_run else ''}moved to {aside.name}")
             if not dry_run:
                 path.replace(aside)
         if not dry_run and not jobs_may_run:
-            for folder, _, names in os.walk(layout.root, followlinks=True):
-                for name in names:
-                    if name.startswith(TEMPORARY):
-                        Path(folder, name).unlink(missing_ok=True)
-        if not dry_run:
-            for mark in marks:
+            _remove_abandoned(layout)
+        if not dry_run and not behind:
+            for mark in found:
                 mark.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be moved ({error.strerror}); check its folder") from error
+    if behind:
+        raise InputError(
+            f"{layout.root}: {len(behind)} files behind links were left, named above; restore or remove them, then "
+            f"call: dhel-kcl repair {layout.root}"
+        )
     return list(damaged)
+
+
+def _free(path: Path) -> Path:
+    """The path of a damaged file, with a number if that of an earlier one is there."""
+    names = (path.with_name(f"{path.name.removesuffix(SUFFIX)}.{number}{SUFFIX}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
+
+
+def _link(root: Path, path: Path) -> Path | None:
+    """The first link on the way from the experiment's folder to a file, which may be the file itself."""
+    below = [path, *path.parents][: len(path.relative_to(root).parts)]
+    return next((each for each in reversed(below) if each.is_symlink()), None)
+
+
+def _found(root: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    return (path for pattern in patterns for path in sorted(root.glob(pattern)))
+
+
+def _remove_abandoned(layout: Layout) -> None:
+    """Remove what killed jobs were writing from the folders that jobs write to, but from none behind a link."""
+    folders = {str(Path(pattern).parent) for pattern in (*outputs(layout), *manifests(layout))} - {"."}
+    checkpoints = str(Path(layout.run("*").relative_to(layout.root), "checkpoints", "*"))
+    for folder in [layout.root, *_found(layout.root, sorted({*folders, checkpoints}))]:
+        if folder.is_dir() and not _link(layout.root, folder):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                if not remove_abandoned(path):
+                    console.print(f"{path}: a process may be writing it; left alone")
 
 
 def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
@@ -151,8 +223,8 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
     # Manifests hold real paths, also where a folder of the experiment is a link.
-    written = {os.path.realpath(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
-    for path in sorted([*folder.glob("manifests/*.json"), *folder.glob("runs/*/*.manifest.json")]):
+    written = {os.path.realpath(path): path for path in _found(folder, outputs(layout))}
+    for path in _found(folder, manifests(layout)):
         with _named(path):
             time = path.stat().st_mtime_ns  # before it is read: a job may replace it
             try:
@@ -160,6 +232,7 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
             except InputError:
                 damaged[path] = "not a manifest"
                 continue
+        kept = False
         for artifact in manifest.outputs.values():
             listed = os.path.realpath(path.parent / artifact.path)
             if listed not in written:
@@ -178,7 +251,10 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 console.print(f"{file}: newer than {path}, a job may be at work; left alone")
             else:
                 damaged[file] = f"not what {path} records"
+                kept = kept or _link(folder, file) is not None
                 again.add(path)
+        if kept:  # by its manifest the next check finds what stays
+            again.discard(path)
     with _named(layout.audit):
         if layout.audit.exists():
             try:
@@ -214,3 +290,15 @@ def outputs(layout: Layout) -> list[str]:
     pages = [layout.config, layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "**" / "*"]
     files = [*pages, *tables, *products, beton, sidecar_path(beton), *of_runs]
     return [str(path.relative_to(layout.root)) for path in files]
+
+
+def manifests(layout: Layout) -> list[str]:
+    """Patterns, below the experiment's folder, of the manifests of its jobs."""
+    alone = [stage for stage in MODULES if stage not in (*RUN_STAGES, "data", "render", "audit")]
+    paths = [
+        *map(layout.manifest, alone),
+        layout.manifest("data", "*-*"),
+        *(layout.manifest("render", target) for target in ("fig_*", "table_*")),
+        *(layout.run_manifest(stage, "*") for stage in RUN_STAGES),
+    ]
+    return [str(path.relative_to(layout.root)) for path in paths]

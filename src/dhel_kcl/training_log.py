@@ -5,7 +5,6 @@ The terms of each step stay on the device and are read every few steps, so that 
 
 import math
 import platform
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -220,9 +219,10 @@ class TensorBoard:
             return
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        if step == 0:
-            shutil.rmtree(folder, ignore_errors=True)
         with self._going_on_without():
+            if step == 0 and not folder.is_symlink():
+                for earlier in folder.glob("events.out.tfevents.*"):
+                    earlier.unlink()
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / f"events.out.tfevents.{time.time_ns():019d}.{platform.node()}").open("wb")
         first = [Event(wall_time=time.time(), file_version="brain.Event:2")]

@@ -148,8 +148,9 @@ rule crate:
     output:
         crate=layout.crate,
         sbom=layout.sbom,
-        source=directory(layout.source),
-        manifest=layout.manifest("crate"),
+        # Not removed before the job, which reads in it what the last one copied into source/. That folder is no output:
+        # Snakemake would remove it with whatever a user keeps there.
+        manifest=update(layout.manifest("crate")),
     log:
         layout.log("crate"),
     benchmark:
