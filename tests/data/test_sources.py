@@ -1,13 +1,16 @@
+import struct
 import urllib.error
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision import datasets
 
 from dhel_kcl.config import DataConfig
-from dhel_kcl.data.sources import open_source, read_image, stratified_indices
+from dhel_kcl.data.sources import IMAGE_SUFFIXES, open_source, read_image, stratified_indices
 from dhel_kcl.errors import InputError
 
 
@@ -137,21 +140,81 @@ class TestDecoding:
         image.convert("CMYK").save(tmp_path / "image.jpg", quality=100)
         assert np.abs(read_image(tmp_path / "image.jpg").astype(int) - np.asarray(image)).mean() < 3
 
-    def test_16_bit_grey_keeps_its_high_byte(self, tmp_path: Path) -> None:
-        values = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
-        Image.fromarray(values).save(tmp_path / "image.png")
-        np.testing.assert_array_equal(read_image(tmp_path / "image.png")[..., 0], values >> 8)
-
     def test_exif_orientation_is_applied(self, image: Image.Image, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(tmp_path / "image.png", exif=exif)
         np.testing.assert_array_equal(read_image(tmp_path / "image.png"), image.rotate(-90, expand=True))
 
-    def test_floating_point_is_refused(self, tmp_path: Path) -> None:
-        Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "image.tif")
-        with pytest.raises(ValueError, match="floating-point"):
+    @pytest.mark.parametrize(
+        ("suffix", "pixels", "bits"),
+        [
+            (".png", np.zeros((4, 4), np.uint16), 16),
+            (".png", np.zeros((4, 4, 3), np.uint16), 16),
+            (".png", np.zeros((4, 4, 4), np.uint16), 16),
+            (".tif", np.zeros((4, 4), np.uint16), 16),
+            (".tif", np.zeros((4, 4, 3), np.uint16), 16),
+            (".tif", np.zeros((4, 4, 4), np.uint16), 16),
+            (".tif", np.zeros((4, 4), np.int32), 32),
+            (".tif", np.zeros((4, 4), np.float32), 32),
+        ],
+    )
+    def test_more_than_8_bits_a_channel_are_refused_grey_or_colour(
+        self, suffix: str, pixels: np.ndarray, bits: int, tmp_path: Path
+    ) -> None:
+        path = tmp_path / f"image{suffix}"
+        if pixels.dtype == np.uint16:
+            assert cv2.imwrite(str(path), pixels)
+        else:
+            Image.fromarray(pixels).save(path)
+        with pytest.raises(ValueError, match=f"{bits} bits a channel; convert it to 8 bits"):
+            read_image(path)
+
+    def test_16_bit_grey_with_transparency_is_refused(self, tmp_path: Path) -> None:
+        rows = zlib.compress(b"\0" + bytes(4) + b"\0" + bytes(4))
+        header = struct.pack(">IIBBBBB", 1, 2, 16, 4, 0, 0, 0)
+        chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+        written = [
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+            for kind, content in chunks
+        ]
+        (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+        with pytest.raises(ValueError, match="16 bits a channel"):
+            read_image(tmp_path / "image.png")
+
+    def test_signed_levels_are_refused(self, tmp_path: Path) -> None:
+        Image.new("L", (4, 4)).save(tmp_path / "image.tif", tiffinfo={339: 2})
+        with pytest.raises(ValueError, match="signed"):
             read_image(tmp_path / "image.tif")
+
+    @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
+    def test_tiff_of_up_to_8_bits(self, image: Image.Image, mode: str, compression: str | None, tmp_path: Path) -> None:
+        image.convert(mode).save(tmp_path / "image.tif", compression=compression)
+        np.testing.assert_array_equal(read_image(tmp_path / "image.tif"), image.convert(mode).convert("RGB"))
+
+    @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+    def test_every_suffix_is_of_a_format_that_is_read(self, image: Image.Image, suffix: str, tmp_path: Path) -> None:
+        image.save(tmp_path / f"image{suffix}")
+        assert read_image(tmp_path / f"image{suffix}").shape == (64, 96, 3)
+
+    def test_a_format_is_told_by_the_content_not_by_the_suffix(self, image: Image.Image, tmp_path: Path) -> None:
+        image.save(tmp_path / "image.jpg", "PNG")  # ImageNet has one such
+        np.testing.assert_array_equal(read_image(tmp_path / "image.jpg"), image)
+
+    @pytest.mark.parametrize("name", ["image.tif", "image.png", "image.webp"])
+    def test_a_file_of_several_images_is_refused(self, image: Image.Image, name: str, tmp_path: Path) -> None:
+        image.save(tmp_path / name, save_all=True, append_images=[image.rotate(90)])
+        with pytest.raises(ValueError, match="2 images in one file"):
+            read_image(tmp_path / name)
+
+    def test_of_the_pictures_that_a_phone_writes_the_first_is_the_photograph(
+        self, image: Image.Image, tmp_path: Path
+    ) -> None:
+        image.save(tmp_path / "one.jpg", quality=95)
+        others = [image.resize((8, 8)), image.rotate(90)]
+        image.save(tmp_path / "several.jpg", "MPO", save_all=True, append_images=others, quality=95)
+        np.testing.assert_array_equal(read_image(tmp_path / "several.jpg"), read_image(tmp_path / "one.jpg"))
 
 
 class TestDownloads:

@@ -84,8 +84,7 @@ def _check_train(config: ExperimentConfig, dataset: DatasetConfig, source: Image
     if min(validating, total - validating) < classes:
         raise InputError(
             f"evaluation.validation_fraction: {fraction} splits the {total} training images of {dataset.name} into "
-            f"{total - validating} and {validating}, and both need one of each of the {classes} classes; change it or add "
-            "images"
+            f"{total - validating} and {validating}, too few for the {classes} classes; change it or add images"
         )
 
 
