@@ -178,12 +178,10 @@ class TestWhatAScanTakes:
         (china / "c_link").symlink_to(elsewhere)
         assert self.scanned(root) == (["0.jpg", "3.jpg", "b_link/2.jpg", "real/1.jpg"], {AGAIN: 2})
 
-    @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
+    @pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "/"])
     def test_a_link_that_leads_back_is_not_followed(self, target: str, root: Path) -> None:
         (root / "train" / "china" / "deeper").mkdir()
-        (root / "train" / "china" / "deeper" / "circle").symlink_to(
-            Path(target) if target == "/" else Path("..", target)
-        )
+        (root / "train" / "china" / "deeper" / "circle").symlink_to(target)
         assert self.scanned(root) == (["0.jpg", "1.jpg", "2.jpg", "3.jpg"], {AGAIN: 1})
 
     def test_links_between_two_folders_end(self, root: Path, tmp_path: Path) -> None:
