@@ -180,9 +180,9 @@ def data(
             num_workers=config.compute.loader_workers,
             accept=lambda labels: check_split(config, chosen, split, source, labels),
         )
-    left_out = [f"{count:,} {reason}" for reason, count in info.left_out.items()]
+    left_out = [f"{reason} ({count:,})" for reason, count in info.left_out.items()]
     if info.skipped:
-        left_out.append(f"{len(info.skipped):,} images that cannot be used: {few(info.skipped)}")
+        left_out.append(f"images that cannot be used ({len(info.skipped):,}): {few(info.skipped)}")
     if left_out:
         console.print(f"{sidecar_path(beton)}: left out {', '.join(left_out)}", markup=False)
     typer.echo(f"{beton}: {info.num_images} images, {len(info.classes)} classes")

@@ -75,8 +75,8 @@ def _check_train(config: ExperimentConfig, dataset: DatasetConfig, source: Image
             )
     if unlabelled := int((labels < 0).sum()):
         raise InputError(
-            f"datasets.{dataset.name}.data: {unlabelled} images of the split train have no label and the others do; "
-            "keep those without for a split pretrain"
+            f"datasets.{dataset.name}.data: {unlabelled} of the {len(labels)} images in the split train have no "
+            "label; keep them for a split pretrain"
         )
     classes = int((left > 0).sum())
     fraction, total = config.evaluation.validation_fraction, len(labels)
@@ -91,7 +91,7 @@ def _check_train(config: ExperimentConfig, dataset: DatasetConfig, source: Image
 def _check_test(dataset: DatasetConfig, source: ImageSource, labels: LabelArray) -> None:
     place = f"datasets.{dataset.name}.data"
     if len(labels) < LEAST_TEST_IMAGES:
-        raise InputError(f"{place}: the split test has {len(labels)} images and needs {LEAST_TEST_IMAGES}; add some")
+        raise InputError(f"{place}: fewer than {LEAST_TEST_IMAGES} images in the split test ({len(labels)}); add some")
     train = open_whole(dataset.data, "train")
     trained = np.unique(train.labels[train.labels >= 0])
     if len(trained) < 2:
@@ -99,7 +99,9 @@ def _check_test(dataset: DatasetConfig, source: ImageSource, labels: LabelArray)
     if train.classes != source.classes:
         raise InputError(f"{place}: the splits train and test list other classes; its kind must list the same for both")
     if unlabelled := int((labels < 0).sum()):
-        raise InputError(f"{place}: {unlabelled} images of the split test have no label; keep those that have one")
+        raise InputError(
+            f"{place}: {unlabelled} of the {len(labels)} images in the split test have no label; drop them"
+        )
     if strange := [source.classes[label] for label in np.setdiff1d(labels, trained)]:
         raise InputError(
             f"{place}: the split test has images of the classes {listed(strange, source.classes)}, and train has none; "
