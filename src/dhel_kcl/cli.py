@@ -21,7 +21,7 @@ except ModuleNotFoundError:
 from dhel_kcl import declarations, stages
 from dhel_kcl.__main__ import INTERRUPTED
 from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
-from dhel_kcl.errors import InputError
+from dhel_kcl.errors import InputError, few
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
@@ -173,7 +173,9 @@ def data(
     chosen = config.dataset(dataset)
     if split not in chosen.data.splits:
         raise InputError(f"split {split!r}: data set {dataset} has {', '.join(chosen.data.splits)}")
+    from dhel_kcl.console import console
     from dhel_kcl.data.beton import sidecar_path, write_beton
+    from dhel_kcl.data.requirements import check_split
     from dhel_kcl.data.sources import open_source
 
     beton = layout.beton(dataset, split)
@@ -186,15 +188,22 @@ def data(
         inputs={"class_list": chosen.data.class_list} if chosen.data.class_list else {},
         outputs={"beton": beton, "sidecar": sidecar_path(beton)},
     ):
+        source = open_source(chosen.data, split)
         info = write_beton(
-            open_source(chosen.data, split),
+            source,
             beton,
             storage=chosen.data.storage,
             jpeg_quality=chosen.data.jpeg_quality,
             max_resolution=chosen.data.max_resolution,
             on_corrupt=chosen.data.on_corrupt,
             num_workers=config.compute.loader_workers,
+            accept=lambda labels: check_split(config, chosen, split, source, labels),
         )
+    left_out = [f"{reason} ({count:,})" for reason, count in info.left_out.items()]
+    if info.skipped:
+        left_out.append(f"images that cannot be used ({len(info.skipped):,}): {few(info.skipped)}")
+    if left_out:
+        console.print(f"{sidecar_path(beton)}: left out {', '.join(left_out)}", markup=False)
     typer.echo(f"{beton}: {info.num_images} images, {len(info.classes)} classes")
 
 

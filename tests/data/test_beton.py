@@ -1,23 +1,27 @@
-import errno
 import io
 import itertools
 import json
-import os
+import re
+import resource
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import ffcv.writer
 import numpy as np
 import pytest
 import torch
+from ffcv.fields.rgb_image import RGBImageField, resizer
 from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.artifacts import sha256_file, sha256_json
 from dhel_kcl.config import DataConfig
 from dhel_kcl.data import beton
 from dhel_kcl.data.beton import open_beton, sidecar_path, write_beton
@@ -29,6 +33,27 @@ from dhel_kcl.plan import _JPEG_BYTES, _JPEG_SIDE
 
 def folder_source(root: Path) -> ImageSource:
     return open_source(DataConfig(kind="imagefolder", root=root), "train")
+
+
+def of_images(
+    images: Sequence[np.ndarray | Exception | list[np.ndarray | Exception]], names: list[str] | None = None
+) -> ImageSource:
+    """A source of one class; of a list, each reading gives the next, and the last one from then on."""
+    readings = [list(image) if isinstance(image, list) else [image] for image in images]
+
+    def read(index: int) -> np.ndarray:
+        each = readings[index]
+        image = each.pop(0) if len(each) > 1 else each[0]
+        if isinstance(image, Exception):
+            raise image
+        return image
+
+    names = names or [f"{number}.png" for number in range(len(images))]
+    return ImageSource(["a"], np.zeros(len(images), np.int64), "memory", names, read)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 class TestWriting:
@@ -111,12 +136,178 @@ class TestBrokenImages:
         assert [skipped.split(" ")[0].rsplit("/", 1)[1] for skipped in info.skipped] == ["1.jpg", "empty.png"]
 
     def test_nothing_left_is_refused(self, tmp_path: Path) -> None:
-        def fail(_: int) -> np.ndarray:
-            raise OSError("broken")
+        with pytest.raises(InputError, match=r"no image to write.*0\.png \(OSError: broken\)"):
+            write_beton(of_images([OSError("broken")]), tmp_path / "none.beton", on_corrupt="skip")
 
-        source = ImageSource(["a"], np.zeros(1, np.int64), "nowhere", ["0"], fail)
-        with pytest.raises(InputError, match="no image to write"):
-            write_beton(source, tmp_path / "none.beton", on_corrupt="skip")
+    @pytest.mark.parametrize(
+        ("storage", "max_resolution", "image", "reason"),
+        [
+            ("raw", 4, noise(1, 8), r"8x1 pixels: too thin for max_resolution: 4"),
+            ("jpg", 4, noise(8, 1), r"1x8 pixels: too thin for max_resolution: 4"),
+            ("raw", None, noise(1, 65_536), r"65536x1 pixels: a side is longer than 65,535; set max_resolution"),
+            ("jpg", None, noise(65_501, 1), r"1x65501 pixels: a side is longer than 65,500; set max_resolution"),
+            ("raw", None, noise(0, 4), "no pixels"),
+            ("raw", None, noise(4, 4)[..., 0], "not .H, W, 3. pixels"),
+            ("raw", None, noise(4, 4)[..., :1], "not .H, W, 3. pixels"),
+            ("raw", None, noise(4, 4).astype(np.int64), "not .H, W, 3. pixels of 8 bits"),
+            ("raw", None, np.broadcast_to(np.uint8(0), (40_000, 40_000, 3)), "more than FFCV can store"),
+            ("jpg", None, np.broadcast_to(np.uint8(0), (30_000, 30_000, 3)), "more than FFCV can store"),
+            ("raw", None, [noise(4, 4), noise(5, 4)], "had 4x4 pixels and then 4x5"),
+            ("jpg", None, [noise(4, 4), noise(2000, 2000)], "had 4x4 pixels and then 2000x2000"),
+            ("jpg", None, [noise(4, 4), noise(4, 4)[..., :1]], "not .H, W, 3. pixels"),
+            ("jpg", None, [noise(4, 4), OSError("image file is truncated")], "truncated"),
+            ("raw", None, [noise(4, 4), FileNotFoundError(2, "No such file or directory")], "No such file"),
+        ],
+    )
+    def test_one_that_cannot_be_stored_or_changed_meanwhile_is_named_or_skipped(
+        self, storage: str, max_resolution: int | None, image: Any, reason: str, tmp_path: Path
+    ) -> None:
+        options: dict[str, Any] = {"storage": storage, "max_resolution": max_resolution}
+        images = [noise(4, 4), image, noise(4, 4)]
+        with pytest.raises(InputError, match=rf"1 of 3 images cannot be used.*1\.png \(.*{reason}"):
+            write_beton(of_images(images), tmp_path / "images.beton", **options)
+        assert list(tmp_path.iterdir()) == []
+        info = write_beton(of_images(images), tmp_path / "images.beton", on_corrupt="skip", **options)
+        assert info.num_images == 2
+        assert re.fullmatch(rf"1\.png \(.*{reason}.*\)", info.skipped[0])
+        write_beton(of_images([images[0], images[2]]), tmp_path / "without.beton", **options)
+        assert (tmp_path / "images.beton").read_bytes() == (tmp_path / "without.beton").read_bytes()
+
+    @pytest.mark.parametrize(("storage", "side"), [("raw", 65_535), ("jpg", 65_500)])
+    def test_the_longest_side_that_can_be_stored_is_read_back(self, storage: str, side: int, tmp_path: Path) -> None:
+        path = tmp_path / "images.beton"
+        assert write_beton(of_images([noise(1, side)]), path, storage=storage).max_size == (1, side)
+        (views, _, _) = next(iter(OneViewLoader(path, batch_size=1, image_size=1)))
+        assert views.isfinite().all()
+
+    @settings(max_examples=200, deadline=None)
+    @given(height=st.integers(1, 300), width=st.integers(1, 300), max_resolution=st.integers(1, 400))
+    def test_too_thin_is_what_ffcv_would_reduce_to_nothing(self, height: int, width: int, max_resolution: int) -> None:
+        problem = beton._size_problem(height, width, "raw", max_resolution)
+        try:
+            resizer(np.zeros((height, width, 3), np.uint8), max_resolution)
+        except cv2.error:
+            assert problem is not None
+        else:
+            assert problem is None
+
+    @pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
+    def test_an_error_of_the_encoder_is_that_image_s(
+        self, on_corrupt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = RGBImageField.encode
+
+        def fail(self: RGBImageField, destination: Any, image: np.ndarray, malloc: Any) -> None:
+            if image.shape[0] == 5:
+                raise cv2.error("imencode failed")
+            encode(self, destination, image, malloc)
+
+        monkeypatch.setattr(RGBImageField, "encode", fail)
+        source = of_images([noise(4, 4), noise(5, 4), noise(6, 4)])
+        if on_corrupt == "fail":
+            with pytest.raises(InputError, match=r"1\.png \(error: imencode failed\)"):
+                write_beton(source, tmp_path / "images.beton", storage="jpg")
+            assert list(tmp_path.iterdir()) == []
+        else:
+            info = write_beton(source, tmp_path / "images.beton", storage="jpg", on_corrupt="skip")
+            assert info.skipped == ["1.png (error: imencode failed)"]
+            assert open_beton(tmp_path / "images.beton").num_images == 2
+
+    def test_all_that_vanish_while_the_beton_is_written_cost_one_more_attempt(self, tmp_path: Path) -> None:
+        gone = [noise(4, 4), OSError("gone")]
+        readings: Counter[int] = Counter()
+        source = of_images([noise(4, 4), *[list(gone) for _ in range(50)]])
+
+        def read(index: int) -> np.ndarray:
+            readings[index] += 1
+            return source.read(index)
+
+        info = write_beton(replace(source, read=read), tmp_path / "images.beton", on_corrupt="skip")
+        assert info.num_images == 1
+        assert len(info.skipped) == 50
+        assert readings[0] == 3
+
+    def test_ten_thousand_are_told_in_one_short_line_and_all_are_in_the_sidecar(self, tmp_path: Path) -> None:
+        images = [noise(4, 4), *[OSError("broken")] * 10_000]
+        with pytest.raises(InputError, match=r"10,000 of 10,001 images.* and 9,990 more$") as caught:
+            write_beton(of_images(images), tmp_path / "images.beton")
+        assert len(str(caught.value)) < 1000
+        assert len(write_beton(of_images(images), tmp_path / "images.beton", on_corrupt="skip").skipped) == 10_000
+
+    @pytest.mark.parametrize(
+        "name", ["a\nb.png", "\x1b[31mred.png", "a\udcff.png", "\u202egnp.a", "a, b.png", " a.png"]
+    )
+    def test_names_that_a_terminal_or_file_would_not_show_are_escaped(self, name: str, tmp_path: Path) -> None:
+        source = of_images([noise(4, 4), ValueError(f"not {name}")], names=["0.png", name])
+        with pytest.raises(InputError) as caught:
+            write_beton(source, tmp_path / "images.beton")
+        assert str(caught.value).isprintable()
+        assert repr(name) in str(caught.value)
+        write_beton(source, tmp_path / "images.beton", on_corrupt="skip")
+        assert open_beton(tmp_path / "images.beton").skipped[0].startswith(repr(name))
+
+
+class TestClasses:
+    def source(self, classes: list[str], labels: list[int]) -> ImageSource:
+        names = [str(number) for number in range(len(labels))]
+        return ImageSource(classes, np.array(labels), "memory\n", names, lambda _: noise(4, 4))
+
+    @pytest.mark.parametrize(
+        "classes",
+        [
+            ["caf\u00e9", unicodedata.normalize("NFD", "caf\u00e9")],
+            ["a", "a ", " a", "a\n"],
+            ["\udcff", "\udcfe"],
+            ["\x1b[31m", "[red]"],
+        ],
+    )
+    def test_any_names_that_differ_are_kept_apart(self, classes: list[str], tmp_path: Path) -> None:
+        write_beton(self.source(classes, list(range(len(classes)))), tmp_path / "images.beton")
+        info = open_beton(tmp_path / "images.beton")
+        assert list(info.class_counts.values()) == [1] * len(classes)
+        assert info.classes == [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+
+    @pytest.mark.parametrize("classes", [["a", "b", "a"], [beton.UNLABELLED, "b"]])
+    def test_two_of_one_name_are_refused(self, classes: list[str], tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"two classes (a|.unlabelled.)") as caught:
+            write_beton(self.source(classes, [0, 1]), tmp_path / "images.beton")
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize("label", [-2, 2])
+    def test_a_label_that_is_no_position_in_their_list_is_refused(self, label: int, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=f"label {label} of image 1 is not one of the 2 classes"):
+            write_beton(self.source(["a", "b"], [0, label]), tmp_path / "images.beton")
+
+
+class TestAccept:
+    def test_it_sees_all_labels_before_anything_is_decoded_and_those_that_are_left_before_anything_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        seen: list[tuple[list[int], list[Path]]] = []
+        images = [noise(4, 4), OSError("broken"), [noise(4, 4), OSError("gone")], noise(4, 4)]
+        source = replace(of_images(images), classes=list("abcd"), labels=np.arange(4))
+
+        def accept(labels: np.ndarray) -> None:
+            seen.append((labels.tolist(), list(tmp_path.glob("*.beton"))))
+
+        write_beton(source, tmp_path / "images.beton", on_corrupt="skip", accept=accept)
+        assert seen[:2] == [([0, 1, 2, 3], []), ([0, 2, 3], [])]
+        assert seen[2][0] == [0, 3]
+        assert len(seen) == 3
+
+    def test_what_it_raises_prevents_the_writing(self, tmp_path: Path) -> None:
+        def accept(labels: np.ndarray) -> None:
+            if len(labels) < 2:
+                raise InputError("too few")
+
+        with pytest.raises(InputError, match="too few"):
+            write_beton(
+                of_images([noise(4, 4), OSError("broken")]),
+                tmp_path / "images.beton",
+                on_corrupt="skip",
+                accept=accept,
+            )
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestInterruptedWriting:
@@ -130,10 +321,18 @@ class TestInterruptedWriting:
 
         return ImageSource(["a"], np.zeros(10, np.int64), "nowhere", [str(i) for i in range(10)], read)
 
-    def test_a_full_disk_is_said_and_leaves_nothing(self, tmp_path: Path) -> None:
-        source = self.failing_source(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    @pytest.fixture
+    def file_of_a_megabyte_at_most(self) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    @pytest.mark.usefixtures("file_of_a_megabyte_at_most")
+    @pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
+    def test_a_full_disk_is_said_and_leaves_nothing(self, on_corrupt: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no space left"):
-            write_beton(source, tmp_path / "full.beton")
+            write_beton(of_images([np.zeros((4, 4, 3), np.uint8)]), tmp_path / "full.beton", on_corrupt=on_corrupt)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_failed_rewrite_leaves_the_old_beton(self, tmp_path: Path) -> None:
@@ -200,10 +399,12 @@ class TestGuard:
         open_beton(copy)
 
 
-def sign(path: Path) -> None:
-    """Have the sidecar vouch for whatever the file now holds."""
-    values = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+def sign(path: Path, **edits: object) -> None:
+    """Make the sidecar vouch for whatever the file now holds, and for what it now says itself."""
+    values = json.loads(sidecar_path(path).read_text(encoding="utf-8")) | edits
     values |= {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    values.pop("sidecar_sha256")
+    values["sidecar_sha256"] = sha256_json(values)
     sidecar_path(path).write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -228,6 +429,61 @@ class Places:
 
 def eight_bytes(value: int) -> bytes:
     return value.to_bytes(8, "little")
+
+
+class TestSidecar:
+    @pytest.mark.parametrize(
+        "edits",
+        [
+            {"classes": ["zero", *"123456789"]},
+            {"class_counts": {}},
+            {"origin": "elsewhere"},
+            {"skipped": ["a"]},
+            {"left_out": {"a": 1}},
+            {"num_images": 1},
+            {"max_size": [9, 9]},
+        ],
+    )
+    def test_one_that_was_edited_by_hand_is_refused(self, digits_copy: Path, edits: dict[str, object]) -> None:
+        values = json.loads(sidecar_path(digits_copy).read_text(encoding="utf-8"))
+        sidecar_path(digits_copy).write_text(json.dumps(values | edits), encoding="utf-8")
+        with pytest.raises(InputError, match=r"copy\.beton\.json: edited after it was written; delete copy\.beton"):
+            open_beton(digits_copy)
+
+    def test_a_class_that_was_renamed_throughout_is_refused(self, digits_copy: Path) -> None:
+        text = sidecar_path(digits_copy).read_text(encoding="utf-8")
+        assert text.count('"7"') == 2
+        sidecar_path(digits_copy).write_text(text.replace('"7"', '"seven"'), encoding="utf-8")
+        with pytest.raises(InputError, match="edited after it was written"):
+            open_beton(digits_copy)
+
+    @pytest.mark.parametrize(
+        ("edits", "message"),
+        [
+            ({"min_size": [7, 8]}, "its images have other sizes"),
+            ({"max_size": [8, 9]}, "its images have other sizes"),
+            ({"classes": list("0123456788")}, "does not count each class once"),
+            ({"classes": list("012345678")}, "does not count each class once"),
+            ({"fields": {"image": "RGBImageField"}}, "other fields"),
+        ],
+    )
+    def test_one_that_is_signed_but_does_not_describe_the_file_is_refused(
+        self, digits_copy: Path, edits: dict[str, object], message: str
+    ) -> None:
+        sign(digits_copy, **edits)
+        with pytest.raises(InputError, match=message):
+            open_beton(digits_copy)
+
+    def test_classes_counted_wrongly_are_refused(self, digits_copy: Path) -> None:
+        counts = open_beton(digits_copy).class_counts
+        sign(digits_copy, class_counts=counts | {"0": counts["1"], "1": counts["0"]})
+        with pytest.raises(InputError, match="its classes have other numbers of images"):
+            open_beton(digits_copy)
+
+    def test_unlabelled_images_counted_wrongly_are_refused(self, digits_copy: Path) -> None:
+        sign(digits_copy, class_counts=open_beton(digits_copy).class_counts | {beton.UNLABELLED: 3})
+        with pytest.raises(InputError, match="counts other images without a label"):
+            open_beton(digits_copy)
 
 
 class TestStructure:

@@ -2,16 +2,19 @@
 
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import EpsImagePlugin, Image
 from torchvision import datasets
 from torchvision.datasets import utils
 
 from dhel_kcl.config import DataConfig
-from dhel_kcl.data.sources import open_source
+from dhel_kcl.data.beton import write_beton
+from dhel_kcl.data.sources import IMAGE_SUFFIXES, open_source
 from dhel_kcl.errors import InputError
 
 
@@ -46,6 +49,45 @@ class TestClassLists:
     def test_bytes_that_are_not_text_are_refused(self, root: Path) -> None:
         with pytest.raises(InputError, match=r"classes\.txt: the class list is not text"):
             self.opened(root, b"\xff\xfe\x00china")
+
+
+class TestFiles:
+    """What a folder of images holds may be anything by content and kind; its name decides nothing."""
+
+    def problem(self, root: Path, path: Path) -> str:
+        with pytest.raises(InputError, match="1 of 9 images") as caught:
+            write_beton(
+                open_source(DataConfig(kind="imagefolder", root=root), "train"), root / "a.beton", storage="jpg"
+            )
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+    def test_postscript_is_not_run(self, suffix: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(*_: object, **__: object) -> None:
+            raise AssertionError("Ghostscript was called")
+
+        path = photo_folder / "train" / "china" / f"picture{suffix}"
+        Image.new("RGB", (4, 4)).save(path, "EPS")
+        monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+        with Image.open(path) as file, pytest.raises(AssertionError, match="Ghostscript was called"):
+            file.load()  # without a list of formats
+        assert "no image of the formats" in self.problem(photo_folder, path)
+
+    @pytest.mark.parametrize("format_", ["GIF", "ICO", "PPM", "TGA", "JPEG2000", "PDF", "DIB"])
+    def test_formats_that_are_not_listed_are_refused(self, format_: str, photo_folder: Path) -> None:
+        path = photo_folder / "train" / "china" / "picture.png"
+        Image.new("RGB", (16, 16)).save(path, format_)
+        assert "no image of the formats JPEG, PNG, BMP, WEBP, TIFF" in self.problem(photo_folder, path)
+
+    def test_a_pipe_and_a_device_are_not_waited_for(self, photo_folder: Path) -> None:
+        pipe = photo_folder / "train" / "china" / "pipe.jpg"
+        os.mkfifo(pipe)
+        assert "not a regular file" in self.problem(photo_folder, pipe)
+        pipe.unlink()
+        endless = photo_folder / "train" / "china" / "endless.jpg"
+        endless.symlink_to("/dev/zero")
+        assert "not a regular file" in self.problem(photo_folder, endless)
 
 
 class TestLinks:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
@@ -177,6 +178,15 @@ class TestCrop:
         assert sorted((box_height, box_width)) == [10, 13]
         assert (top, left) == ((height - box_height) // 2, (width - box_width) // 2)
 
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (7, 1)])
+    @pytest.mark.parametrize(("ratio_low", "ratio_high"), [(20.0, 30.0), (1 / 30, 1 / 20)])
+    def test_the_central_box_of_a_thin_image_has_a_pixel_at_least(
+        self, height: int, width: int, ratio_low: float, ratio_high: float
+    ) -> None:
+        top, left, box_height, box_width = kernels.crop_box(KEYS[0], height, width, 0.9, 1.0, ratio_low, ratio_high)
+        assert 1 <= box_height <= height - top
+        assert 1 <= box_width <= width - left
+
 
 class TestEvaluationView:
     @pytest.mark.parametrize("size", [24, 40])
@@ -278,6 +288,16 @@ class TestBlurAndFlip:
             ours = changed(kernels.gaussian_blur, image, kernel_size, sigma)
             theirs = F.gaussian_blur(as_tensor(image), [kernel_size, kernel_size], [sigma, sigma])
             assert difference(ours, from_tensor(theirs)).max() <= 1
+
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (9, 1)])
+    def test_a_side_of_one_pixel_is_its_own_reflection(
+        self, photographs: list[np.ndarray], height: int, width: int
+    ) -> None:
+        image = photographs[0][:height, :width]
+        expected = gaussian_filter(image.astype(float), sigma=(2.0, 2.0, 0), mode="mirror", radius=(1, 1, 0))
+        for _ in range(3):  # what was in the memory before must not matter
+            np.full(1000, 255, np.float32)
+            assert difference(changed(kernels.gaussian_blur, image, 3, 2.0), np.rint(expected)).max() <= 1
 
     @pytest.mark.parametrize("kind", ["float32", "uint8"])
     @pytest.mark.parametrize("mirrored", [False, True])

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ffcv.fields.rgb_image import encode_jpeg
+from ffcv.fields.rgb_image import RGBImageField, encode_jpeg
 from PIL import Image
 from scipy import stats
 from torchvision.transforms import functional as F
@@ -33,7 +34,7 @@ from dhel_kcl.data import decoder
 from dhel_kcl.data import loader as loader_module
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
-from dhel_kcl.data.sources import open_source, read_image
+from dhel_kcl.data.sources import ImageSource, open_source, read_image
 from dhel_kcl.errors import InputError
 
 DIGITS_TRAIN = 1437
@@ -465,6 +466,70 @@ class TestPhotographs:
             resized = F.resize(image, 110, F.InterpolationMode.BICUBIC)
             expected = torch.from_numpy(np.array(F.center_crop(resized, [96, 96]))).permute(2, 0, 1)
             assert (views[number] * 255 - expected).abs().mean() < 6
+
+
+class TestStoredJpegs:
+    """A record may be wrong about a JPEG that is sound."""
+
+    @pytest.mark.parametrize("os_cache", [True, False])
+    @pytest.mark.parametrize(
+        ("height", "width"), [(12, 24), (24, 12), (12, 12), (25, 24), (24, 25), (48, 48), (23, 24), (200, 200)]
+    )
+    def test_one_of_another_size_than_its_record_is_named(
+        self, height: int, width: int, os_cache: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = RGBImageField.encode
+
+        def lie(self: RGBImageField, record: Any, image: np.ndarray, malloc: Any) -> None:
+            is_other = bool(image[0, 0, 0])
+            encode(self, record, np.resize(image, (height, width, 3)) if is_other else image, malloc)
+            if is_other:
+                record["height"], record["width"] = image.shape[:2]
+
+        monkeypatch.setattr(RGBImageField, "encode", lie)
+        images = [np.full((24, 24, 3), 255 * (number == 2), np.uint8) for number in range(4)]
+        source = ImageSource(["a"], np.zeros(4, np.int64), "memory", list("0123"), lambda index: images[index])
+        path = tmp_path / "lying.beton"
+        write_beton(source, path, storage="jpg")
+        message = rf"lying\.beton: image 2 of the beton is a JPEG of {width}x{height} pixels, recorded as 24x24; delete"
+        with pytest.raises(InputError, match=message):
+            list(OneViewLoader(path, batch_size=4, image_size=8, os_cache=os_cache))
+
+    @pytest.mark.parametrize("quality", [1, 50, 90, 100])
+    def test_those_that_the_writer_makes_are_read(
+        self, quality: int, photographs: list[np.ndarray], tmp_path: Path
+    ) -> None:
+        names = [str(number) for number in range(len(photographs))]
+        labels = np.zeros(len(photographs), np.int64)
+        source = ImageSource(["a"], labels, "memory", names, lambda index: photographs[index])
+        write_beton(source, tmp_path / "photos.beton", storage="jpg", jpeg_quality=quality)
+        (indices,) = (index for _, _, index in OneViewLoader(tmp_path / "photos.beton", batch_size=8, image_size=8))
+        assert len(indices) == len(photographs)
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"\xff\xd8",
+            b"\xff\xd8\xff\xff\xe0\x00\x04\x00\x00\xff\xc0\x00\x11\x08\x00\x01\x00\x01",  # a byte of filling
+            b"\xff\xd8\xff\xd0\x00\x02\xff\xc0\x00\x11\x08\x00\x01\x00\x01",  # a marker without a length
+            b"\xff\xd8\xff\xe0\x00\x02\x00\xff\xc0\x00\x11\x08\x00\x01\x00\x01",  # no marker after the segment
+            b"\xff\xd8\xff\xc4\x00\x11\x08\x00\x01\x00\x01",  # tables, not a frame
+        ],
+    )
+    def test_a_size_is_read_from_a_plain_header_only(self, head: bytes) -> None:
+        plain = b"\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xc0\x00\x11\x08\x00\x03\x01\x02" + bytes(20)
+        assert decoder._jpeg_size(memoryview(plain)) == (3, 258)
+        assert decoder._jpeg_size(memoryview(head)) is None
+
+    def test_blurred_views_of_one_pixel_are_that_pixel(self, digits_beton: Path) -> None:
+        blurred = AugmentationConfig(blur=BlurConfig(probability=1))
+        views, plain = (
+            torch.cat(
+                [view for view, _, _ in OneViewLoader(digits_beton, batch_size=500, image_size=1, augmentation=each)]
+            )
+            for each in (blurred, None)
+        )
+        assert torch.equal(views, plain)
 
 
 class TestRobustness:

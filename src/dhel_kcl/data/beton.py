@@ -8,13 +8,13 @@ import errno
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, write_json
-from dhel_kcl.data.sources import ImageArray, ImageSource
-from dhel_kcl.errors import InputError
+from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, sha256_json, write_json
+from dhel_kcl.data.sources import ImageArray, ImageSource, LabelArray
+from dhel_kcl.errors import InputError, escaped, few, listed, quoted
 
 BETON_VERSION = 2
 FIELDS = {"image": "RGBImageField", "label": "IntField"}
 """The layout: the FFCV type of each field, in their order."""
 MIN_PAGE_BYTES = 1 << 21
+MAX_PAGE_BYTES = 1 << 31
+"""FFCV stores the size of a page, a power of two, in 32 bits."""
+MAX_SIDES = {"raw": (1 << 16) - 1, "jpg": 65_500}
+"""The longest side of an image, in pixels: a record has 16 bits for it, and JPEG libraries stop at 65,500."""
 IMAGES_IN_FLIGHT = 256
 """Decoded images held in memory at once while writing."""
 
@@ -53,8 +57,10 @@ class BetonInfo(BaseModel):
         min_size: smallest stored height and width, each over all images, in pixels.
         max_size: largest stored height and width, each over all images, in pixels.
         origin: where the images came from.
-        skipped: images left out because they cannot be decoded, with the reason.
+        skipped: every image left out because it cannot be used, with the reason; names as `quoted` gives them.
+        left_out: how many files and folders of the source are not part of it, by reason.
         versions: of the libraries that decoded and wrote the images.
+        sidecar_sha256: of the other values, as `sha256_json`; nothing else would tell that a class got another name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,7 +79,9 @@ class BetonInfo(BaseModel):
     max_size: tuple[int, int]
     origin: str
     skipped: list[str]
+    left_out: dict[str, int]
     versions: dict[str, str]
+    sidecar_sha256: str = ""
 
 
 def sidecar_path(path: Path) -> Path:
@@ -90,11 +98,12 @@ def write_beton(
     max_resolution: int | None = None,
     on_corrupt: Literal["fail", "skip"] = "fail",
     num_workers: int = 1,
+    accept: Callable[[LabelArray], None] = lambda labels: None,
 ) -> BetonInfo:
     """Write the images and labels of `source` to the beton `path`, and its sidecar after it.
 
-    Every image is decoded once to find the broken ones before anything is written. The bytes depend on the images and
-    the arguments, not on `num_workers`.
+    Every image is decoded once to find those that cannot be used before anything is written, and once more to be
+    written. The bytes depend on the images and the arguments, not on `num_workers`.
 
     Args:
         source: labelled images.
@@ -102,16 +111,21 @@ def write_beton(
         storage: ``raw`` pixels, for images of one size, or ``jpg``.
         jpeg_quality: 1 to 100.
         max_resolution: reduce images whose longer side has more pixels than this.
-        on_corrupt: what to do about images that cannot be decoded.
+        on_corrupt: what to do about images that cannot be used: they cannot be decoded or stored, or changed between
+            the two readings.
         num_workers: decoding threads.
+        accept: called with the labels of the images to be written, first with all and then whenever some turn out to be
+            of no use; it may raise to prevent the writing.
 
     Returns:
         What the sidecar says.
 
     Raises:
-        InputError: images are broken (all are named), or of several sizes with raw storage, or there are none, or the
-            disk is full.
+        InputError: images cannot be used (the first few are named), have several sizes with raw storage, or there are
+            none; the labels or classes are impossible, or the disk is full.
     """
+    _refuse_impossible_classes(source)
+    accept(source.labels)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True)) as progress,
@@ -119,54 +133,65 @@ def write_beton(
     ):
         task = progress.add_task(f"checking {path.name}", total=len(source))
         sizes: dict[int, tuple[int, int]] = {}
-        broken: dict[int, str] = {}
-        for index, outcome in enumerate(pool.map(lambda index: _image_size(source, index), range(len(source)))):
+        unusable: dict[int, str] = {}
+        check = partial(_read, source, storage=storage, max_resolution=max_resolution)
+        for index, outcome in enumerate(pool.map(lambda index: _size(check(index)), range(len(source)))):
             if isinstance(outcome, str):
-                broken[index] = outcome
+                unusable[index] = outcome
             else:
                 sizes[index] = outcome
             progress.advance(task)
-        skipped = [f"{source.names[index]} ({reason})" for index, reason in broken.items()]
-        if skipped and on_corrupt == "fail":
-            raise InputError(
-                f"{len(skipped)} of {len(source)} images cannot be decoded; replace or remove them, "
-                f"or set on_corrupt: skip. They are: {', '.join(skipped)}"
-            )
-        if not sizes:
-            raise InputError(f"{path}: there is no image to write; check {source.origin}")
-        if storage == "raw":
-            _refuse_several_sizes(source, sizes)
-        progress.reset(task, description=f"writing {path.name}", total=len(sizes))
-        page_bytes = _page_bytes(list(sizes.values()), storage)
+        refuse = partial(_refuse_what_is_left, source, path, storage=storage, on_corrupt=on_corrupt)
+        refuse(sizes, unusable)
+        if unusable:
+            accept(source.labels[list(sizes)])
         with atomic_path(path) as temporary:
-            metadata = _write_pages(
-                _samples(source, list(sizes), pool),
-                len(sizes),
-                temporary,
-                page_bytes=page_bytes,
-                field_options={"write_mode": storage, "jpeg_quality": jpeg_quality, "max_resolution": max_resolution},
-                advance=lambda: progress.advance(task),
-            )
+            while True:
+                progress.reset(task, description=f"writing {path.name}", total=len(sizes))
+                page_bytes = _page_bytes(list(sizes.values()), storage)
+                metadata, failed = _write_pages(
+                    _images(check, sizes, pool),
+                    source.labels[list(sizes)],
+                    temporary,
+                    page_bytes=page_bytes,
+                    field_options={
+                        "write_mode": storage,
+                        "jpeg_quality": jpeg_quality,
+                        "max_resolution": max_resolution,
+                    },
+                    advance=lambda: progress.advance(task),
+                )
+                if not failed:
+                    break
+                places = list(sizes)
+                unusable |= {places[number]: reason for number, reason in failed.items()}
+                sizes = {index: size for index, size in sizes.items() if index not in unusable}
+                refuse(sizes, unusable)
+                accept(source.labels[list(sizes)])
             digest, size = sha256_file(temporary), temporary.stat().st_size
     heights, widths = metadata["f0"]["height"], metadata["f0"]["width"]
     labels = Counter(metadata["f1"].tolist())
-    counts = {name: labels[label] for label, name in enumerate(source.classes)}
-    info = BetonInfo(
-        sha256=digest,
-        bytes=size,
-        num_images=len(sizes),
-        classes=source.classes,
-        fields=FIELDS,
-        page_bytes=page_bytes,
-        class_counts=counts | ({UNLABELLED: labels[-1]} if labels[-1] else {}),
-        storage=storage,
-        jpeg_quality=jpeg_quality if storage == "jpg" else None,
-        max_resolution=max_resolution,
-        min_size=(int(heights.min()), int(widths.min())),
-        max_size=(int(heights.max()), int(widths.max())),
-        origin=source.origin,
-        skipped=skipped,
-        versions={name: version(name) for name in ("ffcv", "numpy", "opencv-python-headless", "pillow")},
+    classes = _texts(source.classes)
+    counts = {name: labels[label] for label, name in enumerate(classes)}
+    info = _sealed(
+        BetonInfo(
+            sha256=digest,
+            bytes=size,
+            num_images=len(sizes),
+            classes=classes,
+            fields=FIELDS,
+            page_bytes=page_bytes,
+            class_counts=counts | ({UNLABELLED: labels[-1]} if labels[-1] else {}),
+            storage=storage,
+            jpeg_quality=jpeg_quality if storage == "jpg" else None,
+            max_resolution=max_resolution,
+            min_size=(int(heights.min()), int(widths.min())),
+            max_size=(int(heights.max()), int(widths.max())),
+            origin=escaped(source.origin),
+            skipped=_described(source, unusable),
+            left_out=dict(source.left_out),
+            versions={name: version(name) for name in ("ffcv", "numpy", "opencv-python-headless", "pillow")},
+        )
     )
     write_json(sidecar_path(path), info.model_dump(mode="json"))
     return info
@@ -178,7 +203,7 @@ def open_beton(path: Path) -> BetonInfo:
     The file is hashed once in a process, and again when its size or modification time changes.
 
     Raises:
-        InputError: the beton or its sidecar is missing, empty, truncated, foreign or changed.
+        InputError: the beton or its sidecar is missing, empty, truncated, foreign or changed, or they do not match.
     """
     remedy = "delete it and run the command that wrote it again"
     try:
@@ -206,8 +231,9 @@ def open_beton(path: Path) -> BetonInfo:
         )
     if _sha256(path, status.st_mtime_ns, status.st_size) != info.sha256:
         raise InputError(f"{path}: the beton changed after it was written (sha256 differs); {remedy}")
-    expected = info.num_images, len(info.classes), info.storage, info.page_bytes
-    if problem := _structural_problem(path, status.st_mtime_ns, status.st_size, *expected):
+    if info != _sealed(info):
+        raise InputError(f"{sidecar}: edited after it was written; delete {path.name} and write it again")
+    if problem := _content_problem(path, status.st_mtime_ns, status.st_size, info.model_dump_json()):
         raise InputError(f"{path}: not a beton that matches its sidecar: {problem}; {remedy}")
     return info
 
@@ -218,17 +244,34 @@ def _sha256(path: Path, modified_ns: int, size: int) -> str:
 
 
 @lru_cache
-def _structural_problem(
-    path: Path, modified_ns: int, size: int, num_images: int, num_classes: int, storage: str, page_bytes: int
-) -> str | None:
+def _content_problem(path: Path, modified_ns: int, size: int, sidecar: str) -> str | None:
     from dhel_kcl.data import beton_structure
 
-    if num_images < 1:
+    info = BetonInfo.model_validate_json(sidecar)
+    if info.num_images < 1:
         return "the sidecar counts no image"
-    problem = beton_structure.structural_problem(path, num_images=num_images, num_classes=num_classes, storage=storage)
-    if problem is None and beton_structure.page_bytes(path) != page_bytes:
+    if info.fields != FIELDS:
+        return "the sidecar gives other fields"
+    if set(info.class_counts) - {UNLABELLED} != set(info.classes) or len(set(info.classes)) != len(info.classes):
+        return "the sidecar does not count each class once"
+    problem = beton_structure.structural_problem(
+        path,
+        num_images=info.num_images,
+        label_counts=[info.class_counts[name] for name in info.classes],
+        storage=info.storage,
+        min_size=info.min_size,
+        max_size=info.max_size,
+    )
+    if problem is None and beton_structure.page_bytes(path) != info.page_bytes:
         return "the sidecar gives another page size"
+    if problem is None and sum(info.class_counts.values()) != info.num_images:
+        return "the sidecar counts other images without a label"
     return problem
+
+
+def _sealed(info: BetonInfo) -> BetonInfo:
+    values = info.model_dump(mode="json", exclude={"sidecar_sha256"})
+    return info.model_copy(update={"sidecar_sha256": sha256_json(values)})
 
 
 def _has_beton_header(path: Path) -> bool:
@@ -238,13 +281,89 @@ def _has_beton_header(path: Path) -> bool:
     return len(start) == layout.size and layout.unpack(start)[:2] == (BETON_VERSION, len(FIELDS))
 
 
-def _image_size(source: ImageSource, index: int) -> tuple[int, int] | str:
-    """Height and width of an image, or why it cannot be decoded."""
+def _texts(names: Sequence[str]) -> list[str]:
+    """Names as text that a file can hold: bytes of a file's name that are not UTF-8 become escapes."""
+    return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
+
+
+def _refuse_impossible_classes(source: ImageSource) -> None:
+    names = Counter(_texts([*source.classes, UNLABELLED]))
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"{escaped(source.origin)}: there are two classes {listed(repeated)}; rename one of them")
+    if len(source.names) != len(source.labels):
+        raise InputError(
+            f"{escaped(source.origin)}: {len(source.names)} names but {len(source.labels)} labels; "
+            "its kind must give one of each for an image"
+        )
+    if (odd := np.flatnonzero((source.labels < -1) | (source.labels >= len(source.classes)))).size:
+        raise InputError(
+            f"{escaped(source.origin)}: label {source.labels[odd[0]]} of image {quoted(source.names[odd[0]])} is not "
+            f"one of the {len(source.classes)} classes; its kind must give positions in their list, or -1 for none"
+        )
+
+
+def _read(
+    source: ImageSource, index: int, size: tuple[int, int] | None = None, *, storage: str, max_resolution: int | None
+) -> ImageArray | str:
+    """Decode an image, or say why it cannot be used; one that should have `size` must still have it."""
     try:
         image, _ = source[index]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return "not (H, W, 3) pixels of 8 bits"
     except Exception as error:  # PIL raises many types for broken files, SyntaxError among them
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return image.shape[0], image.shape[1]
+        return _reason(error)
+    height, width = image.shape[:2]
+    if size is not None and (height, width) != size:
+        return f"had {size[1]}x{size[0]} pixels and then {width}x{height}: it changed while the beton was written"
+    return _size_problem(height, width, storage, max_resolution) or image
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    return f"{type(error).__name__}: {escaped(' '.join(text.split()))}"
+
+
+def _size_problem(height: int, width: int, storage: str, max_resolution: int | None) -> str | None:
+    longest = max(height, width)
+    if min(height, width) < 1:
+        return "no pixels"
+    ratio = min(1.0, (max_resolution or longest) / longest)
+    if int(ratio * min(height, width)) < 1:  # as FFCV rounds
+        return f"{width}x{height} pixels: too thin for max_resolution: {max_resolution}"
+    if int(ratio * longest) > MAX_SIDES[storage]:
+        return f"{width}x{height} pixels: a side is longer than {MAX_SIDES[storage]:,}; set max_resolution"
+    if _page_bytes([(height, width)], storage) > MAX_PAGE_BYTES:
+        return f"{width}x{height} pixels: more than FFCV can store; make it smaller"
+    return None
+
+
+def _size(outcome: ImageArray | str) -> tuple[int, int] | str:
+    return outcome if isinstance(outcome, str) else (outcome.shape[0], outcome.shape[1])
+
+
+def _refuse_what_is_left(
+    source: ImageSource,
+    path: Path,
+    sizes: dict[int, tuple[int, int]],
+    unusable: dict[int, str],
+    *,
+    storage: str,
+    on_corrupt: str,
+) -> None:
+    if unusable and on_corrupt == "fail":
+        raise InputError(
+            f"{len(unusable):,} of {len(source):,} images cannot be used; replace or remove them, "
+            f"or set on_corrupt: skip. They are: {few(_described(source, unusable))}"
+        )
+    if not sizes:
+        reasons = f"; none can be used: {few(_described(source, unusable))}" if unusable else ""
+        raise InputError(f"{path}: there is no image to write; check {escaped(source.origin)}{reasons}")
+    if storage == "raw":
+        _refuse_several_sizes(source, sizes)
+
+
+def _described(source: ImageSource, unusable: dict[int, str]) -> list[str]:
+    return [f"{quoted(source.names[index])} ({reason})" for index, reason in sorted(unusable.items())]
 
 
 def _refuse_several_sizes(source: ImageSource, sizes: dict[int, tuple[int, int]]) -> None:
@@ -252,8 +371,8 @@ def _refuse_several_sizes(source: ImageSource, sizes: dict[int, tuple[int, int]]
     for index, other in sizes.items():
         if other != size:
             raise InputError(
-                f"storage: raw needs images of one size, but {source.names[first]} has {size[1]}x{size[0]} pixels and "
-                f"{source.names[index]} {other[1]}x{other[0]}; use storage: jpg"
+                f"storage: raw needs images of one size, but {quoted(source.names[first])} has {size[1]}x{size[0]} "
+                f"pixels and {quoted(source.names[index])} {other[1]}x{other[0]}; use storage: jpg"
             )
 
 
@@ -264,27 +383,39 @@ def _page_bytes(sizes: list[tuple[int, int]], storage: str) -> int:
     return max(MIN_PAGE_BYTES, 1 << (needed - 1).bit_length())
 
 
-def _samples(source: ImageSource, indices: list[int], pool: ThreadPoolExecutor) -> Iterator[tuple[ImageArray, int]]:
-    for start in range(0, len(indices), IMAGES_IN_FLIGHT):
-        yield from pool.map(source.__getitem__, indices[start : start + IMAGES_IN_FLIGHT])
+def _images(
+    read: Callable[..., ImageArray | str], sizes: dict[int, tuple[int, int]], pool: ThreadPoolExecutor
+) -> Iterator[ImageArray | str]:
+    items = list(sizes.items())
+    for start in range(0, len(items), IMAGES_IN_FLIGHT):
+        yield from pool.map(lambda item: read(*item), items[start : start + IMAGES_IN_FLIGHT])
 
 
 def _write_pages(
-    samples: Iterator[tuple[ImageArray, int]],
-    num_images: int,
+    images: Iterator[ImageArray | str],
+    labels: LabelArray,
     path: Path,
     *,
     page_bytes: int,
     field_options: dict[str, str | int | None],
     advance: Callable[[], None],
-) -> npt.NDArray[np.void]:
+) -> tuple[npt.NDArray[np.void], dict[int, str]]:
     """Write a beton with FFCV's own parts, but in this process.
 
     FFCV's worker processes lay out pages in the order of their arrival, and one that raises leaves the writer waiting
     for ever.
 
+    Args:
+        images: (N,) pixels, or why there are none.
+        labels: (N,).
+        path: the file.
+        page_bytes: size of a page.
+        field_options: of FFCV's field for images.
+        advance: called after each image.
+
     Returns:
-        FFCV's record of each image (`f0`) and label (`f1`).
+        FFCV's record of each image (`f0`) and label (`f1`); and by their numbers the images that could not be written,
+        with the reason. If there are any, the file is of no use.
     """
     from dhel_kcl.data.ffcv_side_effects import importing_ffcv
 
@@ -296,21 +427,32 @@ def _write_pages(
 
     fields = {"image": RGBImageField(**field_options), "label": IntField()}
     writer = DatasetWriter(str(path), fields, page_size=page_bytes, num_workers=1)
-    writer.num_samples = num_images
+    writer.num_samples = len(labels)
     writer.prepare()
     # prepare() allocates memory to share with worker processes; there are none.
     writer.metadata_sm.close()
     writer.metadata_sm.unlink()
-    metadata = np.zeros(num_images, writer.metadata_type)
+    metadata: npt.NDArray[Any] = np.zeros(len(labels), writer.metadata_type)
     writer.metadata_sm = SimpleNamespace(buf=metadata.view(np.uint8))
     allocator = MemoryAllocator(str(path), writer.data_region_start, page_bytes)
+    failed: dict[int, str] = {}
     with allocator:
-        for number, sample in enumerate(samples):
-            handle_sample(sample, number, metadata.dtype.names, metadata, allocator, fields)
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            if isinstance(image, str):
+                failed[number] = image
+            else:
+                try:
+                    handle_sample((image, label), number, metadata.dtype.names, metadata, allocator, fields)
+                except OSError:  # of the file that is written
+                    raise
+                except Exception as error:  # of the encoder
+                    failed[number] = _reason(error)
             advance()
+    if failed:
+        return metadata, failed
     writer.finalize(allocator.allocations)
     pages = int(allocator.next_page_written.value)
-    if path.stat().st_size != allocator.offset + pages * page_bytes + num_images * ALLOC_TABLE_TYPE.itemsize:
+    if path.stat().st_size != allocator.offset + pages * page_bytes + len(labels) * ALLOC_TABLE_TYPE.itemsize:
         # FFCV writes unbuffered and does not look at how much was written.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return metadata
+    return metadata, failed

@@ -1,11 +1,13 @@
 """Whether a file can be read as a beton: FFCV believes every number in it, and a wrong one crashes the interpreter."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dhel_kcl.data.beton import MAX_SIDES
 from dhel_kcl.data.ffcv_side_effects import importing_ffcv
 
 with importing_ffcv():
@@ -15,19 +17,28 @@ with importing_ffcv():
 
 FIELD_TYPES = {"image": 2, "label": 1}
 """FFCV's number for the type of each field, in their order."""
-MAX_SIDE = 1 << 16
 
 Records = npt.NDArray[np.void]
 
 
-def structural_problem(path: Path, *, num_images: int, num_classes: int, storage: str) -> str | None:
+def structural_problem(
+    path: Path,
+    *,
+    num_images: int,
+    label_counts: Sequence[int],
+    storage: str,
+    min_size: tuple[int, int],
+    max_size: tuple[int, int],
+) -> str | None:
     """Say what makes a file unreadable as a beton of this project; None if nothing does.
 
     Args:
         path: the file.
         num_images: how many images it should hold.
-        num_classes: labels should be less than this; -1 stands for no label.
+        label_counts: how many of them should have each label from 0 on; the others none, which is -1.
         storage: how it should hold them, ``raw`` or ``jpg``.
+        min_size: what the smallest height and width should be, in pixels.
+        max_size: what the largest should be.
     """
     size = path.stat().st_size
     if size < HeaderType.itemsize:
@@ -54,8 +65,10 @@ def structural_problem(path: Path, *, num_images: int, num_classes: int, storage
         return "its fields are not an image and a label"
     records = np.fromfile(path, metadata_type, count=num_images, offset=fields_end)
     table = np.fromfile(path, ALLOC_TABLE_TYPE, offset=table_start)
-    return _records_problem(records["f0"], records["f1"], num_classes, storage) or _table_problem(
-        records["f0"], table, page=page, first=metadata_end, last=table_start, storage=storage
+    return (
+        _sizes_problem(records["f0"], storage, min_size, max_size)
+        or _labels_problem(records["f1"], label_counts)
+        or _table_problem(records["f0"], table, page=page, first=metadata_end, last=table_start, storage=storage)
     )
 
 
@@ -64,14 +77,22 @@ def page_bytes(path: Path) -> int:
     return int(np.fromfile(path, HeaderType, count=1)[0]["page_size"])
 
 
-def _records_problem(images: Records, labels: Any, num_classes: int, storage: str) -> str | None:
+def _sizes_problem(images: Records, storage: str, min_size: tuple[int, int], max_size: tuple[int, int]) -> str | None:
     sides = np.stack([images["height"], images["width"]]).astype(np.int64)
-    if sides.min() < 1 or sides.max() > MAX_SIDE:
+    if sides.min() < 1 or sides.max() > MAX_SIDES[storage]:
         return "the size of an image is impossible"
     if (images["mode"] != IMAGE_MODES[storage]).any():
         return f"an image is not stored as {storage}"
-    if labels.min() < -1 or labels.max() >= num_classes:
+    if (tuple(sides.min(axis=1)), tuple(sides.max(axis=1))) != (min_size, max_size):
+        return "its images have other sizes"
+    return None
+
+
+def _labels_problem(labels: Any, label_counts: Sequence[int]) -> str | None:
+    if labels.min() < -1 or labels.max() >= len(label_counts):
         return "a label is not the number of a class"
+    if np.bincount(labels[labels >= 0], minlength=len(label_counts)).tolist() != list(label_counts):
+        return "its classes have other numbers of images"
     return None
 
 

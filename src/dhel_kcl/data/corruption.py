@@ -94,4 +94,4 @@ def _with_higher_value(x: npt.NDArray[Any], amount: float) -> npt.NDArray[Any]:
 def _through_jpeg(image: Images, quality: int) -> Images:
     file = BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    return np.asarray(Image.open(file, formats=["JPEG"]))

@@ -3,6 +3,7 @@
 import itertools
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class ViewDecoder(Operation):  # type: ignore[misc]
     keep torch's threads spinning on the cores that make the next views. Views for a GPU are uint8 in pinned memory.
 
     Args:
+        path: the beton, for messages.
         num_views: views of each image.
         image_size: height and width of a view, in pixels.
         augmentation: how a view is made.
@@ -48,6 +50,7 @@ class ViewDecoder(Operation):  # type: ignore[misc]
 
     def __init__(
         self,
+        path: Path,
         *,
         num_views: int,
         image_size: int,
@@ -58,7 +61,7 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         page_bytes: int,
     ) -> None:
         super().__init__()
-        self.num_views, self.image_size = num_views, image_size
+        self.path, self.num_views, self.image_size = path, num_views, image_size
         self.parameters = view_parameters(augmentation, image_size)
         self.seed, self.num_workers, self.page_bytes = seed, num_workers, page_bytes
         self.for_gpu, self.levels = for_gpu, LEVELS["uint8" if for_gpu else "float32"]
@@ -112,7 +115,7 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         lengths = sizes[np.searchsorted(pointers, records["data_ptr"])].astype(np.int64)
         addresses = records["data_ptr"].astype(np.int64)
         if len(storage) == 3:
-            stored, offsets = _read(file, addresses, lengths)
+            stored, offsets = self._read(file, addresses, lengths)
         else:
             stored, offsets = self._cached(addresses, storage)
         if not (records["mode"] == IMAGE_MODES["jpg"]).any():
@@ -124,9 +127,16 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         for row, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
             height, width = int(heights[row]), int(widths[row])
             jpeg = stored[offset : offset + length]
-            if imdecode(jpeg, decoded, height, width, height, width, 0, 0, 1, 1, False, False) != 0:
+            problem = None
+            # Of a JPEG of another size FFCV would decode what fits, and leave the rest of the memory unwritten.
+            size = _jpeg_size(jpeg.data)
+            if size is not None and size != (height, width):
+                problem = f"a JPEG of {size[1]}x{size[0]} pixels, recorded as {width}x{height}"
+            elif size is None or imdecode(jpeg, decoded, height, width, height, width, 0, 0, 1, 1, False, False) != 0:
+                problem = "not a whole JPEG"
+            if problem is not None:
                 raise InputError(
-                    f"image {indices[row]} of the beton is not a whole JPEG; delete the beton and write it again"
+                    f"{self.path}: image {indices[row]} of the beton is {problem}; delete the beton and write it again"
                 )
             one = slice(row, row + 1)
             arguments = start, heights[one], widths[one], indices[one]
@@ -138,22 +148,34 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         slots = page_to_slot[addresses // self.page_bytes].astype(np.int64)
         return _read_only(pages.reshape(-1)), slots * self.page_bytes + addresses % self.page_bytes
 
+    def _read(self, file: int, addresses: IndexArray, lengths: IndexArray) -> tuple[npt.NDArray[np.uint8], IndexArray]:
+        """Copy parts of a file, and say where in the copy each of them is.
 
-def _read(file: int, addresses: IndexArray, lengths: IndexArray) -> tuple[npt.NDArray[np.uint8], IndexArray]:
-    """Copy parts of a file, and say where in the copy each of them is.
+        FFCV maps the file instead; then one that is truncated meanwhile kills the process with a bus error.
 
-    FFCV maps the file instead; then one that is truncated meanwhile kills the process with a bus error.
+        Raises:
+            InputError: the file ended before a part.
+        """
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        stored = np.empty(offsets[-1], np.uint8)
+        window = stored.data
+        for address, start, stop in zip(addresses.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            if os.preadv(file, [window[start:stop]], address) != stop - start:
+                raise InputError(f"{self.path}: the beton was truncated while it was being read; write it again")
+        return _read_only(stored), offsets[:-1]
 
-    Raises:
-        InputError: the file ended before a part.
-    """
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    stored = np.empty(offsets[-1], np.uint8)
-    window = stored.data
-    for address, start, stop in zip(addresses.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        if os.preadv(file, [window[start:stop]], address) != stop - start:
-            raise InputError("the beton was truncated while it was being read; write it again")
-    return _read_only(stored), offsets[:-1]
+
+def _jpeg_size(jpeg: memoryview) -> tuple[int, int] | None:
+    """Height and width as the frame header says, the first segment SOF0 to SOF15; None if the way there is odd."""
+    position = 2
+    while position + 9 <= len(jpeg) and jpeg[position] == 0xFF:
+        marker = jpeg[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # these three are no frames
+            return jpeg[position + 5] << 8 | jpeg[position + 6], jpeg[position + 7] << 8 | jpeg[position + 8]
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:  # no segment with a length
+            return None
+        position += 2 + (jpeg[position + 2] << 8 | jpeg[position + 3])
+    return None
 
 
 def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -140,9 +140,9 @@ def crop_box(
             return top, left, box_height, box_width
     box_height, box_width = height, width
     if width / height < ratio_low:
-        box_height = int(np.rint(width / ratio_low))
+        box_height = max(1, int(np.rint(width / ratio_low)))
     elif width / height > ratio_high:
-        box_width = int(np.rint(height * ratio_high))
+        box_width = max(1, int(np.rint(height * ratio_high)))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
@@ -496,7 +496,7 @@ def gaussian_blur(planes: Pixels, kernel_size: int, sigma: float) -> None:
     """Convolve with a Gaussian cut off at `kernel_size` pixels, with reflected borders.
 
     Args:
-        planes: (3, H, W), each side longer than half the kernel.
+        planes: (3, H, W), each side longer than half the kernel, or one pixel, which is its own reflection.
         kernel_size: odd number of taps.
         sigma: standard deviation in pixels.
     """
@@ -515,8 +515,9 @@ def gaussian_blur(planes: Pixels, kernel_size: int, sigma: float) -> None:
             for column in range(width):
                 padded[radius + column] = line[column]
             for offset in range(1, radius + 1):
-                padded[radius - offset] = padded[radius + offset]
-                padded[radius + width - 1 + offset] = padded[radius + width - 1 - offset]
+                inwards = min(offset, width - 1)
+                padded[radius - offset] = padded[radius + inwards]
+                padded[radius + width - 1 + offset] = padded[radius + width - 1 - inwards]
             sums = rows[radius + row]
             sums[:] = _ZERO
             for tap in range(kernel_size):
@@ -524,8 +525,9 @@ def gaussian_blur(planes: Pixels, kernel_size: int, sigma: float) -> None:
                 for column in range(width):
                     sums[column] += weight * shifted[column]
         for offset in range(1, radius + 1):
-            rows[radius - offset] = rows[radius + offset]
-            rows[radius + height - 1 + offset] = rows[radius + height - 1 - offset]
+            inwards = min(offset, height - 1)
+            rows[radius - offset] = rows[radius + inwards]
+            rows[radius + height - 1 + offset] = rows[radius + height - 1 - inwards]
         for row in range(height):
             blurred[:] = _ZERO
             for tap in range(kernel_size):

@@ -92,6 +92,7 @@ class _ViewLoader:
             world_size=world_size,
         )
         decoder = ViewDecoder(
+            path,
             num_views=self.num_views,
             image_size=image_size,
             augmentation=augmentation,

@@ -1,14 +1,15 @@
 """Where images come from: one module for each kind of data set, all behind one indexable `ImageSource`."""
 
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dhel_kcl import declarations
 from dhel_kcl.config import DataConfig
@@ -22,16 +23,34 @@ SUBSET_SEED = 0
 """Seed of the digits split and of `train_images` subsets; fixed, so that runs of every seed see the same images."""
 
 
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""The formats of image files that are read, by PIL's name, with their suffixes.
+
+PIL chooses the parser by a file's content and knows formats that it hands to other programs: PostScript runs.
+"""
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+
+_TIFF_BITS, _TIFF_SAMPLE_FORMAT = 258, 339
+"""Numbers of the tags that give the bits of each channel, and whether they are unsigned (1)."""
+
+
 @dataclass(frozen=True)
 class ImageSource:
     """An indexable of labelled RGB images.
 
     Attributes:
-        classes: class names; a label is a position in this list.
+        classes: class names, all different; a label is a position in this list.
         labels: (N,) int64, known without decoding any image; -1 for an unlabelled image.
         origin: what the images are, for the record.
         names: (N,) file path or index of each image, for messages.
-        read: image number to (H, W, 3) uint8 pixels.
+        read: image number to (H, W, 3) uint8 pixels; whatever it raises is that image's problem.
+        left_out: how many files and folders were there but are not part of it, by reason.
     """
 
     classes: list[str]
@@ -39,6 +58,7 @@ class ImageSource:
     origin: str
     names: list[str]
     read: Callable[[int], ImageArray]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,10 +69,9 @@ class ImageSource:
 
     def subset(self, indices: LabelArray) -> "ImageSource":
         """Keep the images at `indices`, in that order."""
-        return ImageSource(
-            classes=self.classes,
+        return replace(
+            self,
             labels=self.labels[indices],
-            origin=self.origin,
             names=[self.names[index] for index in indices],
             read=lambda index: self.read(int(indices[index])),
         )
@@ -92,9 +111,7 @@ def open_source(data: DataConfig, split: str) -> ImageSource:
     Raises:
         InputError: the split does not exist, or images, folders, the class list or the network are missing.
     """
-    if split not in data.splits:
-        raise InputError(f"data set kind {data.kind} has no split {split!r}; it has {', '.join(data.splits)}")
-    source: ImageSource = declarations.kinds()[data.kind].load()().open(data, split)
+    source = open_whole(data, split)
     if data.train_images is None or split != data.pretrain_split:
         return source
     if data.train_images > len(source):
@@ -103,6 +120,14 @@ def open_source(data: DataConfig, split: str) -> ImageSource:
         )
     chosen = stratified_indices(source.labels, data.train_images, SUBSET_SEED)
     return source.subset(chosen)
+
+
+def open_whole(data: DataConfig, split: str) -> ImageSource:
+    """Open one split as `open_source` does, whatever `data.train_images` says."""
+    if split not in data.splits:
+        raise InputError(f"data set kind {data.kind} has no split {split!r}; it has {', '.join(data.splits)}")
+    source: ImageSource = declarations.kinds()[data.kind].load()().open(data, split)
+    return source
 
 
 def stratified_indices(labels: LabelArray, count: int, seed: int) -> LabelArray:
@@ -131,17 +156,36 @@ def stratified_indices(labels: LabelArray, count: int, seed: int) -> LabelArray:
 def read_image(path: Path) -> ImageArray:
     """Decode a file to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    Grey, palette and CMYK images are converted; of 16-bit grey the high byte is kept, as PIL does for 16-bit colour;
-    transparency is dropped.
+    The file has one of `FORMATS`, whatever its suffix, and at most 8 bits a channel: with more, which levels are black
+    and white is not defined. Grey, palette and CMYK images are converted; transparency is dropped. Of an MPO, in which
+    cameras add pictures to a JPEG, the first is the photograph.
 
     Raises:
         OSError: the file is missing or truncated. PIL raises other types for other damage.
-        ValueError: the image holds floating-point values, whose range is unknown.
+        ValueError: it is not a regular file or has another format, holds several images or more than 8 bits a channel.
     """
-    with Image.open(path) as file:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")  # to open a pipe can take for ever
+    try:
+        opened = Image.open(path, formats=list(FORMATS))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"no image of the formats {', '.join(FORMATS)}") from error
+    with opened as file:
+        if (images := getattr(file, "n_frames", 1)) > 1 and file.format != "MPO":
+            raise ValueError(f"{images} images in one file; keep one of them")
+        _refuse_undefined_range(file)
         image = ImageOps.exif_transpose(file)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined range")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     return np.array(image.convert("RGB"))
+
+
+def _refuse_undefined_range(file: Any) -> None:
+    bits, unsigned = 8, True
+    if file.format == "TIFF":
+        bits = max(file.tag_v2.get(_TIFF_BITS, (1,)))
+        unsigned = set(file.tag_v2.get(_TIFF_SAMPLE_FORMAT, (1,))) == {1}
+    elif file.format == "PNG" and any(";16" in str(tile[3]) for tile in file.tile):  # PIL's modes do not tell colours
+        bits = 16
+    if bits > 8:
+        raise ValueError(f"{bits} bits a channel; convert it to 8 bits")
+    if not unsigned:
+        raise ValueError("signed or floating-point levels; convert it to 8 bits without a sign")
