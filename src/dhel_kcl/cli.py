@@ -23,7 +23,7 @@ from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yam
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
-from dhel_kcl.provenance import record
+from dhel_kcl.provenance import record, refuse_future
 from dhel_kcl.seeding import derive_seed
 
 app = typer.Typer(
@@ -189,6 +189,7 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     chosen = config.run(run)
     processes = max(1, config.compute.gpus_per_run)
     _claim_gpus(config, processes)
+    from dhel_kcl.outcome import read_outcome
     from dhel_kcl.pretrain import pretrain as train
     from dhel_kcl.processes import Processes, become_torchrun
 
@@ -213,7 +214,9 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         outputs=[layout.encoder(run), layout.outcome(run), layout.training_log(run), layout.throughput(run)],
         seeds=seeds | {"run": chosen.seed},
     ):
-        train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
+        checkpoints = train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
+    if not read_outcome(layout.outcome(run)).diverged:
+        checkpoints.discard()
 
 
 @app.command()
@@ -345,6 +348,8 @@ def collect(experiment: Experiment) -> None:
 
     sources = [path for run in config.runs for path in layout.measurements(run, stages.run_stages(config))]
     sources += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
+    jobs = stages.expected_manifests(config, layout, ())  # those of runs and betons stand for them in the workflow
+    refuse_future(path for path, (stage, _) in jobs.items() if stage in ("data", *stages.RUN_STAGES) and path.exists())
     with record(
         layout.manifest("collect"),
         stage="collect",
@@ -526,6 +531,8 @@ def audit(
     from dhel_kcl.audit import audit as check
     from dhel_kcl.audit import conclude
 
+    inputs = (layout.report, layout.crate, layout.sbom, layout.manifest("crate"))
+    refuse_future(path for path in inputs if path.exists())
     outcome = check(config, layout, stages.SCRIPTS)
     if strict:
         outcome.problems += [f"{layout.root}: {warning}" for warning in outcome.warnings]
