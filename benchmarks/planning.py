@@ -168,7 +168,12 @@ def snakemake(folder: Path, *arguments: str) -> tuple[float, str]:
     environment = os.environ | {"PATH": f"{folder_of_programs}:{os.environ['PATH']}"}
     start = time.perf_counter()
     outcome = subprocess.run(  # nosec B603 # fixed words, no shell
-        [*program, "--cores", "1", *arguments], cwd=folder, capture_output=True, encoding="utf-8", env=environment, check=False
+        [*program, "--cores", "1", *arguments],
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        check=False,
     )
     seconds = time.perf_counter() - start
     if outcome.returncode:

@@ -68,9 +68,8 @@ class Evaluation(_Measured):
     def _has_whole_groups(self) -> "Evaluation":
         linear = {"linear_top1", "linear_top5", "validation_top1", "regularisation_c"}
         for group in (linear, {"knn_top1", "knn_neighbours"}):
-            if absent := group - self.model_fields_set:
-                if absent != group:
-                    raise ValueError(f"{', '.join(sorted(absent))} missing")
+            if (absent := group - self.model_fields_set) and absent != group:
+                raise ValueError(f"{', '.join(sorted(absent))} missing")
         if self.test_images is None and self.model_fields_set - {"not_measured"}:
             raise ValueError("test_images missing")
         return self
