@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 from run_files import make_features, write_outcome
 
-from dhel_kcl.config import AnalysisConfig, EvaluationConfig
+from dhel_kcl.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.data.corruption import SEVERITIES
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import save_features
+from dhel_kcl.layout import Layout
 from dhel_kcl.linear_probe import evaluate
 from dhel_kcl.outcome import read_outcome
 from dhel_kcl.representation import analyse
-from dhel_kcl.results import read_measurements
+from dhel_kcl.results import collect, read_measurements
 
 LOG = """epoch,step,loss,alignment,energy,gradient_norm,learning_rate,knn_top1,effective_rank_h,effective_rank_z
 1,11,-0.5,-1.0,0.5,0.1,0.2,,,
@@ -178,3 +181,42 @@ def test_of_a_diverged_run_there_is_nothing(tmp_path: Path, name: str) -> None:
 def test_an_outcome_says_whether_the_run_diverged(tmp_path: Path) -> None:
     for status in ("finished", "diverged"):
         assert read_outcome(write_outcome(tmp_path / "outcome.json", status)).diverged == (status == "diverged")
+
+
+@pytest.fixture
+def collected(
+    sound: dict[str, str], tiny_config: ExperimentConfig, digits_betons: dict[str, Path], tmp_path: Path
+) -> tuple[ExperimentConfig, Layout, str]:
+    """An experiment of one run, whose files are there."""
+    config, layout = tiny_config.model_copy(deep=True), Layout(tmp_path / "results")
+    run = next(iter(config.runs))
+    config.__dict__["runs"] = {run: config.runs[run]}
+    for split, beton in digits_betons.items():
+        layout.beton("digits", split).parent.mkdir(parents=True, exist_ok=True)
+        for path in (beton, sidecar_path(beton)):
+            shutil.copy(path, layout.beton("digits", split).parent)
+    layout.run(run).mkdir(parents=True)
+    for name in FILES:
+        (layout.run(run) / name).write_text(sound[name], encoding="utf-8")
+    return config, layout, run
+
+
+def test_collecting_gathers_reasons_too(collected: tuple[ExperimentConfig, Layout, str]) -> None:
+    config, layout, run = collected
+    layout.evaluation(run).write_text('{"not_measured": "h: no test image has a label"}', encoding="utf-8")
+    table = collect(config, layout)
+    (row,) = table[table["metric"] == "not_measured"].to_dict("records")
+    assert (row["run"], row["representation"], row["value"]) == (run, "h", 1.0)
+    assert row["source"] == f"runs/{run}/evaluation.json"
+    assert {"effective_rank", "corrupted_top1"} <= {*table["metric"]}
+
+
+def test_a_file_that_holds_nothing_is_refused_unless_the_run_diverged(
+    collected: tuple[ExperimentConfig, Layout, str],
+) -> None:
+    config, layout, run = collected
+    layout.evaluation(run).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"evaluation\.json: holds nothing, but the run finished; delete it"):
+        collect(config, layout)
+    write_outcome(layout.outcome(run), "diverged")
+    assert "linear_top1" not in {*collect(config, layout)["metric"]}
