@@ -106,7 +106,7 @@ def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: 
     return rows
 
 
-def _state(values: Mapping[str, Any]) -> str:
+def _state(values: Mapping[Any, Any]) -> str:
     if values["diverged"] == 1:
         return "diverged"
     return "finished" if values.get("not_measured") != 1 else "finished, not wholly measured"

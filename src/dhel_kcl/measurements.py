@@ -88,7 +88,7 @@ _Severities = {
 }
 
 
-class Corruptions(create_model("_Corruptions", __base__=_Measured, **_Severities)):  # type: ignore[misc, call-overload]
+class Corruptions(create_model("_Corruptions", __base__=_Measured, **_Severities)):  # type: ignore[misc]
     """The content of ``corruptions.json``: accuracies at severities 0 to 5 for each key of `SEVERITIES`."""
 
     def accuracies(self) -> Iterator[tuple[str, list[float]]]:

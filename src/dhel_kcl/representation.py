@@ -40,9 +40,9 @@ def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: P
 def _measure(name: str, features: Features, config: AnalysisConfig) -> dict[str, Any]:
     if name in features.not_measured:
         return {"not_measured": features.not_measured[name]}
-    embeddings = (features.tensors[f"{place}_{name}"] for place in ("test", "test_view1", "test_view2"))
+    x, view1, view2 = (features.tensors[f"{place}_{name}"] for place in ("test", "test_view1", "test_view2"))
     try:
-        return _describe(*embeddings, config)
+        return _describe(x, view1, view2, config)
     except ValueError as error:
         return {"not_measured": " ".join(str(error).split())}
 
