@@ -341,7 +341,7 @@ class TestInterruption:
             ),
             (lambda state: state["optimizer"]["state"].pop(0), r"state\.optimizer\.state is not"),
             (lambda state: state["schedule"].update(last_epoch=3), "its schedule is not at step"),
-            (lambda state: state["loader"].update(batch=0), "its loader is not at step"),
+            (lambda state: state["loader"].update(batch=1), "its loader is not at step"),
             (lambda state: state["log"].update(step=10**6), "log: step 1000000 is not one of"),
             (lambda state: state["log"].update(epochs=[]), "log: it does not have a row for each"),
             (lambda state: state["log"].update(rows=torch.zeros(0)), "log: its rows are not finite numbers"),
