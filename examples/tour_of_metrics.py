@@ -97,7 +97,7 @@ def encoder_outputs(path: Path) -> dict[str, Representation]:
     from dhel_kcl.feature_cache import load_features
 
     try:
-        features = {name: tensor.numpy() for name, tensor in load_features(path).items()}
+        features = {name: tensor.numpy() for name, tensor in load_features(path).tensors.items()}
         labels = {key: features[key] for key in ("train_label", "test_label")}
         places = {"train": "train", "test": "test", "view1": "test_view1", "view2": "test_view2"}
         return {
@@ -107,7 +107,7 @@ def encoder_outputs(path: Path) -> dict[str, Representation]:
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyError as error:
-        sys.exit(f"error: {path}: has no {error}; give a features.safetensors of results/NAME/runs/RUN/")
+        sys.exit(f"error: {path}: has no {error}: its run diverged or could not be measured; give that of another run")
 
 
 def normalised(x: NDArray[Any]) -> NDArray[Any]:

@@ -56,6 +56,14 @@ def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     return points[[*(column for column in points if column != "runs"), "runs"]]
 
 
+def not_measured(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row for each run that lacks a metric though it did not diverge: what it learnt could not be measured."""
+    reasons = metric_rows(results, "not_measured").drop_duplicates("run")
+    diverged = metric_rows(results, "diverged").query("value == 1")["run"]
+    explained = pd.concat([metric_rows(results, metric)["run"], diverged])
+    return reasons[~reasons["run"].isin(explained)]
+
+
 def runs_at_choice(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The runs at each loss's chosen hyperparameters; where nothing can be chosen, all runs of the loss.
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import style
-from aggregate import PER_BATCH_SIZE, chosen
+from aggregate import PER_BATCH_SIZE, chosen, not_measured
 from scipy.stats import norm
 
 from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, robustness
 from dhel_kcl.statistics import CONFIDENCE, paired_test
 
-METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged")
+METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged", "not_measured")
 BASELINES = ("infonce", "ntxent", "dcl")
 PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
@@ -78,6 +78,7 @@ class Measured:
         self.rows = rows
         ended = metric_rows(rows, "diverged")
         self.diverged = ended[ended["value"] == 1].groupby("loss").size()
+        self.not_measured = not_measured(rows, "linear_top1").groupby("loss").size()
         self.accuracies = metric_rows(rows, "linear_top1")
 
     @cached_property
@@ -273,9 +274,10 @@ def _steadiness(*axes: str) -> Callable[[Measured, str], Margin]:
     axis = axes[0] if len(axes) == 1 else "both"
 
     def margin(measured: Measured, loss: str) -> Margin:
-        lost = measured.diverged
-        if loss in lost:
-            return Margin(obstacle=f"{lost[loss]} of its runs diverged: the worst accuracy is unknown")
+        lost = {*measured.diverged.index, *measured.not_measured.index}
+        for count, what in ((measured.diverged, "diverged"), (measured.not_measured, "could not be measured")):
+            if loss in count:
+                return Margin(obstacle=f"{count[loss]} of its runs {what}: the worst accuracy is unknown")
         if fixed := [NAMES_OF_AXES[each] for each in axes if each not in measured.varied(loss)]:
             return Margin(obstacle=f"one {fixed[0]} only")
         spread = measured.spread[measured.spread["axis"] == axis]

@@ -2,8 +2,8 @@
 
 Top-1 accuracy of linear evaluation on the frozen backbone, in percent and averaged over seeds, for each loss and
 hyperparameter setting (rows) and each batch size (columns). The colour scale is the same for all losses of a data set.
-A hatched cell has no accuracy because all its runs diverged; an empty cell was not run. A star marks a cell of which
-some runs diverged, so that its mean is of the others.
+A hatched cell has no accuracy because all its runs diverged or could not be measured; an empty cell was not run. A star
+marks a cell of which some runs did so, so that its mean is of the others.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 import style
+from aggregate import not_measured
 from matplotlib.artist import Artist
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -20,27 +21,33 @@ from matplotlib.patches import Patch, Rectangle
 from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1",)
-OPTIONAL_METRICS = ("diverged",)
+OPTIONAL_METRICS = ("diverged", "not_measured")
 ROW = ["loss", *HYPERPARAMETERS]
 SYMBOLS = {"temperature": r"$\tau$", "t": "$t$", "c": "$c$", "gamma": r"$\gamma$"}
 HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#888888", "hatch": "//////"}
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent, number of seeds and of diverged runs, per configuration."""
+    """Accuracy in percent, number of seeds, of diverged runs and of those not measured (if any), per configuration."""
     means = seed_means(metric_rows(results, "linear_top1")).drop(columns="runs")
     ended = metric_rows(results, "diverged")
     lost = ended[ended["value"] == 1].groupby(CONFIGURATION, dropna=False).size().rename("diverged").reset_index()
     runs = results.groupby(CONFIGURATION, dropna=False)["run"].agg(runs=join_runs).reset_index()
+    without = not_measured(results, "linear_top1").groupby(CONFIGURATION, dropna=False).size().rename("not_measured")
     table = runs.merge(means, on=CONFIGURATION, how="left").merge(lost, on=CONFIGURATION, how="left")
-    table = table.fillna({"n": 0, "diverged": 0}).astype({"n": int, "diverged": int})
+    table = table.merge(without.reset_index(), on=CONFIGURATION, how="left")
+    counts = ["n", "diverged", "not_measured"]
+    table = table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int))
     table[["mean", "std"]] *= 100
-    return table[[*CONFIGURATION, "mean", "std", "n", "diverged", "runs"]].query("n > 0 or diverged > 0")
+    table = table[table[counts].any(axis="columns")]
+    shown = counts if len(without) else counts[:2]
+    return table[[*CONFIGURATION, "mean", "std", *shown, "runs"]]
 
 
 @mpl.rc_context({**style.RC, "axes.grid": False, "axes.linewidth": 0, "hatch.linewidth": 0.4})
 def draw(points: pd.DataFrame) -> Figure:
     """A panel per data set with the settings of all losses below each other; a white gap between two losses."""
+    points = points.assign(lost=points["diverged"] + points.get("not_measured", 0))
     rows = points[ROW].drop_duplicates()
     rows = rows.assign(rank=rows["loss"].map([*style.LOSSES].index)).sort_values(["rank", *HYPERPARAMETERS])
     rows["y"] = [i + 0.4 * loss for i, loss in enumerate((rows["loss"] != rows["loss"].shift()).cumsum())]
@@ -53,10 +60,10 @@ def draw(points: pd.DataFrame) -> Figure:
         sizes = sorted(set(cells["batch_size"]))
         norm = Normalize(cells["mean"].min(), cells["mean"].max())
         colours = ScalarMappable(norm, "viridis")
-        for x, y, mean, n, diverged in cells[["batch_size", "y", "mean", "n", "diverged"]].to_numpy():
+        for x, y, mean, n, lost in cells[["batch_size", "y", "mean", "n", "lost"]].to_numpy():
             look = {"facecolor": colours.to_rgba(mean)} if n else HATCH
             axes.add_patch(Rectangle((sizes.index(x) - 0.5, y - 0.5), 1, 1, linewidth=0, **look))
-            text = f"{mean:.1f}{'*' * bool(diverged)}" if n else ""
+            text = f"{mean:.1f}{'*' * bool(lost)}" if n else ""
             colour = "white" if n and float(norm(mean)) < 0.6 else "black"
             axes.text(sizes.index(x), y, text, ha="center", va="center", fontsize=5.5, color=colour)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
@@ -66,7 +73,10 @@ def draw(points: pd.DataFrame) -> Figure:
         axes.tick_params(length=0, labelsize=6.5)
         if cells["n"].any():
             figure.colorbar(colours, ax=axes, orientation="horizontal", pad=0.01, aspect=25, format="{x:.3g}")
-    notes: list[Artist] = [Patch(**HATCH, label="diverged")] if (points["n"] == 0).any() else []
+    without_accuracy = points[points["n"] == 0]
+    all_diverged = (without_accuracy["diverged"] == without_accuracy["lost"]).all()
+    said = "diverged" if all_diverged else "diverged or not measured"
+    notes: list[Artist] = [] if without_accuracy.empty else [Patch(**HATCH, label=said)]
     if len(points) < len(rows) * points.groupby("dataset")["batch_size"].nunique().sum():
         notes.append(Patch(facecolor="white", edgecolor="#888888", label="not run"))
     if notes:

@@ -20,7 +20,7 @@ from theorems import theorems
 
 TABLES = ("results", "theory")
 METRICS = ("linear_top1", "validation_top1", "effective_rank", *THEORY_METRICS)
-OPTIONAL_METRICS = ("test_images", "diverged")
+OPTIONAL_METRICS = ("test_images", "diverged", "not_measured")
 COMMAND = "snakemake --cores all"
 
 

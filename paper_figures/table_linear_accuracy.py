@@ -7,7 +7,7 @@ uses the hyperparameters with the highest accuracy on the validation split of th
 averaged over seeds; the CSV beside this table names them. From five seeds on, a 95% bootstrap interval of the mean over
 seeds follows in brackets; fewer seeds cannot give one that covers the mean so often. With one seed, the brackets after
 "test" hold Wilson's 95% interval over test images, if their number was recorded. Seeds without an accuracy are
-counted; a loss that diverged with every hyperparameter says so. An empty cell has no run.
+counted; a loss that diverged, or could not be measured, with every hyperparameter says so. An empty cell has no run.
 """
 
 import pandas as pd
@@ -54,10 +54,11 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell(row: pd.Series) -> str:
+    lost = {"diverged": row["diverged"], "not measured": row["ran"] - row["n"] - row["diverged"]}
     if not row["n"]:
-        return f"diverged ({row['diverged']} of {row['ran']} runs)"
+        return ", ".join(f"{why} ({count} of {row['ran']} runs)" for why, count in lost.items() if count)
     on_images = style.interval(row["test_low"], row["test_high"]) if row["n"] == 1 else ""
     interval = style.interval(row["low"], row["high"]) or (on_images and f"test {on_images}")
-    lost = f", {row['diverged']} diverged" if row["diverged"] else ""
-    seeds = f"n={row['n']}" if row["n"] == row["planned"] else f"{row['n']} of {row['planned']} seeds{lost}"
+    others = "".join(f", {count} {why}" for why, count in lost.items() if count)
+    seeds = f"n={row['n']}" if row["n"] == row["planned"] else f"{row['n']} of {row['planned']} seeds{others}"
     return " ".join(filter(None, [style.mean_and_std(row["mean"], row["std"]), interval, f"({seeds})"]))

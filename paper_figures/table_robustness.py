@@ -8,15 +8,17 @@ any loss (at the same batch size for "hyperparameters", else on the data set), a
 all are as good as the best, 0 if all are 0.05 or more below. There a setting all of whose runs diverged is within no
 tau; from the other statistics a diverged run is left out. The last column counts such runs of the loss, so that a
 loss that only trains with some settings does not pass for robust. Nothing is selected, so these are test accuracies of
-the whole grid.
+the whole grid. Where runs could not be measured, another column counts them.
 """
 
 import pandas as pd
 import style
+from aggregate import not_measured
 
 from dhel_kcl.robustness import join_runs, metric_rows, robustness
 
 METRICS = ("linear_top1", "diverged")
+OPTIONAL_METRICS = ("not_measured",)
 AXES = {"hyperparameters": "hyperparameters", "batch_size": "batch size", "both": "both"}
 STATISTICS = {"mean": "Mean", "std": "Std", "best": "Best", "worst": "Worst", "range": "Range"}
 STATISTICS["profile_area"] = "Profile area"
@@ -30,11 +32,14 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     rows = ended[keys].drop_duplicates().merge(pd.DataFrame({"axis": list(AXES)}), how="cross")
     rows = rows.merge(robustness(results, "linear_top1"), on=[*keys, "axis"], how="outer")
     lost = diverged.groupby(keys)["run"].agg(diverged="size", lost=join_runs)
-    absent = dict.fromkeys(["settings", "groups", "diverged", "profile_area"], 0)
-    rows = rows.merge(lost, on=keys, how="left").fillna(absent)
-    runs = [";".join(filter(None, parts)) for parts in rows[["runs", "lost"]].fillna("").to_numpy()]
-    rows = rows.drop(columns=["runs", "lost"]).assign(runs=[join_runs(pd.Series(cell)) for cell in runs])
-    counts = ["settings", "groups", "diverged"]
+    unmeasured = not_measured(results, "linear_top1").groupby(keys)["run"]
+    without = unmeasured.agg(not_measured="size", without=join_runs)
+    counts = ["settings", "groups", "diverged", *(["not_measured"] if len(without) else [])]
+    rows = rows.merge(lost, on=keys, how="left").merge(without, on=keys, how="left")
+    rows = rows.fillna(dict.fromkeys([*counts, "profile_area"], 0))
+    runs = [";".join(filter(None, parts)) for parts in rows[["runs", "lost", "without"]].fillna("").to_numpy()]
+    rows = rows.drop(columns=["runs", "lost", "without"]).assign(runs=[join_runs(pd.Series(cell)) for cell in runs])
+    rows = rows if len(without) else rows.drop(columns="not_measured")
     return rows.astype(dict.fromkeys(counts, int)).sort_values([*keys, "axis"], ignore_index=True)
 
 
@@ -43,8 +48,10 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     table = style.for_print(points, {"dataset": style.DATASET_NAMES, "axis": AXES, "loss": style.LOSS_NAMES})
     for statistic in STATISTICS:
         table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]
-    for count in ("settings", "diverged"):
-        table[count] = table[count].astype(str)
+    counts = [column for column in ("settings", "diverged", "not_measured") if column in table]
+    table[counts] = table[counts].astype(str)
     names = {"dataset": "Data set", "axis": "Over", "loss": "Loss", "settings": "Settings", **STATISTICS}
     names["diverged"] = "Diverged runs"
+    if "not_measured" in counts:
+        names["not_measured"] = "Runs not measured"
     return table[list(names)].rename(columns=names)

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from explorer_page import Page
@@ -85,6 +87,19 @@ def digits_betons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def digits_beton(digits_betons: dict[str, Path]) -> Path:
     return digits_betons["train"]
+
+
+@pytest.fixture
+def relabelled(tmp_path: Path) -> Callable[..., Path]:
+    """Write a split of the digits with other labels, -1 for none."""
+
+    def write(split: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+        source = open_source(DataConfig(kind="digits"), split)
+        beton = tmp_path / "relabelled" / f"{split}.beton"
+        write_beton(replace(source, labels=change(np.asarray(source.labels))), beton)
+        return beton
+
+    return write
 
 
 @pytest.fixture

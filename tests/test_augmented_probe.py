@@ -1,16 +1,20 @@
 """Linear evaluation on augmented images: frozen encoder, and the optimisation that it is said to be."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from run_files import write_outcome
 from torch import nn
 from torch.nn import functional
 
 from dhel_kcl.augmented_probe import augmented_linear_probe, evaluate
-from dhel_kcl.config import AugmentationConfig, ComputeConfig, EncoderConfig, ExperimentConfig, ProbeConfig
+from dhel_kcl.config import AugmentationConfig, ComputeConfig, DataConfig, EncoderConfig, ExperimentConfig, ProbeConfig
 from dhel_kcl.data.loader import OneViewLoader
+from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
 from dhel_kcl.models import Encoder, build_encoder, save_encoder
 from dhel_kcl.seeding import derive_seed
@@ -80,16 +84,62 @@ def test_the_same_seed_gives_the_same_numbers_for_any_number_of_workers(
 
 
 def test_a_probe_that_diverges_says_so(encoder: Encoder, digits_betons: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"diverged; lower probe\.learning_rate"):
+    with pytest.raises(ValueError, match=r"diverged; a lower probe\.learning_rate may help"):
         probe(encoder, digits_betons, CONFIG.model_copy(update={"learning_rate": 1e30, "weight_decay": 1e10}))
+
+
+def test_unlabelled_images_take_no_part(
+    encoder: Encoder, digits_betons: dict[str, Path], relabelled: Callable[..., Path]
+) -> None:
+    hidden = relabelled("test", lambda labels: np.where(np.arange(len(labels)) < 100, labels, -1))
+    config = CONFIG.model_copy(update={"epochs": 1})
+    accuracies = probe(encoder, {"train": digits_betons["train"], "test": hidden}, config)
+    assert accuracies["augmented_top5"] * 100 == pytest.approx(round(accuracies["augmented_top5"] * 100))
+    some = relabelled("train", lambda labels: np.where(labels % 2, labels, -1))
+    assert probe(encoder, {"train": some, "test": digits_betons["test"]}, config)["augmented_top5"] <= 0.55
+
+
+def test_classes_without_training_images_are_errors_also_in_the_first_five(
+    encoder: Encoder, digits_betons: dict[str, Path], relabelled: Callable[..., Path]
+) -> None:
+    three = relabelled("train", lambda labels: labels % 3)
+    truth = relabelled("test", lambda labels: labels)
+    accuracies = probe(encoder, {"train": three, "test": truth}, CONFIG.model_copy(update={"epochs": 1}))
+    labels = open_source(DataConfig(kind="digits"), "test").labels
+    assert accuracies["augmented_top5"] == pytest.approx(float((labels < 3).mean()))
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "said"),
+    [
+        ("train", 4, "all labelled training images are of one class"),
+        ("train", -1, "no training image has a label"),
+        ("test", -1, "no test image has a label"),
+    ],
+)
+def test_what_needs_labels_is_recorded_as_not_measured_without_them(
+    tiny_config: ExperimentConfig,
+    files: tuple[Path, Path],
+    digits_betons: dict[str, Path],
+    relabelled: Callable[..., Path],
+    tmp_path: Path,
+    split: str,
+    label: int,
+    said: str,
+) -> None:
+    run = tiny_config.run(RUN)
+    save_encoder(build_encoder(run.dataset.encoder, seed=0), files[0])
+    write_outcome(files[1], "finished")
+    betons = {**digits_betons, split: relabelled(split, lambda labels: np.full_like(labels, label))}
+    evaluate(run, ComputeConfig(device="cpu"), *files, betons, tmp_path / "accuracies.json")
+    assert json.loads((tmp_path / "accuracies.json").read_text(encoding="utf-8")) == {"not_measured": said}
 
 
 @pytest.fixture
 def files(encoder: Encoder, tmp_path: Path) -> tuple[Path, Path]:
     nn.init.zeros_(encoder.projector[0].weight)  # the projector takes no part
     save_encoder(encoder, tmp_path / "encoder.safetensors")
-    (tmp_path / "outcome.json").write_text('{"status": "diverged"}', encoding="utf-8")
-    return tmp_path / "encoder.safetensors", tmp_path / "outcome.json"
+    return tmp_path / "encoder.safetensors", write_outcome(tmp_path / "outcome.json", "diverged")
 
 
 def test_a_diverged_run_has_no_accuracy(

@@ -16,7 +16,11 @@ import yaml
 from PIL import Image
 from workspace import REPOSITORY, TINY, run
 
-from dhel_kcl.config import load_config
+from dhel_kcl import cli
+from dhel_kcl.config import ExperimentConfig, load_config, write_resolved_config
+from dhel_kcl.data.beton import sidecar_path
+from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 
@@ -468,3 +472,27 @@ def test_names_that_are_not_ascii_are_the_same_bytes_under_every_locale(
     assert seen[0] == seen[1]
     assert "résultats/où/config.yaml: missing" in seen[1][0].decode()
     assert "résultats/日本/data/digits/train.beton" in seen[1][0].decode()
+
+
+def test_a_training_outlives_a_manifest_that_cannot_be_written(
+    digits_beton: Path, tiny_config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path / "results")
+    write_resolved_config(tiny_config, layout.config)
+    beton = layout.beton("digits", "train")
+    beton.parent.mkdir(parents=True)
+    for path in (digits_beton, sidecar_path(digits_beton)):
+        shutil.copy(path, beton.parent)
+
+    def no_space(path: Path, value: object) -> None:
+        raise InputError(f"{path}: no space left; free some and run the same command again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dhel_kcl.provenance.write_json", no_space)
+        with pytest.raises(InputError, match="no space left"):
+            cli.pretrain(layout.root, RUN)
+    assert list((layout.run(RUN) / "checkpoints").rglob("step-*.pt"))
+    monkeypatch.delattr("dhel_kcl.pretrain.train_step")  # nothing is trained again
+    cli.pretrain(layout.root, RUN)
+    assert layout.run_manifest("pretrain", RUN).exists()
+    assert not (layout.run(RUN) / "checkpoints").exists()

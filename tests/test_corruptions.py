@@ -1,11 +1,13 @@
 """The linear probe on corrupted test images: the evaluation's classifier, frozen, on what the loader reads."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from run_files import write_outcome
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -118,7 +120,7 @@ def files(
     names = {"encoder_path": "encoder.safetensors", "outcome": "outcome.json", "classifier_path": "c.safetensors"}
     paths = {key: tmp_path / name for key, name in names.items()}
     save_encoder(encoder, paths["encoder_path"])
-    paths["outcome"].write_text('{"status": "finished"}', encoding="utf-8")
+    write_outcome(paths["outcome"], "finished")
     save_classifier(probe[1], paths["classifier_path"])
     return {**paths, "test": digits_betons["test"], "output": tmp_path / "corruptions.json"}
 
@@ -136,7 +138,7 @@ def test_the_stage_writes_every_accuracy(
 
 
 def test_a_diverged_run_has_no_accuracy(tiny_config: ExperimentConfig, files: dict[str, Path]) -> None:
-    files["outcome"].write_text('{"status": "diverged"}', encoding="utf-8")
+    write_outcome(files["outcome"], "diverged")
     save_classifier(None, files["classifier_path"])
     assert run_stage(tiny_config, files) == {}
 
@@ -144,7 +146,7 @@ def test_a_diverged_run_has_no_accuracy(tiny_config: ExperimentConfig, files: di
 @pytest.mark.parametrize(
     ("classifier", "said"),
     [
-        (None, "holds no classifier; delete it and evaluate the run again"),
+        (None, "holds no classifier: it lacks bias, classes, weight; delete it and evaluate the run again"),
         (LinearClassifier(np.zeros((10, 7)), np.zeros(10), np.arange(10)), "not of the features of"),
     ],
     ids=["none", "another width"],
@@ -156,6 +158,34 @@ def test_a_classifier_that_cannot_be_used_is_named(
     with pytest.raises(InputError, match=rf"c\.safetensors: {said}"):
         run_stage(tiny_config, files)
     assert not files["output"].exists()
+
+
+def test_without_a_classifier_the_reason_is_passed_on(tiny_config: ExperimentConfig, files: dict[str, Path]) -> None:
+    save_classifier(None, files["classifier_path"], "all labelled training images are of one class")
+    assert run_stage(tiny_config, files) == {"not_measured": "all labelled training images are of one class"}
+
+
+def test_scores_that_are_not_finite_are_not_taken_for_an_answer(
+    tiny_config: ExperimentConfig, files: dict[str, Path], probe: tuple[dict[str, float], LinearClassifier]
+) -> None:
+    huge = LinearClassifier(np.full_like(probe[1].weight, 1e308), probe[1].bias, probe[1].classes)
+    save_classifier(huge, files["classifier_path"])
+    assert run_stage(tiny_config, files) == {"not_measured": "the scores of the linear classifier hold NaN or infinity"}
+
+
+def test_unlabelled_images_take_no_part(
+    encoder: Encoder,
+    probe: tuple[dict[str, float], LinearClassifier],
+    accuracies: dict[str, list[float]],
+    relabelled: Callable[..., Path],
+) -> None:
+    beton = relabelled("test", lambda labels: np.where(labels < 5, labels, -1))
+    known = measure(encoder, probe[1], beton)
+    right = {name: round(360 * values[0]) for name, values in accuracies.items()}
+    share = {name: values[0] for name, values in known.items()}
+    assert len({*share.values()}) == 1
+    assert all(0.5 < value <= 1 for value in share.values())
+    assert all(value * 360 / 2 < right[name] for name, value in share.items())
 
 
 def test_asking_for_it_adds_its_jobs_and_outdates_no_other_job_of_a_run(tiny_config: ExperimentConfig) -> None:

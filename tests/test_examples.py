@@ -68,5 +68,6 @@ def test_the_tour_refuses_another_file_in_one_line(tmp_path: Path) -> None:
     outcome = run("python", str(EXAMPLES / "tour_of_metrics.py"), "encoder.safetensors", cwd=tmp_path)
     assert outcome.returncode == 1
     assert outcome.stderr == (
-        "error: encoder.safetensors: has no 'train_label'; give a features.safetensors of results/NAME/runs/RUN/\n"
+        "error: encoder.safetensors: not the features of a run: it lacks test_h, test_label, test_view1_h and 7 more; "
+        "delete it and extract the features again\n"
     )

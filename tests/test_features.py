@@ -4,20 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import make_features, write_outcome
 
 from dhel_kcl.config import ComputeConfig, ExperimentConfig
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import load_features
+from dhel_kcl.feature_cache import Features, load_features, save_features
 from dhel_kcl.features import extract_features
 from dhel_kcl.layout import Layout
-from dhel_kcl.models import load_encoder
+from dhel_kcl.models import build_encoder, load_encoder, save_encoder
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 
 
 def test_every_image_has_features_of_both_spaces_and_two_views(layout: Layout) -> None:
-    features = load_features(layout.features(RUN))
+    features = load_features(layout.features(RUN)).tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in features.items()}
     views = {f"test_view{view}_{space}": (360, dim) for view in (1, 2) for space, dim in (("h", 32), ("z", 16))}
     assert shapes == {
@@ -33,7 +34,7 @@ def test_every_image_has_features_of_both_spaces_and_two_views(layout: Layout) -
 
 
 def test_they_are_what_the_encoder_gives_in_evaluation_mode(layout: Layout, tiny_config: ExperimentConfig) -> None:
-    features = load_features(layout.features(RUN))
+    features = load_features(layout.features(RUN)).tensors
     encoder = load_encoder(tiny_config.run(RUN).dataset.encoder, layout.encoder(RUN)).eval()
     images, labels, _ = next(iter(OneViewLoader(layout.beton("digits", "test"), batch_size=10, image_size=8)))
     with torch.inference_mode():
@@ -52,10 +53,9 @@ def test_extracting_again_gives_the_same_bytes(layout: Layout, tiny_config: Expe
 
 
 def test_a_diverged_run_has_no_features(layout: Layout, tiny_config: ExperimentConfig, tmp_path: Path) -> None:
-    (tmp_path / "outcome.json").write_text('{"status": "diverged"}', encoding="utf-8")
-    files = layout.encoder(RUN), tmp_path / "outcome.json"
+    files = layout.encoder(RUN), write_outcome(tmp_path / "outcome.json", "diverged")
     extract_features(tiny_config.run(RUN), ComputeConfig(device="cpu"), *files, {}, tmp_path / "none.safetensors")
-    assert load_features(tmp_path / "none.safetensors") == {}
+    assert load_features(tmp_path / "none.safetensors") == Features({})
 
 
 def test_missing_and_damaged_features_are_named(layout: Layout, tmp_path: Path) -> None:
@@ -65,3 +65,58 @@ def test_missing_and_damaged_features_are_named(layout: Layout, tmp_path: Path) 
     path.write_bytes(layout.features(RUN).read_bytes()[:5000])
     with pytest.raises(InputError, match=r"features.safetensors: damaged"):
         load_features(path)
+
+
+def test_outputs_that_are_not_finite_leave_the_reason_in_their_place(
+    tiny_config: ExperimentConfig,
+    digits_betons: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tiny_config.run(RUN)
+    encoder = build_encoder(run.dataset.encoder, seed=0)
+    with torch.no_grad():  # finite weights, infinite projections
+        encoder.projector[4].weight.fill_(3e38)
+        encoder.projector[4].running_var.fill_(1e-38)
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    files = tmp_path / "encoder.safetensors", write_outcome(tmp_path / "outcome.json", "finished")
+    extract_features(run, ComputeConfig(device="cpu"), *files, digits_betons, tmp_path / "features.safetensors")
+    features = load_features(tmp_path / "features.safetensors")
+    assert "train_h" in features.tensors
+    assert not [name for name in features.tensors if name.endswith("_z")]
+    assert features.not_measured.keys() == {"z"}
+    assert "hold NaN or infinity" in features.not_measured["z"]
+    assert f"{RUN}: z not measured: the encoder's outputs" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"test_view2_z": None}, "lacks test_view2_z"),
+        ({"weight": torch.zeros(2)}, "holds weight too"),
+        ({"train_h": torch.zeros(40, 4, dtype=torch.float64)}, "train_h is float64 instead of float32"),
+        ({"test_label": torch.zeros(20)}, "test_label is float32 instead of int64"),
+        ({"test_label": torch.zeros(19, dtype=torch.int64)}, r"test_h has shape \(20, 4\) instead of \(19, 4\)"),
+        ({"test_view1_h": torch.zeros(20, 5)}, r"test_view1_h has shape \(20, 5\) instead of \(20, 4\)"),
+        ({"train_label": torch.full((40,), -2)}, "has the label -2"),
+        ({"test_z": torch.full((20, 3), torch.nan)}, "test_z holds NaN or infinity"),
+    ],
+)
+def test_other_tensors_than_features_are_named(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], said: str
+) -> None:
+    path = tmp_path / "features.safetensors"
+    tensors = {name: tensor for name, tensor in {**make_features(), **change}.items() if tensor is not None}
+    save_features(tensors, path)
+    with pytest.raises(
+        InputError, match=rf"features\.safetensors: not the features of a run: it {said}; delete it and"
+    ):
+        load_features(path)
+
+
+def test_features_that_are_cut_short_after_they_were_read_do_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "features.safetensors"
+    save_features(make_features(), path)
+    tensors = load_features(path).tensors
+    path.write_bytes(b"")
+    assert torch.equal(tensors["train_h"], make_features()["train_h"])

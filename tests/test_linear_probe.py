@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from run_files import make_features
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -16,7 +18,8 @@ from dhel_kcl.config import EvaluationConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import save_features
 from dhel_kcl.layout import Layout
-from dhel_kcl.linear_probe import evaluate, linear_probe, load_classifier, save_classifier
+from dhel_kcl.linear_probe import LinearClassifier, evaluate, linear_probe, load_classifier, save_classifier
+from dhel_kcl.measurements import Evaluation
 
 CONFIG = EvaluationConfig(regularisation_c=[0.001, 0.1, 10.0])
 
@@ -64,7 +67,9 @@ def test_the_classifier_that_is_kept_predicts_what_scikit_learn_does_from_standa
     test, test_labels = (part[np.isin(test_labels, classes)] for part in (test, test_labels))
     accuracies, classifier = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
     save_classifier(classifier, tmp_path / "classifier.safetensors")
-    predicted = load_classifier(tmp_path / "classifier.safetensors").predict(test)
+    loaded = load_classifier(tmp_path / "classifier.safetensors")
+    assert isinstance(loaded, LinearClassifier)
+    predicted = loaded.predict(test)
     scaler = StandardScaler().fit(train)
     regression = LogisticRegression(C=accuracies["regularisation_c"], max_iter=CONFIG.max_iterations)
     regression.fit(scaler.transform(train), train_labels)
@@ -100,18 +105,126 @@ def test_a_class_too_small_to_be_split_is_refused(digits: tuple[np.ndarray, ...]
     train, train_labels, test, test_labels = digits
     labels = train_labels.copy()
     labels[0] = 77
-    with pytest.raises(InputError, match=r"evaluation.validation_fraction: the training set cannot be split by class"):
+    with pytest.raises(ValueError, match=r"class 77 has one training image, which cannot be split"):
         linear_probe(train, labels, test, test_labels, CONFIG, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.005, 0.995])
+def test_a_validation_split_with_fewer_images_than_classes_names_the_key(
+    digits: tuple[np.ndarray, ...], fraction: float
+) -> None:
+    config = CONFIG.model_copy(update={"validation_fraction": fraction})
+    with pytest.raises(
+        InputError, match=r"evaluation\.validation_fraction: 0\.\d+ of 1000 training images cannot be split"
+    ):
+        linear_probe(*digits, config, seed=0)
+
+
+@pytest.mark.parametrize(("known", "in_top5"), [(3, 3), (5, 5), (8, None)])
+def test_images_of_classes_without_training_images_are_errors_also_in_the_first_five(
+    digits: tuple[np.ndarray, ...], known: int, in_top5: int | None
+) -> None:
+    train, train_labels, test, test_labels = digits
+    kept = train_labels < known
+    accuracies, _ = linear_probe(train[kept], train_labels[kept], test, test_labels, CONFIG, seed=0)
+    share = float(np.mean(test_labels < known))
+    assert accuracies["linear_top1"] <= accuracies["linear_top5"] <= share
+    if in_top5 is not None:
+        assert accuracies["linear_top5"] == pytest.approx(share)
+
+
+def measured(folder: Path, features: dict[str, torch.Tensor], not_measured: dict[str, str] | None = None) -> Any:
+    """What is written of some features, and what the classifier's file holds."""
+    save_features(features, folder / "features.safetensors", not_measured)
+    outputs = folder / "evaluation.json", folder / "classifier.safetensors"
+    evaluate(folder / "features.safetensors", CONFIG, 0, 1, *outputs)
+    written = json.loads(outputs[0].read_text(encoding="utf-8"))
+    assert dict(Evaluation.model_validate(written).values()).keys() == written.keys()
+    return written, load_classifier(outputs[1])
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "said"),
+    [
+        ("train", 4, "h: all labelled training images are of one class"),
+        ("train", -1, "h: no training image has a label"),
+        ("test", -1, "h: no test image has a label"),
+    ],
+)
+def test_what_needs_labels_is_recorded_as_not_measured_without_them(
+    tmp_path: Path, split: str, label: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = make_features()
+    features[f"{split}_label"][:] = label
+    assert measured(tmp_path, features) == ({"not_measured": said}, said)
+    assert f"not measured: {said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_reason_of_features_that_are_not_finite_is_passed_on(tmp_path: Path) -> None:
+    features = {name: tensor for name, tensor in make_features().items() if not name.endswith("_h")}
+    said = "h: the encoder's outputs hold NaN"
+    assert measured(tmp_path, features, {"h": "the encoder's outputs hold NaN"}) == ({"not_measured": said}, said)
+
+
+def test_a_row_without_direction_costs_the_nearest_neighbours_only(tmp_path: Path) -> None:
+    features = make_features()
+    features["test_h"][3] = 0
+    written, classifier = measured(tmp_path, features)
+    assert written["linear_top1"] > 0.9
+    assert "knn_top1" not in written
+    assert written["not_measured"].startswith("knn_top1: row 3 of the embeddings is zero")
+    assert isinstance(classifier, LinearClassifier)
+
+
+def test_a_class_with_one_training_image_costs_the_linear_accuracy_only(tmp_path: Path) -> None:
+    features = make_features()
+    features["train_label"][0] = 7
+    written, said = measured(tmp_path, features)
+    assert written.keys() == {"knn_top1", "knn_neighbours", "test_images", "not_measured"}
+    assert said == "linear_top1: class 7 has one training image, which cannot be split"
+
+
+def test_unlabelled_images_take_no_part(tmp_path: Path) -> None:
+    features = make_features()
+    sound, _ = measured(tmp_path, features)
+    more = {name: torch.cat([tensor, torch.full_like(tensor[:5], -1)]) for name, tensor in features.items()}
+    assert measured(tmp_path, more)[0] == sound
+    assert sound["test_images"] == 20
+
+
+@pytest.mark.parametrize(("asked", "used"), [(3, 3), (20, 20), (500, 40)])
+def test_the_neighbours_that_voted_are_recorded(tmp_path: Path, asked: int, used: int) -> None:
+    save_features(make_features(), tmp_path / "features.safetensors")
+    outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
+    evaluate(tmp_path / "features.safetensors", CONFIG.model_copy(update={"neighbours": asked}), 0, 1, *outputs)
+    assert json.loads(outputs[0].read_text(encoding="utf-8"))["knn_neighbours"] == used
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weight": np.full((3, 2), np.nan)}, "weight holds NaN or infinity"),
+        ({"weight": np.zeros((3, 2), np.float32)}, "weight is float32 instead of float64"),
+        ({"bias": np.zeros(2)}, r"weight has shape \(3, 2\) instead of \(2, 2\)"),
+        ({"classes": np.arange(3.0)}, "classes is float64 instead of int64"),
+        ({"classes": np.array([1, 1, 2])}, "does not name two or more classes in their order"),
+        ({"classes": np.array([-1, 0, 2])}, "does not name two or more classes in their order"),
+    ],
+)
+def test_a_classifier_of_the_wrong_content_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    arrays = {"weight": np.zeros((3, 2)), "bias": np.zeros(3), "classes": np.arange(3), **change}
+    save_classifier(LinearClassifier(**arrays), tmp_path / "classifier.safetensors")
+    with pytest.raises(InputError, match=rf"classifier\.safetensors: holds no classifier: it {said}; delete it and"):
+        load_classifier(tmp_path / "classifier.safetensors")
 
 
 def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_path: Path) -> None:
     train, train_labels, test, test_labels = digits
+    h = {"train": train, "test": test, "test_view1": test, "test_view2": test}
     features = {
-        "train_h": torch.tensor(train, dtype=torch.float32),
-        "train_z": torch.zeros(len(train), 4),
+        **{f"{place}_h": torch.tensor(values, dtype=torch.float32) for place, values in h.items()},
+        **{f"{place}_z": torch.zeros(len(values), 4) for place, values in h.items()},
         "train_label": torch.tensor(train_labels),
-        "test_h": torch.tensor(test, dtype=torch.float32),
-        "test_z": torch.zeros(len(test), 4),
         "test_label": torch.tensor(test_labels),
     }
     save_features(features, tmp_path / "features.safetensors")
@@ -120,7 +233,9 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     accuracies = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert accuracies["linear_top1"] > 0.9
     assert accuracies["knn_top1"] > 0.9
-    predicted = load_classifier(outputs[1]).predict(test)
+    loaded = load_classifier(outputs[1])
+    assert isinstance(loaded, LinearClassifier)
+    predicted = loaded.predict(test)
     assert accuracies["linear_top1"] == pytest.approx(np.mean(predicted == test_labels), abs=1 / len(test))
     assert accuracies["test_images"] == len(test)
 

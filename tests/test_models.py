@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from dhel_kcl.config import EncoderConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.models import build_encoder, load_encoder, save_encoder
+from dhel_kcl.tensor_files import write_tensors
 
 SMALL = EncoderConfig(width=0.0625, embedding_dim=16)
 
@@ -109,6 +111,32 @@ def test_weights_round_trip_with_equal_bytes(tmp_path: Path) -> None:
     loaded = load_encoder(SMALL, tmp_path / "a.safetensors")
     save_encoder(loaded, tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: weights.pop("backbone.conv1.weight"), "lacks backbone.conv1.weight"),
+        (lambda weights: weights.update(other=torch.zeros(1)), "holds other too"),
+        (
+            lambda weights: weights.update({"projector.0.bias": torch.zeros(32, dtype=torch.int64)}),
+            "projector.0.bias is int64 instead of float32",
+        ),
+        (
+            lambda weights: weights.update({"projector.0.bias": torch.full((32,), torch.nan)}),
+            "projector.0.bias holds NaN or infinity",
+        ),
+    ],
+    ids=["lacking", "other", "whole numbers", "NaN"],
+)
+def test_weights_that_are_not_exactly_the_encoders_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], said: str
+) -> None:
+    weights = dict(build_encoder(SMALL, seed=0).state_dict())
+    change(weights)
+    write_tensors(tmp_path / "encoder.safetensors", {name: tensor.contiguous() for name, tensor in weights.items()})
+    with pytest.raises(InputError, match=rf"encoder\.safetensors: .*: it {said}; delete it and pretrain again"):
+        load_encoder(SMALL, tmp_path / "encoder.safetensors")
 
 
 def test_missing_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:

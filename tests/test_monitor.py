@@ -1,5 +1,6 @@
 """Watching the encoder measures it and changes nothing."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,33 @@ def test_unlabelled_images_have_no_nearest_neighbour_accuracy(encoder: Encoder, 
     write_beton(unlabelled, tmp_path / "unlabelled.beton")
     measured = monitor(tmp_path / "unlabelled.beton", images=300).measure(encoder)
     assert measured.keys() == {"effective_rank_h", "effective_rank_z"}
+
+
+@pytest.mark.parametrize(
+    ("change", "has_accuracy"),
+    [
+        (lambda labels: np.where(labels < 5, labels, -1), True),
+        (lambda labels: np.where(labels == 3, labels, -1), False),
+        (lambda labels: np.zeros_like(labels), False),
+    ],
+    ids=["some have no label", "one class has", "one class"],
+)
+def test_its_accuracy_is_of_the_labelled_images_and_needs_two_classes(
+    encoder: Encoder, relabelled: Callable[..., Path], change: Callable[[np.ndarray], np.ndarray], has_accuracy: bool
+) -> None:
+    measured = monitor(relabelled("test", change), images=300).measure(encoder)
+    assert {"effective_rank_h", "effective_rank_z"} <= measured.keys()
+    assert ("knn_top1" in measured) == has_accuracy
+
+
+def test_one_embedding_that_collapses_does_not_cost_the_value_of_the_other(
+    digits_beton: Path, encoder: Encoder
+) -> None:
+    sound = monitor(digits_beton, images=300).measure(encoder)
+    with torch.no_grad():
+        encoder.projector[4].weight.zero_()
+    del sound["effective_rank_z"]
+    assert monitor(digits_beton, images=300).measure(encoder) == sound
 
 
 def test_a_collapse_to_zero_gives_no_values_instead_of_an_error(digits_beton: Path, encoder: Encoder) -> None:

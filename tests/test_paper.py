@@ -9,8 +9,7 @@ import pytest
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.paper import (
-    RESULT_COLUMNS,
-    THEORY_COLUMNS,
+    COLUMNS,
     load_results,
     load_target,
     points_equal,
@@ -19,6 +18,7 @@ from dhel_kcl.paper import (
     render,
     write_points,
 )
+from dhel_kcl.robustness import HYPERPARAMETERS
 
 FIGURE = '''"""A figure.
 
@@ -58,9 +58,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_results(path: Path, value: float = 0.1, metric: str = "accuracy") -> Path:
-    row = {**dict.fromkeys(RESULT_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": metric, "value": value}
-    pd.DataFrame([row, {**row, "run": "b", "value": 2 * value}]).to_parquet(path)
+    pd.DataFrame([tidy_row("results", metric, value), tidy_row("results", metric, 2 * value, run="b")]).to_parquet(path)
     return path
+
+
+def tidy_row(table: str, metric: str, value: float, run: str = "a") -> dict[str, str | float]:
+    numbers = {*HYPERPARAMETERS, "width", "epochs", "train_images", "learning_rate", "batch_size", "seed", "x"}
+    row = {column: 0.0 if column in {*numbers, "embedding_dim"} else "" for column in COLUMNS[table]}
+    return {**row, "run": run, "loss": "dhel", "metric": metric, "value": value}
 
 
 def test_a_figure_is_written_as_csv_png_and_pdf(folder: Path) -> None:
@@ -204,8 +209,7 @@ def test_a_script_reads_the_table_that_it_names(folder: Path) -> None:
     script.write_text(FIGURE.replace("METRICS", 'TABLES = ("theory",)\nMETRICS'), encoding="utf-8")
     with pytest.raises(InputError, match=r"results\.parquet: not a readable theory table"):
         rederive(script, [write_results(folder / "results.parquet")])
-    row = {**dict.fromkeys(THEORY_COLUMNS, ""), "run": "a", "loss": "dhel", "metric": "accuracy", "value": 0.5}
-    pd.DataFrame([row]).to_parquet(folder / "theory.parquet")
+    pd.DataFrame([tidy_row("theory", "accuracy", 0.5)]).to_parquet(folder / "theory.parquet")
     assert rederive(script, [folder / "theory.parquet"])["value"].tolist() == [0.5]
 
 
@@ -226,3 +230,41 @@ def test_a_drawing_that_fails_leaves_no_half_written_image(folder: Path) -> None
     with pytest.raises(RuntimeError, match="broken"):
         render(folder / "fig_tiny.py", [write_results(folder / "results.parquet")], folder / "out")
     assert os.listdir(folder / "out") == ["fig_tiny.csv"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("value", "0.5", "column value does not hold numbers"),
+        ("value", True, "column value does not hold numbers"),
+        ("batch_size", "256", "column batch_size does not hold numbers"),
+        ("loss", 1.0, "column loss does not hold text"),
+        ("source", None, "column source does not hold text"),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path: Path, column: str, value: object, said: str) -> None:
+    path = tmp_path / "results.parquet"
+    pd.DataFrame([{**tidy_row("results", "accuracy", 0.5), column: value}]).to_parquet(path)
+    with pytest.raises(InputError, match=rf"results\.parquet: not a readable results table \({said}\); delete it"):
+        load_results(path)
+
+
+@pytest.mark.parametrize("reason", ["diverged", "not_measured"])
+@pytest.mark.parametrize("name", ["fig_tiny", "table_tiny"])
+def test_where_a_recorded_reason_says_why_no_run_has_a_metric_a_sentence_says_so(
+    folder: Path, name: str, reason: str
+) -> None:
+    script, results = folder / f"{name}.py", folder / "results.parquet"
+    rows = [tidy_row("results", reason, 1.0), tidy_row("results", reason, 1.0, run="b")]
+    pd.DataFrame(rows).to_parquet(results)
+    csv, shown, *_ = render(script, [results], folder)
+    assert points_equal(read_points(csv), rederive(script, [results]))
+    target, sentence = load_target(script), "No run has accuracy: each diverged or could not be measured."
+    if target.draw:
+        (text,) = target.draw(read_points(csv)).axes[0].texts
+        assert " ".join(text.get_text().split()) == sentence
+    else:
+        assert f"| {sentence} |" in shown.read_text(encoding="utf-8")
+    pd.DataFrame([*rows, tidy_row("results", "diverged", 0.0, run="c")]).to_parquet(results)
+    with pytest.raises(InputError, match="no rows of accuracy, which"):  # run c has no reason
+        render(script, [results], folder)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.losses import DHEL, build_loss
 from dhel_kcl.models import build_encoder, load_encoder
 from dhel_kcl.optimization import build_optimizer
+from dhel_kcl.outcome import read_outcome
 from dhel_kcl.pretrain import pretrain, train_step
 
 COMPUTE = ComputeConfig(device="cpu", threads=1, tensorboard=False)
@@ -124,8 +126,9 @@ class TestRun:
         self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path
     ) -> None:
         settings = {"checkpoint_every_steps": 2, "log_every_steps": 3, "loader_workers": 2, "tensorboard": True}
-        pretrain(run, COMPUTE.model_copy(update=settings), digits_beton, "settings", tmp_path)
+        checkpoints = pretrain(run, COMPUTE.model_copy(update=settings), digits_beton, "settings", tmp_path)
         assert written(tmp_path) == written(uninterrupted)
+        checkpoints.discard()
         assert not (tmp_path / "checkpoints").exists()
 
     def test_watching_does_not_change_the_weights(
@@ -182,6 +185,25 @@ class TestRun:
         kept = load_encoder(run.dataset.encoder, tmp_path / "encoder.safetensors").state_dict()
         for name, tensor in build_encoder(run.dataset.encoder, run.seed).state_dict().items():
             assert torch.equal(kept[name], tensor), name
+
+    def test_weights_that_are_not_finite_after_the_last_step_are_a_divergence(
+        self, run: Run, digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def step(encoder: Any, *others: Any, **options: Any) -> torch.Tensor:
+            terms = train_step(encoder, *others, **options)
+            steps.append(1)
+            if len(steps) == run.dataset.epochs * (1437 // 128):
+                encoder.backbone.bn1.running_var.fill_(torch.inf)
+            return terms
+
+        steps: list[int] = []
+        monkeypatch.setattr("dhel_kcl.pretrain.train_step", step)
+        pretrain(run, COMPUTE.model_copy(update={"checkpoint_every_steps": 5}), digits_beton, "settings", tmp_path)
+        outcome = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
+        assert (outcome["status"], outcome["step"], outcome["weights_of_step"]) == ("diverged", 22, 20)
+        assert outcome["terms"] == {"weights": "nan"}
+        assert read_outcome(tmp_path / "outcome.json").diverged
+        assert load_encoder(run.dataset.encoder, tmp_path / "encoder.safetensors")
 
     def test_cuda_without_a_gpu_is_refused(self, run: Run, digits_beton: Path, tmp_path: Path) -> None:
         if torch.cuda.is_available():
@@ -301,6 +323,53 @@ class TestInterruption:
         assert f"of {STEPS} as asked; the same command goes on from there" in stopped
         assert f"resuming after step {stopped.split()[0]} of {STEPS}" in finish(digits_beton, tmp_path)
         assert everything(tmp_path) == whole
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda state: state.pop("optimizer"), "state is not what it should be"),
+            (lambda state: state.update(other=1), "state is not what it should be"),
+            (lambda state: state.pop("throughput"), "throughput: an epoch is not a row"),
+            (lambda state: state["encoder"].pop("backbone.conv1.weight"), r"state\.encoder is not"),
+            (
+                lambda state: state["encoder"].update({"projector.0.bias": torch.zeros(32, dtype=torch.int64)}),
+                r"state\.encoder\.projector\.0\.bias is not",
+            ),
+            (
+                lambda state: state["encoder"].update({"projector.0.bias": torch.full((32,), torch.nan)}),
+                r"state\.encoder\.projector\.0\.bias is not",
+            ),
+            (lambda state: state["optimizer"]["state"].pop(0), r"state\.optimizer\.state is not"),
+            (lambda state: state["schedule"].update(last_epoch=3), "its schedule is not at step"),
+            (lambda state: state["loader"].update(batch=1), "its loader is not at step"),
+            (lambda state: state["log"].update(step=10**6), "log: step 1000000 is not one of"),
+            (lambda state: state["log"].update(epochs=[]), "log: it does not have a row for each"),
+            (lambda state: state["log"].update(rows=torch.zeros(0)), "log: its rows are not finite numbers"),
+        ],
+    )
+    def test_a_checkpoint_with_other_parts_than_a_run_has_is_named_instead_of_used(
+        self, run: Run, digits_beton: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+    ) -> None:
+        settings = COMPUTE.model_copy(update={"checkpoint_every_steps": 17, "checkpoints_kept": 1})
+        checkpoints = pretrain(run, settings, digits_beton, "settings", tmp_path)
+        state = checkpoints.newest()
+        assert state is not None
+        change(state)
+        checkpoints.discard()
+        checkpoints.save(17, state)
+        (path,) = checkpoints.paths()
+        with pytest.raises(InputError, match=rf"{path}: not a checkpoint of this run: {said}.*; delete it") as caught:
+            pretrain(run, settings, digits_beton, "settings", tmp_path)
+        assert "\n" not in str(caught.value)
+
+    def test_a_finished_run_whose_files_are_lost_is_written_again_without_training(
+        self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretrain(run, COMPUTE, digits_beton, "settings", tmp_path)
+        (tmp_path / "encoder.safetensors").unlink()
+        monkeypatch.delattr("dhel_kcl.pretrain.train_step")
+        pretrain(run, COMPUTE, digits_beton, "settings", tmp_path)
+        assert written(tmp_path) == written(uninterrupted)
 
     def test_other_settings_do_not_resume(
         self, run: Run, digits_beton: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,15 @@ def results(layout: Layout) -> pd.DataFrame:
 def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: ExperimentConfig) -> None:
     assert set(results["run"]) == set(tiny_config.runs)
     metrics = {
-        *("linear_top1", "linear_top5", "validation_top1", "regularisation_c", "knn_top1", "test_images"),
+        *(
+            "linear_top1",
+            "linear_top5",
+            "validation_top1",
+            "regularisation_c",
+            "knn_top1",
+            "knn_neighbours",
+            "test_images",
+        ),
         *("augmented_top1", "augmented_top5", "corrupted_top1", "diverged", "gradient_norm", "waiting_for_data"),
         *("training_knn_top1", "training_effective_rank"),
         *("alignment", "uniformity", "wasserstein_uniformity", "rank", "effective_rank", "embedding_dim"),

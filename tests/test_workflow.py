@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
 from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl.config import load_config
@@ -252,3 +254,32 @@ def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: 
 def test_the_workflow_passes_snakemakes_own_linter(workspace: Path) -> None:
     outcome = run("snakemake", "--lint", "--configfile", str(TINY), cwd=workspace)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_an_experiment_on_images_of_one_class_runs_to_its_end_and_says_what_it_could_not_measure(
+    workspace: Path,
+) -> None:
+    images = load_digits().images[:120]
+    for number, image in enumerate(images):
+        folder = workspace / "images" / ("train" if number < 80 else "test") / "digit"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((15 * image).astype("uint8")).convert("RGB").save(folder / f"{number:03}.png")
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    values |= {"name": "one_class", "batch_sizes": [40], "losses": values["losses"][:1]}
+    values["datasets"][0] |= {"name": "one_class", "data": {"kind": "imagefolder", "root": "images"}, "epochs": 1}
+    (workspace / "one_class.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    outcome = snakemake(cwd=workspace, config=workspace / "one_class.yaml")
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    layout = Layout(workspace / "results" / "one_class")
+    results = pd.read_parquet(layout.results)
+    reasons = results[results["metric"] == "not_measured"]
+    stages = ("evaluation.json", "augmented_probe.json", "corruptions.json")
+    assert {source.rpartition("/")[2] for source in reasons["source"]} == {*stages}
+    assert {"effective_rank", "training_loss"} <= {*results["metric"]}
+    assert not {"linear_top1", "knn_top1", "augmented_top1", "corrupted_top1"} & {*results["metric"]}
+    table = (layout.tables / "table_linear_accuracy.md").read_text(encoding="utf-8")
+    assert "No run has linear_top1" in table
+    assert layout.audit.exists()
+    assert [row["state"] for row in read_rows(layout.explorer)] == ["finished, not wholly measured"]
+    shown = run("dhel-kcl", "show", str(layout.root), cwd=workspace)
+    assert shown.returncode == 0, shown.stderr

@@ -5,6 +5,7 @@ random views of the training images, with a learning rate that falls linearly to
 is used once.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,16 +15,20 @@ from torch.nn import functional
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl.artifacts import write_json
 from dhel_kcl.config import AugmentationConfig, ComputeConfig, ProbeConfig, Run
 from dhel_kcl.console import console
+from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.devices import prepare_device
 from dhel_kcl.errors import InputError
+from dhel_kcl.linear_probe import why_not_classified
 from dhel_kcl.models import Encoder, load_encoder
+from dhel_kcl.outcome import read_outcome
 from dhel_kcl.seeding import derive_seed
 
 TEST_BATCH_SIZE = 256
+UNLABELLED = -1
 
 
 def augmented_linear_probe(
@@ -38,6 +43,9 @@ def augmented_linear_probe(
     num_workers: int = 1,
 ) -> dict[str, float]:
     """Train a linear classifier on augmented images and test it on unaugmented ones.
+
+    Images without a label take no part. A test image of a class without training images is an error of the classifier,
+    which cannot predict it.
 
     Source: the evaluation code of github.com/AndrewAtanov/simclr-pytorch.
 
@@ -55,7 +63,9 @@ def augmented_linear_probe(
         ``augmented_top1`` and ``augmented_top5`` in [0, 1], of the classifier after the last step.
 
     Raises:
-        InputError: a beton is damaged, the classes differ, or the classifier's training diverged.
+        InputError: a beton is damaged, or the classes differ.
+        ValueError: the training images have labels of fewer than two classes, no test image has one, or the
+            classifier's training diverged.
     """
     device = next(encoder.parameters()).device
     batch_size, workers = config.batch_size, num_workers
@@ -72,6 +82,9 @@ def augmented_linear_probe(
     tests = OneViewLoader(test, batch_size=TEST_BATCH_SIZE, image_size=image_size, num_workers=workers, device=device)
     if views.classes != tests.classes:
         raise InputError(f"{test}: its classes are not those of {train}; write both again from one data set")
+    train_counts, test_counts = (_class_counts(beton) for beton in (train, test))
+    if reason := why_not_classified(train_counts, test_counts):
+        raise ValueError(reason)
     encoder.eval()
     classifier = nn.Linear(encoder.backbone.output_dim, len(views.classes)).to(device)
     nn.init.zeros_(classifier.weight)
@@ -83,7 +96,7 @@ def augmented_linear_probe(
     schedule = LambdaLR(optimizer, lambda step: 1 - step / total_steps)
     for _ in track(range(config.epochs), "linear probe on augmented images", console=console):
         for images, labels, _ in views:
-            loss = functional.cross_entropy(classifier(_features(encoder, images)), labels)
+            loss = functional.cross_entropy(classifier(_features(encoder, images)), labels, ignore_index=UNLABELLED)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -92,10 +105,19 @@ def augmented_linear_probe(
         scores = torch.cat([classifier(_features(encoder, images)) for images, _, _ in tests])
         truth = torch.cat([labels for _, labels, _ in tests])
     if not scores.isfinite().all():
-        raise InputError("the linear probe on augmented images diverged; lower probe.learning_rate")
-    ranked = scores.topk(min(5, len(views.classes)), dim=1).indices == truth[:, None]
+        raise ValueError("the linear probe on augmented images diverged; a lower probe.learning_rate may help")
+    scores, truth = scores[truth != UNLABELLED], truth[truth != UNLABELLED]
+    trained = torch.tensor(train_counts, device=device) > 0
+    scores = scores.masked_fill(~trained, -math.inf)
+    ranked = (scores.topk(min(5, len(views.classes)), dim=1).indices == truth[:, None]) & trained[truth, None]
     top1, top5 = (float(hits.double().mean()) for hits in (ranked[:, 0], ranked.any(dim=1)))
     return {"augmented_top1": top1, "augmented_top5": top5}
+
+
+def _class_counts(beton: Path) -> list[int]:
+    """How many images of each class a beton has."""
+    info = open_beton(beton)
+    return [info.class_counts.get(name, 0) for name in info.classes]
 
 
 @torch.no_grad()
@@ -109,6 +131,8 @@ def evaluate(
 ) -> None:
     """Evaluate one run by its data set's `probe` and write the accuracies as JSON; of a diverged run, none.
 
+    Where they cannot be measured, ``not_measured`` says why.
+
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
@@ -118,22 +142,29 @@ def evaluate(
         output: where the accuracies go.
 
     Raises:
-        InputError: the data set has no `probe`, or an input is missing, damaged or cannot be evaluated.
+        InputError: the data set has no `probe`, or an input is missing or damaged.
     """
     if run.dataset.probe is None or run.probe_augmentation is None:
         raise InputError(f"datasets.{run.dataset.name}.probe: missing; name a protocol or give its values")
-    if read_json(outcome)["status"] == "diverged":
+    if read_outcome(outcome).diverged:
         write_json(output, {})
         return
     encoder = load_encoder(run.dataset.encoder, encoder_path).to(prepare_device(compute))
-    accuracies = augmented_linear_probe(
-        encoder,
-        betons["train"],
-        betons["test"],
-        run.dataset.probe,
-        run.probe_augmentation,
-        image_size=run.dataset.image_size,
-        seed=run.seed,
-        num_workers=compute.loader_workers,
-    )
-    write_json(output, accuracies)
+    measured: dict[str, float | str]
+    try:
+        measured = {
+            **augmented_linear_probe(
+                encoder,
+                betons["train"],
+                betons["test"],
+                run.dataset.probe,
+                run.probe_augmentation,
+                image_size=run.dataset.image_size,
+                seed=run.seed,
+                num_workers=compute.loader_workers,
+            )
+        }
+    except ValueError as error:
+        measured = {"not_measured": str(error)}
+        console.print(f"{run.id}: not measured: {error}")
+    write_json(output, measured)

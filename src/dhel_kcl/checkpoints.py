@@ -75,11 +75,13 @@ class Checkpoints:
     @staticmethod
     def _load(path: Path, content: bytes) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # a file of another origin may raise anything
             raise InputError(
                 f"{path}: not a checkpoint of this program, so not loaded ({type(error).__name__}); delete it"
             ) from error
+        if not isinstance(state, dict):
+            raise InputError(f"{path}: not a checkpoint of this program: it holds no state of a training; delete it")
         return state
 
     def discard(self) -> None:

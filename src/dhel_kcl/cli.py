@@ -26,7 +26,7 @@ from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
 from dhel_kcl.private_folders import private_folder
-from dhel_kcl.provenance import record
+from dhel_kcl.provenance import record, refuse_future
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.strict_yaml import read_scalars
 
@@ -216,11 +216,11 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     processes = max(1, config.compute.gpus_per_run)
-    if (
-        config.compute.compile
-    ):  # torch, when imported, chooses a folder that others may have made; it runs what is there
+    if config.compute.compile:
+        # Torch, when imported, chooses a folder that others may have made, and runs what is there.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     _claim_gpus(config, processes)
+    from dhel_kcl.outcome import read_outcome
     from dhel_kcl.pretrain import pretrain as train
     from dhel_kcl.processes import Processes, become_torchrun
 
@@ -245,7 +245,9 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         outputs=[layout.encoder(run), layout.outcome(run), layout.training_log(run), layout.throughput(run)],
         seeds=seeds | {"run": chosen.seed},
     ):
-        train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
+        checkpoints = train(chosen, config.compute, beton, identity, layout.run(run), config.monitor)
+    if not read_outcome(layout.outcome(run)).diverged:
+        checkpoints.discard()
 
 
 @app.command()
@@ -377,6 +379,8 @@ def collect(experiment: Experiment) -> None:
 
     sources = [path for run in config.runs for path in layout.measurements(run, stages.run_stages(config))]
     sources += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
+    jobs = stages.expected_manifests(config, layout, ())  # those of runs and betons stand for them in the workflow
+    refuse_future(path for path, (stage, _) in jobs.items() if stage in ("data", *stages.RUN_STAGES) and path.exists())
     with record(
         layout.manifest("collect"),
         stage="collect",
@@ -558,6 +562,8 @@ def audit(
     from dhel_kcl.audit import audit as check
     from dhel_kcl.audit import conclude
 
+    inputs = (layout.report, layout.crate, layout.sbom, layout.manifest("crate"))
+    refuse_future(path for path in inputs if path.exists())
     outcome = check(config, layout, stages.SCRIPTS)
     if strict:
         outcome.problems += [f"{layout.root}: {warning}" for warning in outcome.warnings]

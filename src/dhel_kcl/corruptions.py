@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from dhel_kcl.artifacts import read_json, write_json
+from dhel_kcl.artifacts import write_json
 from dhel_kcl.config import ComputeConfig, Run
 from dhel_kcl.console import console
 from dhel_kcl.data.corruption import SEVERITIES, Images, corrupt
@@ -21,6 +21,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.features import BATCH_SIZE
 from dhel_kcl.linear_probe import LinearClassifier, load_classifier
 from dhel_kcl.models import Encoder, load_encoder
+from dhel_kcl.outcome import read_outcome
 
 
 def corrupted_accuracies(
@@ -45,10 +46,12 @@ def corrupted_accuracies(
         batch_size: images encoded at once.
 
     Returns:
-        For each key of `SEVERITIES` the top-1 accuracies in [0, 1] at severities 0 (clean) to 5.
+        For each key of `SEVERITIES` the top-1 accuracies in [0, 1] at severities 0 (clean) to 5, over the images that
+        have a label.
 
     Raises:
         InputError: the beton is damaged.
+        ValueError: no test image has a label, or a score of the classifier is not finite.
     """
     device = next(encoder.parameters()).device
     encoder.eval()
@@ -60,17 +63,19 @@ def corrupted_accuracies(
         features = encoder.backbone(views).float().cpu().numpy()
         return float((classifier.predict(features) == labels.numpy()).sum())
 
-    clean = 0.0
+    clean, total = 0.0, 0
     right = {corruption: np.zeros(len(strengths)) for corruption, strengths in SEVERITIES.items()}
     with torch.inference_mode():
         for views, labels, indices in track(tests, "corrupted images", console=console):
             images = (255 * views).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+            total += int((labels >= 0).sum())
             clean += is_right(images, labels)
             for corruption, counts in right.items():
                 for severity in range(1, len(counts) + 1):
                     corrupted = corrupt(images, indices.numpy(), corruption, severity, seed)
                     counts[severity - 1] += is_right(corrupted, labels)
-    total = tests.num_images
+    if total == 0:
+        raise ValueError("no test image has a label")
     return {corruption: [clean / total, *(counts / total).tolist()] for corruption, counts in right.items()}
 
 
@@ -85,6 +90,8 @@ def evaluate(
 ) -> None:
     """Evaluate one run on corrupted test images and write the accuracies as JSON; of a diverged run, none.
 
+    Where they cannot be measured, as without a classifier, ``not_measured`` says why.
+
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
@@ -97,20 +104,29 @@ def evaluate(
     Raises:
         InputError: an input is missing or damaged, or the classifier is of another encoder.
     """
-    if read_json(outcome)["status"] == "diverged":
+    if read_outcome(outcome).diverged:
         write_json(output, {})
         return
     encoder = load_encoder(run.dataset.encoder, encoder_path).to(prepare_device(compute))
     classifier = load_classifier(classifier_path)
-    if classifier.weight.shape[1] != encoder.backbone.output_dim:
-        raise InputError(f"{classifier_path}: not of the features of {encoder_path}; evaluate the run again")
-    with threadpool_limits(compute.threads):
-        accuracies = corrupted_accuracies(
-            encoder,
-            classifier,
-            test,
-            image_size=run.dataset.image_size,
-            seed=run.seed,
-            num_workers=compute.loader_workers,
-        )
-    write_json(output, accuracies)
+    measured: dict[str, list[float] | str]
+    try:
+        if isinstance(classifier, str):
+            raise ValueError(classifier)
+        if classifier.weight.shape[1] != encoder.backbone.output_dim:
+            raise InputError(f"{classifier_path}: not of the features of {encoder_path}; evaluate the run again")
+        with threadpool_limits(compute.threads):
+            measured = {
+                **corrupted_accuracies(
+                    encoder,
+                    classifier,
+                    test,
+                    image_size=run.dataset.image_size,
+                    seed=run.seed,
+                    num_workers=compute.loader_workers,
+                )
+            }
+    except ValueError as error:
+        measured = {"not_measured": str(error)}
+        console.print(f"{run.id}: not measured: {error}")
+    write_json(output, measured)

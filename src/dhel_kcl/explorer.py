@@ -79,7 +79,9 @@ def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: 
     relative to `folder`.
     """
     palette = import_script(style)
-    table = load_results(results, ("diverged", *ACCURACIES, "effective_rank", "singular_value", "training_loss"))
+    table = load_results(
+        results, ("diverged", "not_measured", *ACCURACIES, "effective_rank", "singular_value", "training_loss")
+    )
     runs = table.drop_duplicates("run").set_index("run").join(_scalars(table))
     runs = runs.assign(
         dataset=runs["dataset"].map(lambda name: palette.DATASET_NAMES.get(name, name)),
@@ -96,12 +98,18 @@ def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: 
                 "run": run,
                 **{key: values[key] for key in (*_FILTERS, *_SCALE, "learning_rate", "seed")},
                 **{key: _rounded(values[key]) for key in (*ACCURACIES, *_RANKS) if key in runs},
-                "state": "diverged" if values["diverged"] == 1 else "finished",
+                "state": _state(values),
                 **_provenance(manifests[run], folder),
                 **curves.get(run, {}),
             }
         )
     return rows
+
+
+def _state(values: Mapping[Any, Any]) -> str:
+    if values["diverged"] == 1:
+        return "diverged"
+    return "finished" if values.get("not_measured") != 1 else "finished, not wholly measured"
 
 
 def read_rows(page: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dhel_kcl.artifacts import read_json
 from dhel_kcl.config import ComputeConfig, Run
+from dhel_kcl.console import console
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
 from dhel_kcl.devices import prepare_device
-from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import save_features
+from dhel_kcl.feature_cache import REPRESENTATIONS, save_features
 from dhel_kcl.models import Encoder, load_encoder
+from dhel_kcl.outcome import read_outcome
+from dhel_kcl.tensor_files import is_finite
 
 BATCH_SIZE = 256  # fixed, because sums over batches of other sizes may round differently
 
@@ -25,7 +26,8 @@ def extract_features(
     The file (safetensors, float32) holds ``{train,test}_{h,z}`` ``(N, dim)`` and ``{train,test}_label``
     ``(N,)`` of the unaugmented images, and ``test_view{1,2}_{h,z}`` of positive pairs drawn by the
     training augmentation, which alignment is measured on. The encoder is in evaluation mode and is
-    never written to. The file of a diverged run holds nothing.
+    never written to. The file of a diverged run holds nothing. If ``h`` or ``z`` is not finite, it holds the reason in
+    place of that representation's tensors.
 
     Args:
         run: the run that trained the encoder.
@@ -36,9 +38,9 @@ def extract_features(
         output: where the features go.
 
     Raises:
-        InputError: an input is missing or damaged, or the features are not finite.
+        InputError: an input is missing or damaged.
     """
-    if read_json(outcome)["status"] == "diverged":
+    if read_outcome(outcome).diverged:
         save_features({}, output)
         return
     device = prepare_device(compute)
@@ -66,10 +68,14 @@ def extract_features(
         batches = [(*_outputs(encoder, view1), *_outputs(encoder, view2)) for view1, view2, _, _ in pairs]
         names = ("test_view1_h", "test_view1_z", "test_view2_h", "test_view2_z")
         tensors |= _concatenate(names, batches)
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{encoder_path}: the encoder's {name} are not finite; its training diverged")
-    save_features(tensors, output)
+    not_measured = {}
+    for representation in REPRESENTATIONS:
+        own = {name: tensor for name, tensor in tensors.items() if name.endswith(f"_{representation}")}
+        if infinite := [name for name, tensor in own.items() if not is_finite(tensor)]:
+            not_measured[representation] = f"the encoder's outputs {', '.join(infinite)} hold NaN or infinity"
+            console.print(f"{run.id}: {representation} not measured: {not_measured[representation]}")
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in own}
+    save_features(tensors, output, not_measured)
 
 
 def _outputs(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,15 +4,14 @@ The classifier sees cached features only; no gradient can reach the encoder.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as serialize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -21,13 +20,14 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from dhel_kcl.artifacts import atomic_path, write_json
+from dhel_kcl.artifacts import write_json
 from dhel_kcl.config import EvaluationConfig
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.feature_cache import load_features
 from dhel_kcl.metrics import knn_accuracy
 from dhel_kcl.seeding import derive_seed
+from dhel_kcl.tensor_files import Kind, difference, read_tensors, write_tensors
 
 Array = NDArray[Any]
 
@@ -47,33 +47,62 @@ class LinearClassifier:
     classes: Array
 
     def predict(self, features: Array) -> Array:
-        """Labels ``(N,)`` of features ``(N, dim)``."""
-        predicted: Array = self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+        """Labels ``(N,)`` of features ``(N, dim)``.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        scores = features @ self.weight.T + self.bias
+        if not np.isfinite(scores).all():
+            raise ValueError("the scores of the linear classifier hold NaN or infinity")
+        predicted: Array = self.classes[scores.argmax(axis=1)]
         return predicted
 
 
-def save_classifier(classifier: LinearClassifier | None, path: Path) -> None:
-    """Write a classifier, or that there is none, as safetensors, atomically."""
+def save_classifier(classifier: LinearClassifier | None, path: Path, not_measured: str | None = None) -> None:
+    """Write a classifier, or that there is none and for which reason, as safetensors, atomically."""
     # safetensors writes the memory of an array, whatever the order of its axes there.
     arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(serialize(arrays))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    write_tensors(path, tensors, {"not_measured": not_measured} if not_measured else None)
 
 
-def load_classifier(path: Path) -> LinearClassifier:
-    """Read a classifier written by `save_classifier`.
+def load_classifier(path: Path) -> LinearClassifier | str:
+    """Read a classifier written by `save_classifier`, or the reason why there is none.
 
     Raises:
-        InputError: the file is missing or damaged, or holds no classifier.
+        InputError: the file is missing or damaged, or holds neither.
     """
-    try:
-        return LinearClassifier(**load_file(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no classifier; evaluate the run first") from error
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged ({error}); delete it and evaluate the run again") from error
-    except TypeError as error:
-        raise InputError(f"{path}: holds no classifier; delete it and evaluate the run again") from error
+    tensors, notes = read_tensors(path, "no classifier; evaluate the run first", "evaluate the run again")
+    if not tensors and notes.keys() == {"not_measured"}:
+        return notes["not_measured"]
+    classes, dim = (
+        tensors[name].shape[-1] if name in tensors and tensors[name].ndim else 0 for name in ("bias", "weight")
+    )
+    expected: dict[str, Kind] = {
+        "weight": (torch.float64, (classes, dim)),
+        "bias": (torch.float64, (classes,)),
+        "classes": (torch.int64, (classes,)),
+    }
+    problem = difference(tensors, expected)
+    if problem is None and (classes < 2 or not (tensors["classes"].diff() > 0).all() or tensors["classes"][0] < 0):
+        problem = "does not name two or more classes in their order"
+    if problem:
+        raise InputError(f"{path}: holds no classifier: it {problem}; delete it and evaluate the run again")
+    return LinearClassifier(**{name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+def why_not_classified(train_counts: Sequence[int], test_counts: Sequence[int]) -> str | None:
+    """Say why nothing that needs labels can be measured on a data set; None if it can.
+
+    Args:
+        train_counts: how many labelled training images each class has.
+        test_counts: how many labelled test images each class has.
+    """
+    classes = sum(count > 0 for count in train_counts)
+    if classes < 2:
+        return "no training image has a label" if classes == 0 else "all labelled training images are of one class"
+    return None if any(test_counts) else "no test image has a label"
 
 
 def linear_probe(
@@ -89,7 +118,8 @@ def linear_probe(
         train: features ``(N, dim)``.
         train_labels: integers ``(N,)``.
         test: features ``(K, dim)``.
-        test_labels: integers ``(K,)``, classes that occur in `train_labels`.
+        test_labels: integers ``(K,)``; an image of a class that does not occur in `train_labels` is an error of the
+            classifier, whatever it predicts.
         config: the grid of strengths, the validation fraction and the iteration limit.
         seed: seed of the validation split.
 
@@ -98,34 +128,43 @@ def linear_probe(
         and the classifier.
 
     Raises:
-        InputError: there are fewer than two classes, or a class is too small to be split.
+        InputError: the validation split has too few images, or leaves too few, for the number of classes.
+        ValueError: there are fewer than two classes, a class has one image, or the features cannot be classified.
     """
-    try:
-        fitting, validation, fitting_labels, validation_labels = train_test_split(
-            train,
-            train_labels,
-            test_size=config.validation_fraction,
-            stratify=train_labels,
-            random_state=derive_seed(seed, "validation_split") % 2**32,
-        )
-    except ValueError as error:
+    classes, counts = np.unique(train_labels, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError("there are fewer than two classes")
+    if counts.min() < 2:
+        raise ValueError(f"class {classes[counts.argmin()]} has one training image, which cannot be split")
+    smaller = min(config.validation_fraction, 1 - config.validation_fraction)
+    if int(smaller * len(train)) < len(classes):
         raise InputError(
-            f"evaluation.validation_fraction: the training set cannot be split by class ({error})"
-        ) from error
+            f"evaluation.validation_fraction: {config.validation_fraction:g} of {len(train)} training images cannot be "
+            f"split by class, of which there are {len(classes)}; choose one nearer to 0.5"
+        )
+    fitting, validation, fitting_labels, validation_labels = train_test_split(
+        train,
+        train_labels,
+        test_size=config.validation_fraction,
+        stratify=train_labels,
+        random_state=derive_seed(seed, "validation_split") % 2**32,
+    )
     accuracies = {
         c: float(_fitted(c, config, fitting, fitting_labels).score(validation, validation_labels))
         for c in sorted(config.regularisation_c)
     }
     best = max(accuracies, key=lambda c: accuracies[c])
     classifier = _fitted(best, config, train, train_labels)
-    classes = classifier.classes_
     scores = classifier.predict_proba(test)
-    top5 = 1.0
-    if len(classes) > 5:
-        top5 = float(top_k_accuracy_score(test_labels, scores, k=5, labels=classes))
+    if not np.isfinite(scores).all():
+        raise ValueError("the linear classifier's probabilities hold NaN or infinity")
+    known = np.isin(test_labels, classes)
+    in_top5 = int(known.sum())
+    if len(classes) > 5 and in_top5:
+        in_top5 = int(top_k_accuracy_score(test_labels[known], scores[known], k=5, labels=classes, normalize=False))
     measured = {
         "linear_top1": float(np.mean(classes[scores.argmax(axis=1)] == test_labels)),
-        "linear_top5": top5,
+        "linear_top5": in_top5 / len(test),
         "validation_top1": accuracies[best],
         "regularisation_c": best,
     }
@@ -156,26 +195,45 @@ def evaluate(
 ) -> None:
     """Evaluate the backbone features of one run; write the accuracies as JSON, and the classifier.
 
-    Of a diverged run there are no accuracies, and the classifier's file holds nothing.
+    Of a diverged run there are no accuracies, and the classifier's file holds nothing. Images without a label take no
+    part. What cannot be measured is left out, and ``not_measured`` says why.
 
-    Beside the accuracies stands ``test_images``, the number of images that they were measured on.
+    Beside the accuracies stand ``knn_neighbours``, how many neighbours voted (all if there are fewer than
+    `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
 
     Raises:
-        InputError: the features are missing, damaged or cannot be evaluated.
+        InputError: the features are missing or damaged, or `config` does not fit them.
     """
-    features = {name: tensor.numpy() for name, tensor in load_features(features_path).items()}
-    if not features:
+    features = load_features(features_path)
+    if not features.tensors:
         write_json(output, {})
         save_classifier(None, classifier_path)
         return
-    train, train_labels = features["train_h"], features["train_label"]
-    test, test_labels = features["test_h"], features["test_label"]
-    with threadpool_limits(threads):
-        accuracies, classifier = linear_probe(train, train_labels, test, test_labels, config, seed)
-        neighbours = min(config.neighbours, len(train))
-        try:
-            accuracies["knn_top1"] = knn_accuracy(train, train_labels, test, test_labels, k=neighbours)
-        except ValueError as error:
-            raise InputError(f"{features_path}: k-NN needs features that point somewhere: {error}") from error
-    save_classifier(classifier, classifier_path)
-    write_json(output, {**accuracies, "test_images": len(test)})
+    train_labels, test_labels = (features.tensors[f"{split}_label"].numpy() for split in ("train", "test"))
+    in_train, in_test = train_labels >= 0, test_labels >= 0
+    counts = np.bincount(train_labels[in_train]), np.bincount(test_labels[in_test])
+    classifier: LinearClassifier | None = None
+    measured: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    if reason := features.not_measured.get("h") or why_not_classified(*(list(map(int, each)) for each in counts)):
+        reasons["h"] = reason
+    else:
+        train, test = features.tensors["train_h"].numpy()[in_train], features.tensors["test_h"].numpy()[in_test]
+        labelled = train, train_labels[in_train], test, test_labels[in_test]
+        with threadpool_limits(threads):
+            try:
+                measured, classifier = linear_probe(*labelled, config, seed)
+            except ValueError as error:
+                reasons["linear_top1"] = " ".join(str(error).split())
+            neighbours = min(config.neighbours, len(train))
+            try:
+                knn = knn_accuracy(*labelled, k=neighbours)
+                measured |= {"knn_top1": knn, "knn_neighbours": neighbours}
+            except ValueError as error:
+                reasons["knn_top1"] = " ".join(str(error).split())
+    content: dict[str, Any] = {**measured, "test_images": len(test)} if measured else {}
+    if reasons:
+        content["not_measured"] = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        console.print(f"{features_path}: not measured: {content['not_measured']}")
+    save_classifier(classifier, classifier_path, None if classifier else content["not_measured"])
+    write_json(output, content)

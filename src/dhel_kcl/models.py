@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from dhel_kcl.artifacts import atomic_path
 from dhel_kcl.config import EncoderConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.seeding import derive_seed
+from dhel_kcl.tensor_files import difference, kinds, read_tensors, write_tensors
 
 _ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
@@ -104,26 +101,22 @@ def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
     """Write the weights, atomically, with the same bytes for the same weights."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(serialize(weights))
+    write_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})
 
 
 def load_encoder(config: EncoderConfig, path: Path) -> Encoder:
     """Read weights written by `save_encoder`.
 
     Raises:
-        InputError: the file is missing, damaged, or holds another architecture.
+        InputError: the file is missing or damaged, or holds other tensors than the encoder's, of another shape or
+            dtype, or not finite.
     """
     encoder = build_encoder(config, seed=0)
-    try:
-        encoder.load_state_dict(load_file(path))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no trained encoder; run its pretraining first") from error
-    except SafetensorError as error:
-        raise InputError(f"{path}: damaged ({error}); delete it and pretrain again") from error
-    except RuntimeError as error:
+    weights, _ = read_tensors(path, "no trained encoder; run its pretraining first", "pretrain again")
+    if problem := difference(weights, kinds(encoder.state_dict())):
         raise InputError(
-            f"{path}: holds another architecture than the configuration asks for; pretrain again"
-        ) from error
+            f"{path}: holds another architecture than the configuration asks for, or was damaged: it {problem}; "
+            "delete it and pretrain again"
+        )
+    encoder.load_state_dict(weights)
     return encoder

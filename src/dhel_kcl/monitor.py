@@ -1,5 +1,6 @@
 """Watching an encoder while it trains: online k-NN accuracy and effective rank on a sample of its training images."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ class Monitor:
     def measure(self, encoder: Encoder) -> dict[str, float]:
         """Return ``effective_rank_h``, ``effective_rank_z`` and, if the images have labels, ``knn_top1`` of h.
 
-        An embedding without direction (a collapse to zero) gives no value.
+        Images without a label take no part in the latter, which needs two classes. An embedding without direction (a
+        collapse to zero) gives no value.
         """
         was_training = encoder.training
         encoder.eval()
@@ -55,13 +57,15 @@ class Monitor:
                     break
         encoder.train(was_training)
         h, z, label = (torch.cat(parts)[: self.config.images].cpu() for parts in zip(*outputs, strict=True))
-        try:
-            measured = {"effective_rank_h": metrics.effective_rank(h), "effective_rank_z": metrics.effective_rank(z)}
-            if int(label.min()) >= 0:
-                bank = len(h) - max(2, round(QUERIES * len(h)))
+        measured: dict[str, float] = {}
+        for name, x in (("effective_rank_h", h), ("effective_rank_z", z)):
+            with suppress(ValueError):
+                measured[name] = metrics.effective_rank(x)
+        h, label = h[label >= 0], label[label >= 0]
+        bank = len(h) - max(2, round(QUERIES * len(h)))
+        if bank >= 2 and len(label[:bank].unique()) >= 2:
+            with suppress(ValueError):
                 measured["knn_top1"] = metrics.knn_accuracy(
                     h[:bank], label[:bank], h[bank:], label[bank:], k=min(self.config.neighbours, bank)
                 )
-        except ValueError:
-            return {}
         return measured

@@ -3,7 +3,9 @@
 A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
 the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
 `layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; if that may leave
-it without points, `NOTHING` is the sentence that it then shows. A figure that can be drawn of a run that is still
+it without points, `NOTHING` is the sentence that it then shows. Where no run measured what a script needs, because each
+diverged or is recorded as not measured, it shows a sentence too, and its points are a table with no row and the column
+`runs` alone. A figure that can be drawn of a run that is still
 training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
 the results, or the tidy tables that it names as `TABLES` (keys of `COLUMNS`), which are the arguments of `points`;
 files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are also read without importing it.
@@ -38,6 +40,14 @@ THEORY_COLUMNS = [
 ]
 COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
 """Columns of each tidy table."""
+_TEXTS = {
+    *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption", "source", "source_sha256"),
+    "check",
+}
+"""Columns that hold text; the others hold numbers."""
+
+EXCUSES = ("diverged", "not_measured")
+"""Metrics whose value 1 says why a run lacks others."""
 
 _T = TypeVar("_T")
 _Show = Callable[[pd.DataFrame], _T]
@@ -80,6 +90,7 @@ def load_target(script: Path) -> Target:
     if missing:
         raise InputError(f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper.py for the contract")
     nothing = getattr(module, "NOTHING", None)
+    unmeasured = f"No run has {_listed(module.METRICS)}: each diverged or could not be measured."
     return Target(
         name=declared.name,
         title=declared.title,
@@ -90,16 +101,28 @@ def load_target(script: Path) -> Target:
         nothing=nothing,
         points=module.points,
         live_points=getattr(module, "live_points", None),
-        draw=_or_nothing(draw, nothing, _panel_that_says),
-        layout=_or_nothing(layout, nothing, lambda sentence: pd.DataFrame({"": [sentence]})),
+        draw=_or_nothing(draw, nothing, unmeasured, _panel_that_says),
+        layout=_or_nothing(layout, nothing, unmeasured, lambda sentence: pd.DataFrame({"": [sentence]})),
     )
 
 
-def _or_nothing(show: _Show[_T] | None, nothing: str | None, say: Callable[[str], _T]) -> _Show[_T] | None:
-    """Have `show` say so where there are no points and the script allows for that."""
-    if show is None or nothing is None:
-        return show
-    return lambda points: say(nothing) if points.empty else show(points)
+def _or_nothing(
+    show: _Show[_T] | None, nothing: str | None, unmeasured: str, say: Callable[[str], _T]
+) -> _Show[_T] | None:
+    """Make `show` say why there are no points, where no run was measured or the script allows for that."""
+    if show is None:
+        return None
+
+    def shown(points: pd.DataFrame) -> _T:
+        if points.empty and list(points) == ["runs"]:
+            return say(unmeasured)
+        return say(nothing) if points.empty and nothing is not None else show(points)
+
+    return shown
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(metrics[:-1]), metrics[-1])))
 
 
 def _panel_that_says(sentence: str) -> Figure:
@@ -137,7 +160,7 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
         table: which table it is, a key of `COLUMNS`.
 
     Raises:
-        InputError: the file is missing, is not Parquet, or lacks a column.
+        InputError: the file is missing, is not Parquet, or lacks a column or has one of another type.
     """
     if not path.is_file():
         raise InputError(f"{path}: missing; run the rule that writes it")
@@ -149,6 +172,15 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
         raise InputError(
             f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
         ) from error
+    for column in results:
+        is_number = pd.api.types.is_numeric_dtype(results[column]) and not pd.api.types.is_bool_dtype(results[column])
+        is_text = pd.api.types.is_string_dtype(results[column]) and not results[column].isna().any()
+        if not (is_text if column in _TEXTS else is_number):
+            kind = "text" if column in _TEXTS else "numbers"
+            raise InputError(
+                f"{path}: not a readable {table} table (column {column} does not hold {kind}); delete it and run its "
+                "rule again"
+            )
     return results
 
 
@@ -163,19 +195,29 @@ def rederive(script: Path, tables: Sequence[Path]) -> pd.DataFrame:
 
 def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
     read = (*target.metrics, *target.optional_metrics)
-    rows = [load_results(path, read, name) for path, name in zip(tables, target.tables, strict=True)]
+    tidy = [load_results(path, (*read, *EXCUSES), name) for path, name in zip(tables, target.tables, strict=True)]
+    rows = [part[part["metric"].isin(read)].reset_index(drop=True) for part in tidy]
     present = {metric for part in rows for metric in part["metric"].unique()}
     absent = [metric for metric in target.metrics if metric not in present]
     named = " and ".join(map(str, tables))
-    if absent:
+    excused = any(map(_is_excused, tidy))
+    if absent and not excused:
         raise InputError(f"{named}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
-    points = target.points(*rows)
+    points = pd.DataFrame({"runs": []}) if absent else target.points(*rows)
     if points.empty and target.nothing is None:
-        raise InputError(
-            f"{named}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
-            "check that training did not diverge"
-        )
+        if not excused:
+            raise InputError(
+                f"{named}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
+                "check that training did not diverge"
+            )
+        points = pd.DataFrame({"runs": []})
     return points
+
+
+def _is_excused(table: pd.DataFrame) -> bool:
+    """Whether a recorded reason says of every run why it may lack a metric."""
+    said = table[table["metric"].isin(EXCUSES) & (table["value"] == 1)]
+    return not table.empty and set(table["run"]) == set(said["run"])
 
 
 def write_points(points: pd.DataFrame, path: Path) -> None:

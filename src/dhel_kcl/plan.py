@@ -31,6 +31,7 @@ MEASURED = Path(__file__).with_name("throughput.csv")
 SHAPE = ("backbone", "stem", "width", "image_size", "storage")
 COLUMNS = ("device", "precision", *SHAPE, "batch_size", "train_per_second", "encode_per_second", "gpu_memory_mib")
 
+_TEXTS = {"device", "precision", "backbone", "stem", "storage"}
 _OTHER_BYTES = 100_000  # of a run besides weights, features and TensorBoard's files, as measured
 _BYTES_PER_STEP = 210  # in TensorBoard's files, as measured
 _JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs reduced to a longer side of 500 pixels, at quality 90
@@ -61,7 +62,9 @@ def load_measured(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); python benchmarks/throughput.py writes one") from error
-    if list(table) != list(COLUMNS) or table.empty:
+    numbers = [name for name in table if name in COLUMNS and name not in _TEXTS]
+    are_numbers = all(pd.api.types.is_numeric_dtype(table[name]) for name in numbers)
+    if list(table) != list(COLUMNS) or table.empty or not are_numbers:
         raise InputError(f"{path}: not a table of measured speeds; python benchmarks/throughput.py writes one")
     return table
 

@@ -33,6 +33,7 @@ from dhel_kcl.models import build_encoder, save_encoder
 from dhel_kcl.monitor import Monitor
 from dhel_kcl.optimization import build_optimizer, build_schedule
 from dhel_kcl.processes import Processes, synchronise_batch_norm
+from dhel_kcl.tensor_files import is_finite
 from dhel_kcl.training_log import Diverged, ProgressDisplay, TensorBoard, Throughput, TrainingLog, progress_display
 
 
@@ -76,6 +77,9 @@ def train_step(
     return torch.stack([loss.detach(), terms.alignment.detach(), terms.energy.detach(), gradient_norm])
 
 
+_PARTS = ("encoder", "optimizer", "schedule", "loader", "log")
+
+
 class _Training:
     """Everything that a run's training consists of, and its state."""
 
@@ -104,12 +108,40 @@ class _Training:
         self.log = TrainingLog(device, len(self.loader), compute.log_every_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = ("encoder", "optimizer", "schedule", "loader", "log")
-        return {name: getattr(self, name).state_dict() for name in parts}
+        return {name: getattr(self, name).state_dict() for name in _PARTS}
+
+    def newest_state(self, checkpoints: Checkpoints) -> dict[str, Any] | None:
+        """The state of the newest checkpoint, checked; None if there is no checkpoint.
+
+        Raises:
+            InputError: the checkpoint does not hold the state of this training.
+        """
+        state = checkpoints.newest()
+        if state is not None and (problem := self._problem(state)):
+            raise InputError(f"{checkpoints.paths()[0]}: not a checkpoint of this run: {problem}; delete it")
+        return state
+
+    def _problem(self, state: dict[str, Any]) -> str | None:
+        """Say what a checkpoint's state lacks, or has that the state of this training has not."""
+        expected: dict[str, Any] = self.state_dict()
+        # Until the first step the optimiser has no buffers, and the log no rows.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        has_momentum = self.run.dataset.optimizer.momentum != 0
+        buffers = {i: {"momentum_buffer": p} for i, p in enumerate(parameters)} if has_momentum else {}
+        expected["optimizer"] = expected["optimizer"] | {"state": buffers}
+        log = state.get("log")
+        if not isinstance(log, dict) or log.keys() != expected["log"].keys():
+            return "log is not that of a training"
+        if problem := self.log.problem(log, self.total_steps):
+            return f"log: {problem}"
+        if problem := Throughput.problem(state.get("throughput")):
+            return f"throughput: {problem}"
+        same = {"log": log, "throughput": state["throughput"]}
+        return _difference(state, expected | same, "state") or _wrong_place(state, len(self.loader))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
 
     def train(
         self, checkpoints: Checkpoints, monitor: Monitor, board: TensorBoard, throughput: Throughput, log_path: Path
@@ -117,7 +149,7 @@ class _Training:
         """Train from the present state to the end of the last epoch.
 
         Raises:
-            Diverged: a loss or gradient was not finite.
+            Diverged: a loss, gradient or weight was not finite.
             InputError: the run was asked to stop, and its checkpoint is written.
         """
         parallel = self.processes.data_parallel(self.encoder, self.device)
@@ -146,7 +178,10 @@ class _Training:
                         self._read_log(board, display, throughput)
                     if ends:
                         self._end_epoch(learning_rate, monitor, board, display, throughput, log_path)
-                    if (due or stopping or self.log.step == self.total_steps) and self.processes.is_first:
+                    kept = due or stopping or self.log.step == self.total_steps
+                    if kept and not all(map(is_finite, self.encoder.state_dict().values())):
+                        raise Diverged(self.log.step, {"weights": math.nan})
+                    if kept and self.processes.is_first:
                         checkpoints.save(self.log.step, self.state_dict() | {"throughput": throughput.epochs})
                     if stopping:
                         raise InputError(
@@ -191,12 +226,12 @@ def pretrain(
     identity: str,
     folder: Path,
     monitor: MonitorConfig | None = None,
-) -> None:
+) -> Checkpoints:
     """Train one run and write its ``encoder.safetensors``, ``training_log.csv``, ``throughput.csv``, ``outcome.json``.
 
-    The log is there, up to the last finished epoch, while the run trains. A run whose loss or gradient is not finite
-    ends as diverged: ``outcome.json`` says at which step and with which terms, and the weights are those of the last
-    checkpoint, or the initial ones.
+    The log is there, up to the last finished epoch, while the run trains. A run whose loss, gradient or weights are not
+    finite ends as diverged: ``outcome.json`` says at which step and with which terms, and the weights are those of the
+    last checkpoint, or the initial ones.
 
     Args:
         run: what to train.
@@ -206,6 +241,10 @@ def pretrain(
             is not resumed.
         folder: the run's folder.
         monitor: how to watch the encoder; not at all by default.
+
+    Returns:
+        The run's checkpoints, which the caller discards when the files are sure to stay; from them the same call writes
+        the files again without training.
 
     Raises:
         InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT,
@@ -221,8 +260,8 @@ def pretrain(
         key = sha256_json([identity, open_beton(beton).sha256, *arithmetic])
         checkpoints = Checkpoints(folder / "checkpoints", key, compute.checkpoints_kept)
         throughput = Throughput(run.batch_size)
-        if (state := checkpoints.newest()) is not None:
-            throughput.epochs = state.pop("throughput")
+        if (state := training.newest_state(checkpoints)) is not None:
+            throughput.epochs = state["throughput"]
             training.load_state_dict(state)
             console.print(f"{checkpoints.own}: resuming after step {training.log.step} of {training.total_steps}")
         watcher = Monitor(
@@ -248,14 +287,13 @@ def pretrain(
             training.log.write(log_path)
             throughput.write(folder / "throughput.csv")
             save_encoder(training.encoder, folder / "encoder.safetensors")
-            if outcome["status"] == "finished":
-                checkpoints.discard()
+        return checkpoints
 
 
 def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) -> dict[str, Any]:
     """Put the last finite weights back and say what happened."""
     run = training.run
-    state = checkpoints.newest()
+    state = training.newest_state(checkpoints)
     initial = build_encoder(run.dataset.encoder, run.seed).state_dict()
     training.encoder.load_state_dict(initial if state is None else state["encoder"])
     kept = 0 if state is None else state["log"]["step"]
@@ -266,6 +304,38 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
     )
     terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
     return {"status": "diverged", "step": event.step, "epoch": epoch, "weights_of_step": kept, "terms": terms}
+
+
+def _difference(found: Any, expected: Any, place: str) -> str | None:
+    """Say where two states differ in their keys, lengths, or the types, shapes and dtypes of their values."""
+    match expected:
+        case Tensor():
+            kind = expected.dtype, tuple(expected.shape)
+            same = isinstance(found, Tensor) and (found.dtype, tuple(found.shape)) == kind and is_finite(found)
+        case dict():
+            same = isinstance(found, dict) and found.keys() == expected.keys()
+        case list() | tuple():
+            same = isinstance(found, list | tuple) and len(found) == len(expected)
+        case float():
+            same = isinstance(found, int | float) and math.isfinite(found)
+        case _:
+            same = type(found) is type(expected)
+    if not same:
+        return f"{place} is not what it should be"
+    parts = (
+        expected.items() if isinstance(expected, dict) else enumerate(expected) if isinstance(expected, list) else ()
+    )
+    problems = (_difference(found[key], value, f"{place}.{key}") for key, value in parts)
+    return next(filter(None, problems), None)
+
+
+def _wrong_place(state: dict[str, Any], steps_per_epoch: int) -> str | None:
+    """Say which part of a checkpoint is of another step than its log."""
+    step = state["log"]["step"]
+    loader = state["loader"]
+    if loader["epoch"] * steps_per_epoch + loader["batch"] != step:
+        return f"its loader is not at step {step}"
+    return None if state["schedule"]["last_epoch"] == step else f"its schedule is not at step {step}"
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 import functools
 import os
 import platform
+import shlex
 import subprocess  # nosec B404 # for git
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -90,7 +91,8 @@ def record(
 ) -> Iterator[None]:
     """Run a job inside this block; if it succeeds, its manifest is written last.
 
-    Inputs are hashed before the job runs, so that a file changed meanwhile does not pass for the one used.
+    Inputs are hashed before the job runs, so that a file changed meanwhile does not pass for the one used. None may lie
+    in the future; see `refuse_future`.
 
     Args:
         manifest: where the manifest goes.
@@ -103,11 +105,12 @@ def record(
         seeds: seeds of the named random streams.
 
     Raises:
-        InputError: an input is missing.
+        InputError: an input is missing, or its modification time lies in the future.
     """
     for path in inputs.values():
         if not path.exists():
             raise InputError(f"{path}: missing; run the rule that writes it")
+    refuse_future(inputs.values())
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
     commit, dirty = _git_state()  # before the job, during which somebody may edit or commit
     started, clock = datetime.now(UTC), time.monotonic()
@@ -131,6 +134,33 @@ def record(
         host=platform.node() or None,
     )
     write_json(manifest, written.model_dump())
+
+
+CLOCK_SKEW_SECONDS = 5.0
+"""By how much the clock of a file system in the network may be ahead of this machine's."""
+
+
+def refuse_future(inputs: Iterable[Path]) -> None:
+    """Refuse a job that has an input from the future; wait until one that is little ahead lies in the past.
+
+    Snakemake removes the outputs of a job, however long it ran, if they are older than one of its inputs.
+
+    Raises:
+        InputError: the modification time of an input is ahead of the clock by more than `CLOCK_SKEW_SECONDS`.
+    """
+    newest: tuple[float, Path] | None = None
+    for path in inputs:  # Snakemake looks at a link itself, and at what it points to when it plans
+        modified = max(path.stat().st_mtime, path.lstat().st_mtime)
+        if newest is None or modified > newest[0]:
+            newest = modified, path
+    if newest is None or (ahead := newest[0] - time.time()) <= 0:
+        return
+    if ahead > CLOCK_SKEW_SECONDS:
+        raise InputError(
+            f"{newest[1]}: was modified {ahead:.0f} seconds in the future, so Snakemake would remove what is made from "
+            f"it; check the clock, then touch {shlex.quote(str(newest[1]))}"
+        )
+    time.sleep(ahead)
 
 
 def _describe(path: Path, folder: Path) -> Artifact:

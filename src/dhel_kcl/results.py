@@ -1,18 +1,28 @@
 """One tidy table of everything that was measured: a row for each run, metric and position."""
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file
+from dhel_kcl.artifacts import atomic_path, sha256_file
 from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.measurements import (
+    AugmentedProbe,
+    Corruptions,
+    Evaluation,
+    Representations,
+    read_measured,
+    read_throughput,
+    read_training_log,
+)
+from dhel_kcl.outcome import read_outcome
 from dhel_kcl.stages import run_stages
 
 _TRAINING_METRICS = {
@@ -43,10 +53,11 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
         (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
         a curve (NaN for a scalar); ``value``;
         ``source``, the file that holds the value, relative to the experiment's folder; and its
-        ``source_sha256``.
+        ``source_sha256``. A file that says of a representation why it, or a part of it, could not be measured has a row
+        of the metric ``not_measured`` with value 1.
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: a file is missing or damaged, or that of a finished run holds nothing.
     """
     train_images = {
         dataset.name: open_beton(layout.beton(dataset.name, dataset.data.pretrain_split)).num_images
@@ -55,9 +66,14 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     parts = []
     for run in config.runs.values():
         keys = _run_keys(run, train_images[run.dataset.name])
-        for source in layout.measurements(run.id, run_stages(config)):
+        diverged = read_outcome(layout.outcome(run.id)).diverged
+        sources = layout.measurements(run.id, run_stages(config))
+        may_be_empty = set(sources) if diverged else set()
+        for source in sources:
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
             measurements = _table_of(source)
+            if measurements.empty and source not in may_be_empty:
+                raise InputError(f"{source}: holds nothing, but the run finished; delete it and run its rule again")
             parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
     return pd.concat(parts, ignore_index=True)
 
@@ -81,43 +97,49 @@ def write_results(table: pd.DataFrame, parquet: Path) -> None:
 
 
 def _table_of(source: Path) -> pd.DataFrame:
-    try:
-        return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{source}: not what its stage writes ({reason}); delete it and run its rule again") from error
+    return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
-    """Every value in one run's file of measurements, as (metric, representation, corruption, x, value)."""
+    """Every value in one run's file of measurements, as (metric, representation, corruption, x, value).
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     match source.name:
         case "outcome.json":
-            outcome = read_json(source)
-            diverged = outcome["status"] == "diverged"
-            yield _measurement("diverged", "", outcome["step"], diverged)
+            outcome = read_outcome(source)
+            yield _measurement("diverged", "", outcome.step, outcome.diverged)
         case "evaluation.json" | "augmented_probe.json":
-            for metric, value in read_json(source).items():
+            kind = Evaluation if source.name == "evaluation.json" else AugmentedProbe
+            for metric, value in read_measured(source, kind).values():
                 yield _measurement(metric, "h", math.nan, value)
         case "corruptions.json":
-            for corruption, accuracies in read_json(source).items():
+            of_corruptions = read_measured(source, Corruptions)
+            for corruption, accuracies in of_corruptions.accuracies():
                 for severity, value in enumerate(accuracies):
                     yield _measurement("corrupted_top1", "h", severity, value, corruption)
+            if of_corruptions.not_measured is not None:
+                yield _measurement("not_measured", "h", math.nan, 1)
         case "representation.json":
-            for representation, content in read_json(source).items():
-                for metric, value in content["scalars"].items():
+            for representation, content in read_measured(source, Representations).contents():
+                if content.scalars is None or content.singular_value is None or content.similarity_density is None:
+                    yield _measurement("not_measured", representation, math.nan, 1)
+                    continue
+                for metric, value in content.scalars.model_dump().items():
                     yield _measurement(metric, representation, math.nan, value)
-                for index, value in enumerate(content["singular_value"], start=1):
+                for index, value in enumerate(content.singular_value, start=1):
                     yield _measurement("singular_value", representation, index, value)
-                density = content["similarity_density"]
-                for x, value in zip(density["x"], density["value"], strict=True):
+                density = content.similarity_density
+                for x, value in zip(density.x, density.value, strict=True):
                     yield _measurement("similarity_density", representation, x, value)
         case "training_log.csv":
-            for row in _read_csv(source):
+            for row in read_training_log(source):
                 for column, (metric, representation) in _TRAINING_METRICS.items():
                     if not math.isnan(row[column]):
                         yield _measurement(metric, representation, row["epoch"], row[column])
         case "throughput.csv":
-            for row in _read_csv(source):
+            for row in read_throughput(source):
                 for metric in _THROUGHPUT_METRICS:
                     yield _measurement(metric, "", row["epoch"], row[metric])
         case _:
@@ -149,10 +171,3 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise InputError(f"{path}: missing; run the rule that writes it")
     return path
-
-
-def _read_csv(path: Path) -> list[dict[Hashable, Any]]:
-    try:
-        return pd.read_csv(path).to_dict("records")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a table ({error}); delete it and run its rule again") from error

@@ -31,11 +31,11 @@ Item = TypeVar("Item")
 
 
 class Diverged(Exception):  # noqa: N818 - an event of training, not an error of the program
-    """A loss or gradient was not finite.
+    """A loss, gradient or weight was not finite.
 
     Attributes:
         step: number of the step in the run, from 1.
-        terms: loss, alignment, energy and gradient norm of that step.
+        terms: loss, alignment, energy and gradient norm of that step; or ``weights``, if those after it are not finite.
     """
 
     def __init__(self, step: int, terms: dict[str, float]) -> None:
@@ -100,6 +100,23 @@ class TrainingLog:
         """What has been read."""
         return {"step": self.step, "epochs": self.epochs, "rows": torch.tensor(self._rows, dtype=torch.float64)}
 
+    def problem(self, state: dict[str, Any], total_steps: int) -> str | None:
+        """Say why `state` cannot be that of a log of at most `total_steps` steps; None if it can."""
+        step, epochs, rows = state["step"], state["epochs"], state["rows"]
+        if type(step) is not int or not 1 <= step <= total_steps:
+            return f"step {step!r} is not one of {total_steps}"
+        if not isinstance(rows, Tensor) or rows.dtype != torch.float64 or not bool(rows.isfinite().all()):
+            return "its rows are not finite numbers"
+        if rows.numel() != step % self.steps_per_epoch * len(TERMS):
+            return f"it has {rows.numel() // len(TERMS)} steps of the unfinished epoch"
+        if not isinstance(epochs, list) or len(epochs) != step // self.steps_per_epoch:
+            return "it does not have a row for each finished epoch"
+        always = LOG_COLUMNS[:-3]
+        for row in epochs:
+            if not isinstance(row, dict) or not set(always) <= row.keys() <= set(LOG_COLUMNS) or not _are_finite(row):
+                return "an epoch is not a row of finite numbers"
+        return None
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.step, self.epochs, self._rows = state["step"], state["epochs"], state["rows"].tolist()
@@ -156,9 +173,21 @@ class Throughput:
             }
         )
 
+    @staticmethod
+    def problem(epochs: Any) -> str | None:
+        """Say why `epochs` cannot be those of a run; None if they can."""
+        rows = epochs if isinstance(epochs, list) else [None]
+        if all(isinstance(row, dict) and row.keys() == set(THROUGHPUT_COLUMNS) and _are_finite(row) for row in rows):
+            return None
+        return "an epoch is not a row of finite numbers"
+
     def write(self, path: Path) -> None:
         """Write the epochs as CSV."""
         write_rows(path, self.epochs, THROUGHPUT_COLUMNS)
+
+
+def _are_finite(row: Mapping[str, Any]) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
 
 
 def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """What holds for every figure and table."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -226,15 +227,44 @@ def test_a_missing_batch_size_is_a_gap_in_the_line(make_experiment: Callable[...
     assert pd.isna(dhel.get_ydata()).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("reason", ["diverged", "not_measured"])
 @pytest.mark.parametrize("name", OF_RESULTS)
-def test_runs_that_all_diverged_give_an_error_not_an_empty_figure(
-    make_experiment: Callable[..., pd.DataFrame], theory: pd.DataFrame, scripts: Path, name: str, tmp_path: Path
+def test_runs_that_all_diverged_or_could_not_be_measured_give_a_sentence(
+    make_experiment: Callable[..., pd.DataFrame],
+    theory: pd.DataFrame,
+    scripts: Path,
+    name: str,
+    reason: str,
+    tmp_path: Path,
 ) -> None:
-    make_experiment(("cifar10",), ("dhel",), diverged=lambda **_: True).to_parquet(tmp_path / "results.parquet")
+    results = make_experiment(("cifar10",), ("dhel",), diverged=lambda **_: True)
+    if reason == "not_measured":
+        ended = results[results["metric"] == "diverged"]
+        results = pd.concat([results, ended.assign(metric="not_measured", representation="h", x=math.nan)])
+        results.loc[results["metric"] == "diverged", "value"] = 0.0
+    results.to_parquet(tmp_path / "results.parquet")
     theory.to_parquet(tmp_path / "theory.parquet")
     tables = [tmp_path / f"{table}.parquet" for table in SCRIPTS[name].tables]
-    with pytest.raises(InputError, match=rf"no rows of .*, which {name} needs"):
-        render(scripts / f"{name}.py", tables, tmp_path / "out")
+    csv, shown, *_ = render(scripts / f"{name}.py", tables, tmp_path / "out")
+    points, target = read_points(csv), load_target(scripts / f"{name}.py")
+    assert points.empty
+    assert points_equal(points, rederive(scripts / f"{name}.py", tables))
+    if target.draw:
+        said = " ".join(target.draw(points).axes[0].texts[0].get_text().split())
+    else:
+        said = shown.read_text(encoding="utf-8")
+    assert "No run has " in said
+    assert "each diverged or could not be measured." in said
+
+
+@pytest.mark.parametrize("name", ["fig_batch_size", "table_robustness"])
+def test_a_metric_that_a_run_lacks_for_no_recorded_reason_is_an_error(
+    make_experiment: Callable[..., pd.DataFrame], scripts: Path, name: str, tmp_path: Path
+) -> None:
+    results = make_experiment(("cifar10",), ("dhel",))
+    results[results["metric"] != "linear_top1"].to_parquet(tmp_path / "results.parquet")
+    with pytest.raises(InputError, match=rf"no rows of linear_top1, which {name} needs"):
+        render(scripts / f"{name}.py", [tmp_path / "results.parquet"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
