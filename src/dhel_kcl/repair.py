@@ -14,8 +14,8 @@ from pathlib import Path
 from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.layout import Layout, walk
+from dhel_kcl.provenance import absolute, load_manifest, locate
 from dhel_kcl.stages import RUN_STAGES
 
 SUFFIX = ".damaged"
@@ -133,10 +133,9 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
             if not dry_run:
                 path.replace(aside)
         if not dry_run and not jobs_may_run:
-            for folder, _, names in os.walk(layout.root, followlinks=True):
-                for name in names:
-                    if name.startswith(TEMPORARY):
-                        Path(folder, name).unlink(missing_ok=True)
+            for path in walk(layout.root):
+                if path.name.startswith(TEMPORARY):
+                    path.unlink(missing_ok=True)
         if not dry_run:
             for mark in marks:
                 mark.unlink(missing_ok=True)
@@ -150,8 +149,7 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
     folder = layout.root
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
-    # Manifests hold real paths, also where a folder of the experiment is a link.
-    written = {os.path.realpath(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
+    written = {absolute(path): path for pattern in outputs(layout) for path in folder.glob(pattern)}
     for path in sorted([*folder.glob("manifests/*.json"), *folder.glob("runs/*/*.manifest.json")]):
         with _named(path):
             time = path.stat().st_mtime_ns  # before it is read: a job may replace it
@@ -161,11 +159,11 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 damaged[path] = "not a manifest"
                 continue
         for artifact in manifest.outputs.values():
-            listed = os.path.realpath(path.parent / artifact.path)
+            listed = locate(path, artifact)
             if listed not in written:
                 if os.path.lexists(listed):
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
-                elif Path(listed).name != layout.features("").name:  # the workflow may have discarded those
+                elif listed.name != layout.features("").name:  # the workflow may have discarded those
                     console.print(f"{os.path.normpath(path.parent / artifact.path)}: missing")
                     again.add(path)
                 continue
