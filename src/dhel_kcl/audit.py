@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import networkx as nx
-import pandas as pd
 
 from dhel_kcl import declarations, stages
 from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, write_json
@@ -66,7 +65,7 @@ class Outcome:
         try:
             yield
         except InputError as error:
-            self.problems.extend(str(error).splitlines())
+            self.problems.extend(line for line in str(error).splitlines() if line not in self.problems)
             self.blamed.add(absolute(file))
         except OSError as error:
             named = Path(error.filename) if isinstance(error.filename, str) else file
@@ -359,11 +358,12 @@ class _Remade:
 
 def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
     """Compare the tidy tables' CSV, which people read, with the Parquet, which programs do."""
-    for table, stage in ((layout.results, "collect"), (layout.theory, "theory")):
+    for name, stage in (("results", "collect"), ("theory", "theory")):
+        table = layout.table(name)
         written = table.with_suffix(".csv")
         with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:
             again = Path(folder, table.name)
-            write_results(pd.read_parquet(table), again)
+            write_results(load_results(table, table=name), again)
             same = written.read_bytes() == again.with_suffix(".csv").read_bytes()
             remade.compare(written, same, layout.manifest(stage), f"{table.name} gives other values; {stage} again")
 
