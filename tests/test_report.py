@@ -203,13 +203,13 @@ def test_a_report_of_earlier_code_shows_what_lies_beside_it(released: Layout) ->
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [
-        ("<td>0.", "<td>1.", "table_"),
+        ("<td>CIFAR-10</td>", "<td>ImageNet</td>", "table_"),
         ('<img src="data:image/png;base64,iVBOR', '<img src="data:image/png;base64,iVBOS', "fig_"),
         ("<h2", '<img src="data:image/png;base64,iVBOR"><h2', "an image or a program"),
         ("<h2", "<script></script><h2", "an image or a program"),
         ("<h2", '<section id="table_other"></section><h2', "table_other, which the experiment does not have,"),
         ('<section id="table_theory">', '<section id="table_theory"><table></table>', "table_theory"),
-        ("seeds:", "seed:", "the configuration"),
+        ("optimizer:", "optimiser:", "the configuration"),
         ("<tr><td>results.parquet</td><td><code>", "<tr><td>results.parquet</td><td><code>0", "the sha256 of results"),
     ],
 )
