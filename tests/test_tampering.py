@@ -263,6 +263,12 @@ def test_what_was_changed_and_signed_again_everywhere_is_not_what_it_is_derived_
     assert any(said in problem for problem in problems), problems
 
 
+def describe_again() -> None:
+    """Write the crate of manifests that were changed."""
+    write_crate(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+    sign_again(LAYOUT.manifest("crate"))
+
+
 def forge(file: Path, table: pd.DataFrame) -> None:
     table.to_parquet(file, index=False)
     sign_everything_again(LAYOUT)
@@ -476,8 +482,7 @@ def test_other_bytes_by_another_version_of_a_library_are_a_warning_that_names_it
     was = manifest.packages["matplotlib"]
     write_json(path, manifest.model_dump() | {"packages": manifest.packages | {"matplotlib": "3.9.0"}})
     sign_everything_again(LAYOUT)
-    write_crate(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
-    sign_again(LAYOUT.manifest("crate"))
+    describe_again()
     outcome = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
     assert outcome.problems == []
     assert [warning for warning in outcome.warnings if "not byte for byte" in warning] == [
@@ -557,6 +562,7 @@ def test_uncommitted_code_is_told_on_the_terminal_and_by_the_seal_and_show(
     path = LAYOUT.manifest("theory")
     write_json(path, load_manifest(path).model_dump() | {"git_dirty": True})
     sign_everything_again(LAYOUT)
+    describe_again()
     terminal = io.StringIO()
     monkeypatch.setattr(cli, "_terminal", terminal)
     cli.audit(LAYOUT.root, strict=False)
