@@ -253,7 +253,7 @@ def test_a_release_is_drawn_again_without_its_experiment(released: Path, tmp_pat
     outcome = run("dhel-kcl", "redraw", str(released), "--output", str(tmp_path / "redrawn"), cwd=REPOSITORY)
     assert outcome.returncode == 0, outcome.stderr
     count = len(TARGETS)
-    assert f"{count + 1} of {count + 1} have the released numbers" in outcome.stdout
+    assert f"{count + 2} of {count + 2} have the released numbers" in outcome.stdout
     assert f"{count} of {count} figures and tables have the released bytes" in outcome.stdout
     redrawn, was = contents(tmp_path / "redrawn" / "released"), contents(released)
     assert all(was[name] == data for name, data in redrawn.items() if not name.endswith(".html"))

@@ -1,6 +1,7 @@
 """The HTML report, on two tiny scripts."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,10 +9,13 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import yaml
+from workspace import REPOSITORY
 
+from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
+from dhel_kcl.layout import Layout
 from dhel_kcl.paper import RESULT_COLUMNS, render
-from dhel_kcl.report import write_report
+from dhel_kcl.report import compare_report, write_report
 
 SCRIPT = '''"""Title of {name}.
 
@@ -179,3 +183,43 @@ def test_a_missing_product_names_the_command(inputs: dict[str, Path], missing: s
 def test_a_folder_without_scripts_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no figure or table scripts"):
         write_report(**{**inputs, "scripts_dir": tmp_path / "nowhere"})
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Layout:
+    """A shipped release, which an earlier version of the code made."""
+    source = REPOSITORY / "docs" / "results" / "cifar10_quarter"
+    return Layout(Path(shutil.copytree(source, tmp_path / "released")))
+
+
+def compared(layout: Layout) -> tuple[bool, list[str]]:
+    return compare_report(load_config(layout.config), layout, REPOSITORY / "paper_figures")
+
+
+def test_a_report_of_earlier_code_shows_what_lies_beside_it(released: Layout) -> None:
+    assert compared(released)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("<td>CIFAR-10</td>", "<td>ImageNet</td>", "table_"),
+        ('<img src="data:image/png;base64,iVBOR', '<img src="data:image/png;base64,iVBOS', "fig_"),
+        ("<h2", '<img src="data:image/png;base64,iVBOR"><h2', "an image or a program"),
+        ("<h2", "<script></script><h2", "an image or a program"),
+        ("<h2", '<section id="table_other"></section><h2', "table_other, which the experiment does not have,"),
+        ('<section id="table_theory">', '<section id="table_theory"><table></table>', "table_theory"),
+        ("optimizer:", "optimiser:", "the configuration"),
+        ("<tr><td>results.parquet</td><td><code>", "<tr><td>results.parquet</td><td><code>0", "the sha256 of results"),
+    ],
+)
+def test_a_report_of_earlier_code_that_shows_something_else_is_found(
+    released: Layout, old: str, new: str, part: str
+) -> None:
+    page = released.report.read_text(encoding="utf-8")
+    assert old in page
+    released.report.write_text(page.replace(old, new, 1), encoding="utf-8")
+    same, wrong = compared(released)
+    assert not same
+    assert wrong
+    assert wrong[0].startswith(part)

@@ -20,6 +20,7 @@ from dhel_kcl import cli, stages
 from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file, write_json
 from dhel_kcl.audit import audit, conclude
 from dhel_kcl.config import load_config
+from dhel_kcl.crate import write_crate
 from dhel_kcl.errors import InputError
 from dhel_kcl.explorer import read_rows
 from dhel_kcl.layout import Layout
@@ -73,6 +74,22 @@ def replace_text(old: str, new: str) -> Damage:
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return change
+
+
+def swap_picture(path: Path) -> None:
+    shutil.copy(LAYOUT.figures / "fig_batch_size.png", path)
+
+
+def another_torch(path: Path) -> None:
+    bill = read_json(path)
+    next(part for part in bill["components"] if part["name"] == "torch")["version"] = "0.1"
+    write_json(path, bill)
+
+
+def forge_cell(report: Path) -> None:
+    before, section, tables = report.read_text(encoding="utf-8").partition("<section")
+    assert "<td>0." in tables
+    report.write_text(before + section + tables.replace("<td>0.", "<td>1.", 1), encoding="utf-8")
 
 
 def set_metric(path: Path) -> None:
@@ -187,7 +204,7 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
         (LAYOUT.evaluation(RUN), set_metric, LAYOUT.results, f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation"),
         (LAYOUT.figures / "fig_spectrum.csv", replace_text("0.", "1."), None, "results.parquet gives other values"),
         (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives other values"),
-        (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not print the values of"),
+        (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not show the values of"),
         (LAYOUT.figures / "fig_spectrum.csv", replace_text("-seed0", "-seed9"), None, "names an unknown run digits"),
         (
             LAYOUT.evaluation(RUN),
@@ -212,8 +229,27 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
             None,
             "cannot be used (KeyError",
         ),
-        (LAYOUT.tables / "table_theory.md", lambda path: path.write_bytes(b"\xff"), None, "cannot be used"),
+        (
+            LAYOUT.tables / "table_theory.md",
+            lambda path: path.write_bytes(b"\xff"),
+            None,
+            "does not show the values of",
+        ),
         (LAYOUT.explorer, truncate, None, "not a page of the explorer"),
+        (LAYOUT.explorer, replace_text("<h1>Explorer of 4", "<h1>Explorer of 40"), None, "on a page that was changed"),
+        (LAYOUT.figures / "fig_spectrum.png", swap_picture, None, "does not show the values of fig_spectrum.csv"),
+        (LAYOUT.figures / "fig_spectrum.pdf", append_byte, None, "does not show the values of fig_spectrum.csv"),
+        (LAYOUT.results.with_suffix(".csv"), replace_text("0.", "1."), None, "results.parquet gives other values"),
+        (LAYOUT.theory.with_suffix(".csv"), replace_text("0.", "1."), None, "theory.parquet gives other values"),
+        (LAYOUT.report, forge_cell, None, "is not what the experiment has"),
+        (LAYOUT.report, replace_text("<figure>", '<figure><img src="a.png">'), None, "is not what the experiment has"),
+        (LAYOUT.report, replace_text("epochs: 2", "epochs: 200"), None, "the configuration is not what the experiment"),
+        (LAYOUT.report, replace_text("averaging over seeds", "choosing"), None, "but was changed elsewhere"),
+        (LAYOUT.report, replace_text("4 of the 4 runs", "9 of the 9 runs"), None, "but was changed elsewhere"),
+        (LAYOUT.crate, replace_text("#run", "#ran"), None, "not what the manifests say; make crate again"),
+        (LAYOUT.source / "Snakefile", append_comment, None, "not the file that ro-crate-metadata.json describes"),
+        (LAYOUT.sbom, append_comment, None, "not valid JSON"),
+        (LAYOUT.sbom, another_torch, None, "but its job ran with"),
         (LAYOUT.explorer, replace_text('id="data">', 'id="data">1</script>'), None, "cannot be used (TypeError"),
     ],
     ids=lambda value: value.name if isinstance(value, Path) else None,
@@ -225,6 +261,12 @@ def test_what_was_changed_and_signed_again_everywhere_is_not_what_it_is_derived_
     sign_everything_again(LAYOUT)
     problems = named(blamed or file)
     assert any(said in problem for problem in problems), problems
+
+
+def describe_again() -> None:
+    """Write the crate of manifests that were changed."""
+    write_crate(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+    sign_again(LAYOUT.manifest("crate"))
 
 
 def forge(file: Path, table: pd.DataFrame) -> None:
@@ -353,8 +395,103 @@ def test_a_seal_is_the_same_when_a_folder_of_the_experiment_is_a_link(experiment
     assert file_digests(config, LAYOUT, sha256_file) == before
 
 
+def test_a_link_in_the_place_of_a_file_is_named_by_its_place_and_what_it_leads_to_is_not_blamed(
+    experiment: Layout,
+) -> None:
+    other = "digits-dhel-temperature0.3-bs256-seed0"
+    LAYOUT.encoder(RUN).unlink()
+    LAYOUT.encoder(RUN).symlink_to(LAYOUT.encoder(other).resolve())
+    for problems in (found(), (LAYOUT.audit.unlink(), found())[1]):
+        assert f"{LAYOUT.encoder(RUN)}: a link, not the file that its job wrote" in problems[0]
+        assert not any(other in problem for problem in problems)
+
+
+def test_a_link_to_the_file_itself_kept_elsewhere_is_no_file_of_the_experiment(
+    experiment: Layout, tmp_path: Path
+) -> None:
+    shutil.move(LAYOUT.encoder(RUN), tmp_path / "encoder")
+    LAYOUT.encoder(RUN).symlink_to(tmp_path / "encoder")
+    assert [problem.partition(";")[0] for problem in found()] == [
+        f"{LAYOUT.encoder(RUN)}: a link, not the file that its job wrote"
+    ]
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "/"])
+def test_a_link_that_leads_around_in_a_circle_is_named_once_and_nothing_else_is(
+    experiment: Layout, target: str
+) -> None:
+    (LAYOUT.run(RUN) / "circle").symlink_to(target)
+    LAYOUT.audit.unlink()
+    assert [problem.partition(";")[0] for problem in found()] == [
+        f"{LAYOUT.run(RUN) / 'circle'}: a link to a folder that it lies in"
+    ]
+
+
+@pytest.mark.parametrize("moved", ["data", "runs", "manifests", f"runs/{RUN}", "."])
+def test_an_experiment_passes_as_before_when_a_folder_of_it_or_its_own_is_a_link(
+    experiment: Layout, tmp_path: Path, moved: str
+) -> None:
+    folder = Path(os.path.normpath(LAYOUT.root / moved))
+    elsewhere = shutil.move(folder, tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)
+    assert found() == []
+
+
+def test_an_experiment_passes_by_whatever_name_its_clone_is_reached(
+    experiment: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "link").symlink_to(Path.cwd())
+    for cwd in (Path.cwd(), tmp_path / "deep" / "link"):
+        for name in (LAYOUT.root, tmp_path / "deep" / "link" / LAYOUT.root):
+            outcome = run_program("dhel-kcl", "audit", str(name), cwd=cwd)
+            assert outcome.returncode == 0, outcome.stderr
+
+
+def test_an_unexpected_error_says_what_it_is_and_never_to_delete_the_experiment(
+    experiment: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("dhel_kcl.audit.file_digests", fail)
+    assert found() == [f"{LAYOUT.root}: cannot be used (ZeroDivisionError: a bug); report this line as a bug"]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_audit_goes_on(
+    experiment: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_byte(LAYOUT.theory)
+    whole = sha256_file
+
+    def refuse(path: Path) -> str:
+        if path.name == "train.beton":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr("dhel_kcl.audit.sha256_file", refuse)
+    beton = LAYOUT.beton("digits", "train")
+    assert f"{beton}: cannot be read (Permission denied); check the disk and its permissions" in found()
+    assert named(LAYOUT.theory)
+
+
+def test_other_bytes_by_another_version_of_a_library_are_a_warning_that_names_it(experiment: Layout) -> None:
+    picture, path = LAYOUT.figures / "fig_spectrum.pdf", LAYOUT.manifest("render", "fig_spectrum")
+    picture.write_bytes(picture.read_bytes()[:-1] + b"\0")
+    manifest = load_manifest(path)
+    was = manifest.packages["matplotlib"]
+    write_json(path, manifest.model_dump() | {"packages": manifest.packages | {"matplotlib": "3.9.0"}})
+    sign_everything_again(LAYOUT)
+    describe_again()
+    outcome = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+    assert outcome.problems == []
+    assert [warning for warning in outcome.warnings if "not byte for byte" in warning] == [
+        f"not byte for byte what would be made now, which may be because matplotlib was 3.9.0 and is {was}: {picture}"
+    ]
+
+
 def test_a_folder_that_cannot_be_read_is_named(experiment: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    scandir, closed = os.scandir, (LAYOUT.root / "logs").resolve()
+    scandir, closed = os.scandir, LAYOUT.root / "logs"
 
     def refuse(path: os.PathLike[str]) -> object:
         if Path(path) == closed:
@@ -436,6 +573,7 @@ def test_code_that_was_not_committed_or_may_not_have_been_is_told_on_the_termina
     path = LAYOUT.manifest("theory")
     write_json(path, load_manifest(path).model_dump() | recorded)
     sign_everything_again(LAYOUT)
+    describe_again()
     terminal = io.StringIO()
     monkeypatch.setattr(cli, "_terminal", terminal)
     cli.audit(LAYOUT.root, strict=False)
@@ -472,3 +610,49 @@ def test_a_failure_is_told_by_show_and_a_seal_taken_away_does_not_mend_it(experi
     assert run_program("dhel-kcl", "audit", "results/tiny", cwd=Path.cwd()).returncode == 1
     shown = run_program("dhel-kcl", "show", "results/tiny", cwd=Path.cwd()).stdout
     assert "failed; results/tiny/audit_problems.txt" in shown
+
+
+def show() -> tuple[int, str]:
+    outcome = run_program("dhel-kcl", "show", "results/tiny", cwd=Path.cwd())
+    return outcome.returncode, outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_an_audit_that_does_not_end_leaves_no_pass_but_the_seal(
+    experiment: Layout, monkeypatch: pytest.MonkeyPatch, ended_by: type[BaseException]
+) -> None:
+    def end(*_: object) -> None:
+        raise ended_by
+
+    sealed = LAYOUT.audit.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("dhel_kcl.audit.audit", end)
+        with pytest.raises(ended_by):
+            cli.audit(LAYOUT.root, strict=False)
+    assert "an audit began and did not end" in LAYOUT.audit_problems.read_text(encoding="utf-8")
+    assert "passed" not in show()[1].partition("audit ")[2]
+    assert LAYOUT.audit.read_bytes() == sealed
+    cli.audit(LAYOUT.root, strict=False)
+    assert "passed: " in show()[1]
+    assert show()[0] == 0
+
+
+def test_an_audit_of_a_configuration_that_is_no_longer_one_leaves_no_pass(experiment: Layout) -> None:
+    text = LAYOUT.config.read_text(encoding="utf-8")
+    LAYOUT.config.write_text("name: [", encoding="utf-8")
+    assert run_program("dhel-kcl", "audit", "results/tiny", cwd=Path.cwd()).returncode == 1
+    LAYOUT.config.write_text(text, encoding="utf-8")
+    assert "passed" not in show()[1].partition("audit ")[2]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [LAYOUT.tables / "table_linear_accuracy.md", LAYOUT.results, LAYOUT.report, LAYOUT.figures / "fig_spectrum.png"],
+    ids=lambda file: file.name,
+)
+def test_show_does_not_call_passed_what_was_changed_since(experiment: Layout, file: Path) -> None:
+    append_byte(file)
+    status, said = show()
+    assert status == 1
+    assert f"error: {file}: not the file that passed the audit" in said
+    assert "passed: " not in said

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 try:
     import typer
@@ -30,6 +30,9 @@ from dhel_kcl.provenance import record, refuse_future
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.strict_yaml import read_scalars
 
+if TYPE_CHECKING:
+    from dhel_kcl.seal import Seal
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,7 +44,23 @@ Every command works on one experiment's folder, such as `results/quickstart`, wh
 The workflow (`snakemake --cores all`) runs these same commands in the right order.""",
 )
 
-Experiment = Annotated[Path, typer.Argument(help="The experiment's folder, such as results/quickstart.")]
+
+def _from_here(folder: Path) -> Path:
+    """A folder given by the name of a link to the current one, or above that, by its place below the current one.
+
+    Files are named by their places, and relative to those of others: two names of one place would not agree.
+    """
+    here = Path.cwd()
+    if folder.is_absolute() and not folder.is_relative_to(here):
+        for above in folder.parents:
+            if above.exists() and above.samefile(here):
+                return here / folder.relative_to(above)
+    return folder
+
+
+Experiment = Annotated[
+    Path, typer.Argument(help="The experiment's folder, such as results/quickstart.", callback=_from_here)
+]
 RunId = Annotated[str, typer.Argument(help="A run of the experiment; `dhel-kcl runs` lists them.")]
 
 _terminal: TextIO | None = None
@@ -557,11 +576,13 @@ def audit(
 
     If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
     """
-    layout, config = _open(experiment, to_read=True)
     from dhel_kcl.artifacts import sha256_file
     from dhel_kcl.audit import audit as check
-    from dhel_kcl.audit import conclude
+    from dhel_kcl.audit import begin, conclude
 
+    with suppress(InputError, OSError):  # `conclude` says so
+        begin(Layout(experiment))
+    layout, config = _open(experiment, to_read=True)
     inputs = (layout.report, layout.crate, layout.sbom, layout.manifest("crate"))
     refuse_future(path for path in inputs if path.exists())
     outcome = check(config, layout, stages.SCRIPTS)
@@ -647,10 +668,15 @@ def redraw(
 
 @app.command()
 def show(experiment: Experiment) -> None:
-    """Print the headline accuracies and where every figure, table and report lies."""
+    """Print the headline accuracies and where every figure, table and report lies.
+
+    If any of these files is not as it was when an audit passed, an error says so.
+    """
     layout, _ = _open(experiment, to_read=True)
     from rich.console import Console
     from rich.markdown import Markdown
+
+    from dhel_kcl.seal import changed
 
     headline = layout.tables / "table_linear_accuracy.md"
     if not headline.exists():
@@ -658,6 +684,10 @@ def show(experiment: Experiment) -> None:
     console = Console()
     console.print(Markdown(headline.read_text(encoding="utf-8")))
     scripts = declarations.scripts(stages.SCRIPTS).values()
+    seal = _seal(layout)
+    products = [path for script in scripts for path in layout.products(script.name)]
+    pages = [layout.config, layout.results, layout.theory, layout.explorer, layout.report]
+    other = changed(layout, seal, [headline, *pages, *products]) if seal else []
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
     console.print(
@@ -667,20 +697,31 @@ def show(experiment: Experiment) -> None:
         f"\n[bold]theory[/]   {layout.theory}"
         f"\n[bold]explorer[/] {layout.explorer}"
         f"\n[bold]report[/]   {layout.report}"
-        f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout)}",
+        f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout, seal, len(other))}",
         soft_wrap=True,
         highlight=False,
     )
+    if other:
+        raise InputError(
+            f"{other[0]}: not the file that passed the audit, and {len(other) - 1} more of those above; "
+            f"run `dhel-kcl audit {layout.root}`"
+        )
 
 
-def _audit_outcome(layout: Layout) -> str:
+def _seal(layout: Layout) -> "Seal | None":
+    """The seal, unless a later audit has failed or did not end."""
     from dhel_kcl.seal import read_seal
 
+    return read_seal(layout.audit) if layout.audit.exists() and not layout.audit_problems.exists() else None
+
+
+def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
     if layout.audit_problems.exists():
         return f"failed; {layout.audit_problems} lists the problems"
-    if not layout.audit.exists():
+    if seal is None:
         return f"not passed; run `dhel-kcl audit {layout.root}`"
-    seal = read_seal(layout.audit)
+    if changed:
+        return f"passed before, but {changed} of the files above have changed since"
     passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
     return "\n".join([passed, *(f"  warning: {line}" for line in seal.uncommitted)])
 

@@ -24,7 +24,7 @@ from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs import load_jobs
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
+from dhel_kcl.provenance import Artifact, Manifest, absolute, load_manifest, locate
 from dhel_kcl.sbom import write_sbom
 from dhel_kcl.seal import discarded
 
@@ -44,6 +44,11 @@ _FORMATS = {
 }
 _COMPLETED = "http://schema.org/CompletedActionStatus"
 _BEFORE_RESULTS = {"configure", "data", *stages.RUN_STAGES}
+
+
+def profiles(clone: Path) -> list[Path]:
+    """Snakemake's profiles in a clone or a copy of it; users edit them, so that they do not define the workflow."""
+    return sorted(clone.glob("workflow/profiles/*/*.yaml"))
 
 
 def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list[Path]:
@@ -75,11 +80,21 @@ def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
     """Remove what an earlier crate copied and this one does not, unless somebody changed it."""
     if not (manifest := layout.manifest("crate")).exists():
         return
-    source, new = layout.source.resolve(), {path.resolve() for path in copies}
+    source, new = absolute(layout.source), {absolute(path) for path in copies}
     for artifact in load_manifest(manifest).outputs.values():
         file = locate(manifest, artifact)
         if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == artifact.sha256:
             file.unlink()
+
+
+def crate_metadata(config: ExperimentConfig, layout: Layout, scripts: Path) -> dict[str, Any]:
+    """What `write_crate` would write as the crate's metadata now, with the list of software that is there.
+
+    Raises:
+        InputError: a manifest, or a file that one records, is missing, or two manifests contradict each other.
+    """
+    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
+    return _describe(config, jobs, _Files(config, layout, jobs))
 
 
 class _Files:
@@ -92,11 +107,9 @@ class _Files:
     """
 
     def __init__(self, config: ExperimentConfig, layout: Layout, jobs: Mapping[Path, Manifest]) -> None:
-        root, self._clone = layout.root.resolve(), Path.cwd()
-        links = {path.resolve(): path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_symlink()}
-        outward = {target: name for target, name in links.items() if not target.is_relative_to(root)}
-        self._names = {**outward, self._clone: Path(layout.source.name), root: Path()}
-        self._discarded = {path.resolve() for path in discarded(config, layout)}
+        self._clone = Path.cwd()
+        self._names = {self._clone: Path(layout.source.name), absolute(layout.root): Path()}
+        self._discarded = {absolute(path) for path in discarded(config, layout)}
         self._recorded: dict[Path, tuple[Artifact, Path]] = {}
         self.made: dict[Path, list[Path]] = {}
         self.used: dict[Path, list[Path]] = {}
@@ -113,14 +126,13 @@ class _Files:
                     raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
             self.used[path] = list(used)
         self.from_outside = [file for file in self._recorded if file not in by_jobs]
-        profiles = sorted(Path().glob("workflow/profiles/*/*.yaml"))
-        for file in [layout.sbom, *stages.workflow_files(), *profiles]:
+        for file in [layout.sbom, *stages.workflow_files(), *profiles(Path())]:
             self._add(file)
 
     def _add(self, file: Path) -> Path:
         described = Artifact(path=file.name, sha256=sha256_file(file), bytes=file.stat().st_size)
-        self._recorded.setdefault(file.resolve(), (described, file))
-        return file.resolve()
+        self._recorded.setdefault(absolute(file), (described, file))
+        return absolute(file)
 
     def copy_workflow(self, folder: Path) -> list[Path]:
         """Copy what lies outside of the experiment's folder into it, and check that what lies inside is there.
@@ -152,7 +164,7 @@ class _Files:
         return copies
 
     def _home(self, file: Path) -> Path | None:
-        """The innermost of the experiment's folder, what its links lead to, and the clone, that the file lies in."""
+        """The innermost of the experiment's folder and the clone that the file lies in."""
         return next((each for each in (file, *file.parents) if each in self._names), None)
 
     def _has(self, file: Path) -> bool:
@@ -208,7 +220,7 @@ def _describe(config: ExperimentConfig, jobs: Mapping[Path, Manifest], files: _F
     last = max(jobs.values(), key=_end)
     times = {"startTime": min(job.started for job in jobs.values()), "endTime": _end(last), "actionStatus": _COMPLETED}
 
-    workflow, snakemake = files.reference(Path("Snakefile").resolve()), last.packages.get("snakemake", "unknown")
+    workflow, snakemake = files.reference(absolute(Path("Snakefile"))), last.packages.get("snakemake", "unknown")
     run = graph.add("#run", "CreateAction", name=f"Run of {config.name}", instrument=workflow, **times)
     engine = _add_package(graph, "snakemake", snakemake)
     organised = graph.add("#engine", "OrganizeAction", name="Run of Snakemake", instrument=engine, result=run, **times)

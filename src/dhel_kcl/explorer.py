@@ -17,7 +17,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.pages import write_page
+from dhel_kcl.pages import fill, write_page
 from dhel_kcl.paper import import_script, load_results
 from dhel_kcl.provenance import Manifest, load_manifest
 from dhel_kcl.robustness import HYPERPARAMETERS
@@ -41,13 +41,20 @@ _NEAR = alt.Scale(zero=False)
 def write_explorer(
     results: Path, manifests: Mapping[str, Path], style: Path, output: Path, stages: Sequence[str]
 ) -> None:
-    """Write the page; equal inputs give equal bytes.
+    """Write the page; the arguments and errors are those of `explorer_text`."""
+    write_page(explorer_text(results, manifests, style, output, stages), output)
+
+
+def explorer_text(
+    results: Path, manifests: Mapping[str, Path], style: Path, output: Path, stages: Sequence[str]
+) -> str:
+    """The page; equal inputs give equal text.
 
     Args:
         results: the tidy results (Parquet).
         manifests: the manifest of each run's pretraining.
         style: the script with the palette, ``paper_figures/style.py``.
-        output: the HTML file; links to manifests are relative to it.
+        output: the HTML file that the page is for; links to manifests are relative to it.
         stages: those that each run went through, whose manifests are linked to.
 
     Raises:
@@ -56,9 +63,8 @@ def write_explorer(
     rows = run_rows(results, manifests, style, output.parent)
     runs = pd.DataFrame(rows).set_index("run")
     looks = [look for look in import_script(style).LOSSES.values() if look.name in set(runs["loss"])]
-    write_page(
+    return fill(
         "explorer.html.j2",
-        output,
         library=_library(),
         rows=rows,
         stages=list(stages),
@@ -75,7 +81,7 @@ def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: 
     """What the page shows: one mapping for each run, as JSON values.
 
     Curves are thinned to `CURVE_POINTS` points and rounded to `CURVE_DIGITS` significant digits, so that the page
-    of 2,160 runs stays small. The arguments and errors are those of `write_explorer`; paths of manifests are
+    of 2,160 runs stays small. The arguments and errors are those of `explorer_text`; paths of manifests are
     relative to `folder`.
     """
     palette = import_script(style)

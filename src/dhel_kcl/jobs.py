@@ -10,7 +10,7 @@ from typing import Any
 
 import networkx as nx
 
-from dhel_kcl.provenance import Manifest, load_manifest, locate
+from dhel_kcl.provenance import Manifest, absolute, load_manifest, locate
 
 _BOX_WIDTH, _BOX_HEIGHT, _GAP_ALONG, _GAP_ACROSS = 130, 44, 30, 22
 
@@ -41,7 +41,7 @@ def stage_graph(jobs: Mapping[Path, Manifest]) -> nx.DiGraph:
             graph.add_node(stage, jobs=[])
         graph.nodes[stage]["jobs"].append(job)
         producers |= {locate(path, artifact): stage for artifact in job.outputs.values()}
-        producers[path.resolve()] = stage
+        producers[absolute(path)] = stage
     for path, job in jobs.items():
         used = dict.fromkeys(producers.get(locate(path, artifact)) for artifact in job.inputs.values())
         graph.add_edges_from((producer, _stage(job)) for producer in used if producer is not None)

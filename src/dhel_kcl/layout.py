@@ -1,6 +1,7 @@
 """Where every file of an experiment lives; the command line and the workflow both ask here."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,3 +167,27 @@ class Layout:
     def benchmark(self, *parts: str) -> Path:
         """Time and memory of a job, as Snakemake measures them."""
         return self.root / "benchmarks" / f"{'/'.join(parts)}.tsv"
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder, sorted within each; folders that are links are entered.
+
+    A link to a folder that it lies in itself, which would lead around in a circle, is not entered but given.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    yield from _walk(folder, (Path(os.path.realpath(folder)),))
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """`above` are the real folders on the way here, `folder` the last of them."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for path in (folder / name for name in names):
+        is_link = path.is_symlink()
+        real = Path(os.path.realpath(path)) if is_link else above[-1] / path.name
+        if not path.is_dir() or (is_link and any(each.is_relative_to(real) for each in above)):
+            yield path
+        else:
+            yield from _walk(path, (*above, real))

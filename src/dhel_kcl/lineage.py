@@ -22,7 +22,7 @@ from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.paper import load_results, load_target
-from dhel_kcl.provenance import Manifest, load_manifest, locate, shown
+from dhel_kcl.provenance import Manifest, absolute, load_manifest, locate, shown
 from dhel_kcl.seal import discarded
 
 _POSITIONS = ("x", "epoch", "index", "severity")
@@ -79,7 +79,7 @@ def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) 
             node.add(f"see above: {', '.join(shown_before)}")
 
     root = Tree(str(file))
-    grow(root, file.resolve())
+    grow(root, absolute(file))
     root.add(_configuration(history, layout))
     return root
 
@@ -124,7 +124,7 @@ def of_cell(
     tree.add(f"the row: {_told(row)}")
     tree.add(history.told(path))
     tree.add(history.made(path, f"drawn by {script.path}"))
-    for used in history.inputs(path.resolve()):
+    for used in history.inputs(absolute(path)):
         node = tree.add(history.told(used, before="from "))
         if used in history.producers:
             node.add(history.made(used))
@@ -136,7 +136,7 @@ def of_cell(
         measured = ", ".join(_value(metric, rows["value"]) for metric, rows in own.groupby("metric", sort=False))
         branch = node.add(f"run {run}: {measured or 'no value'}")
         if run in config.runs:
-            sources = [(layout.root / str(source)).resolve() for source in own["source"].dropna().unique()]
+            sources = [absolute(layout.root / str(source)) for source in own["source"].dropna().unique()]
             betons |= dict.fromkeys(_tell_of_run(branch, history, config.runs[run], sources))
     for beton in betons:
         tree.add(history.told(beton, before="images: ")).add(history.made(beton))
@@ -173,25 +173,25 @@ class _History:
         self.producers: dict[Path, Path] = {}
         self._recorded: dict[Path, list[tuple[str, str]]] = {}
         self._sha256 = functools.cache(sha256_file)
-        self._discarded = {path.resolve() for path in discarded(config, layout)}
+        self._discarded = {absolute(path) for path in discarded(config, layout)}
 
     def load(self, *paths: Path) -> None:
         for path in paths:
-            if path.resolve() in self.manifests:
+            if absolute(path) in self.manifests:
                 continue
-            self.manifests[path.resolve()] = job = load_manifest(path)
+            self.manifests[absolute(path)] = job = load_manifest(path)
             if (job.stage, job.subject) != self.expected[path]:
                 raise InputError(f"{path}: describes {job.stage} of {job.subject}; run the audit")
-            self.producers |= {locate(path, artifact): path.resolve() for artifact in job.outputs.values()}
+            self.producers |= {locate(path, artifact): absolute(path) for artifact in job.outputs.values()}
             for artifact in job.outputs.values():
                 self._recorded.setdefault(locate(path, artifact), []).insert(0, (artifact.sha256, job.stage))
             for artifact in job.inputs.values():
                 self._recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
 
     def job(self, file: Path) -> Manifest:
-        if file.resolve() not in self.producers:
+        if absolute(file) not in self.producers:
             raise InputError(f"{file}: its job's manifest does not record it; run the audit")
-        return self.manifests[self.producers[file.resolve()]]
+        return self.manifests[self.producers[absolute(file)]]
 
     def inputs(self, file: Path) -> list[Path]:
         if file not in self.producers:
@@ -201,7 +201,7 @@ class _History:
 
     def told(self, file: Path, *facts: str, before: str = "") -> Text:
         """A file, its recorded sha256, and whether it still has it."""
-        file = file.resolve()
+        file = absolute(file)
         (sha256, _), *others = self._recorded.get(file, [("", "")])
         wrong = []
         if not file.is_file():
@@ -210,6 +210,8 @@ class _History:
             wrong = ["recorded by no job"]
         elif self._sha256(file) != sha256:
             wrong = [f"CHANGED: its sha256 is now {self._sha256(file)}"]
+        if file.is_symlink() and file.is_relative_to(absolute(self.layout.root)):
+            wrong.append("a LINK, not the file that its job wrote")
         wrong += sorted({f"CHANGED: {stage} used sha256 {other}" for other, stage in others if other != sha256})
         known = [f"sha256 {sha256}"] if sha256 else []
         return Text.assemble(f"{before}{shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
@@ -262,7 +264,7 @@ def _find(layout: Layout, targets: Mapping[str, declarations.Script], what: str,
     if what in targets:
         return next(path for path in layout.products(what) if path.suffix != ".csv")
     for path in (Path(what), layout.root / what):
-        if path.resolve() in history.producers:
+        if absolute(path) in history.producers:
             return path
     raise InputError(f"{what}: no job of {layout.root} wrote such a file; its figures and tables: {', '.join(targets)}")
 

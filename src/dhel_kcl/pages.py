@@ -8,18 +8,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dhel_kcl.artifacts import atomic_path
 
 
-def write_page(template: str, output: Path, **values: Any) -> None:
-    """Fill a template and write the page; equal values give equal bytes.
+def fill(template: str, **values: Any) -> str:
+    """Fill a template; equal values give equal text.
 
     Args:
         template: name of a template of this package.
-        output: the file.
         values: everything that the template names; text is escaped.
     """
     environment = Environment(
         loader=PackageLoader("dhel_kcl", ""), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    text = environment.get_template(template).render(values)
+    return environment.get_template(template).render(values)
+
+
+def write_page(text: str, output: Path) -> None:
+    """Write a page, atomically."""
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -66,15 +66,40 @@ def load_manifest(path: Path) -> Manifest:
         raise InputError(f"{path}: not a manifest; delete it and run its rule again") from error
 
 
+def absolute(path: Path) -> Path:
+    """A path from the root on, without ``..``; links stay, so that a file is named by its place, whatever is there."""
+    return Path(os.path.normpath(path.absolute()))
+
+
 def locate(manifest: Path, artifact: Artifact) -> Path:
-    """Where a file that a manifest describes lies."""
-    return (manifest.parent / artifact.path).resolve()
+    """Where a file that a manifest describes lies, by its place."""
+    return absolute(manifest.parent / artifact.path)
 
 
 def shown(path: Path) -> str:
     """A path as people read it: from the current folder on if it lies below that."""
-    path = path.resolve()
+    path = absolute(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+_WRITERS = {
+    *("altair", "jinja2", "matplotlib", "networkx", "numpy", "pandas", "pillow", "rocrate", "scipy", "seaborn"),
+    *("statsmodels", "tabulate", "vl-convert-python"),
+}
+"""Packages whose version may show in the bytes of a picture, a page or a table."""
+
+
+def changes_since(manifest: Manifest, code: str) -> list[str]:
+    """Why a job that shows results might write other bytes now than it did, in words; nothing if there is no reason.
+
+    Args:
+        manifest: what the job recorded.
+        code: digest of the code that it would run now.
+    """
+    installed = _package_versions()
+    versions = {name: manifest.packages.get(name) for name in sorted(_WRITERS & installed.keys())}
+    changed = [f"{name} was {was} and is {installed[name]}" for name, was in versions.items() if was != installed[name]]
+    return [*(["its code has changed since"] if manifest.source_digest != code else []), *changed]
 
 
 @contextmanager
@@ -164,7 +189,7 @@ def refuse_future(inputs: Iterable[Path]) -> None:
 
 
 def _describe(path: Path, folder: Path) -> Artifact:
-    relative = os.path.relpath(path.resolve(), folder.resolve())
+    relative = os.path.relpath(absolute(path), absolute(folder))
     return Artifact(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
 
 

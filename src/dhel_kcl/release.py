@@ -23,7 +23,7 @@ from dhel_kcl.config import ExperimentConfig, load_config
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
-from dhel_kcl.provenance import load_manifest, locate
+from dhel_kcl.provenance import absolute, changes_since, load_manifest, locate
 
 README = "README.md"
 
@@ -219,7 +219,7 @@ def _problems(folder: Path) -> list[str]:
 
 def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
-    names = {(folder / name).resolve(): name for name in sums}
+    names = {absolute(folder / name): name for name in sums}
     described = [name for name in sums if re.fullmatch(_MANIFEST, name)]
     manifests = {name: load_manifest(folder / name) for name in described}
     outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
@@ -348,7 +348,7 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
 
 def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
     from dhel_kcl.explorer import read_rows, run_rows, write_explorer
-    from dhel_kcl.report import write_report
+    from dhel_kcl.report import compare_report, write_report
 
     released, made = Layout(folder), Layout(output / folder.resolve().name)
     config, style = load_config(released.config), scripts / "style.py"
@@ -367,7 +367,12 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
         explorer=made.explorer,
         manifests=[path for path in jobs if path.exists()],  # a script of the reader's own has none
     )
-    return [Product(folder, "explorer", read_rows(released.explorer) == rows), Product(folder, "report")]
+    same, wrong = compare_report(config, released, scripts)
+    changes = changes_since(load_manifest(released.manifest("report")), stages.code_digest("report"))
+    return [
+        Product(folder, "explorer", read_rows(released.explorer) == rows),
+        Product(folder, "report", same or (bool(changes) and not wrong)),
+    ]
 
 
 def _other_bytes(pairs: Iterable[tuple[Path, Path]]) -> tuple[str, ...]:

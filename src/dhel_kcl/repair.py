@@ -19,7 +19,7 @@ from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.ownership import is_experiment, is_release
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.provenance import absolute, load_manifest, locate
 from dhel_kcl.stages import MODULES, RUN_STAGES
 
 SUFFIX = ".damaged"
@@ -222,8 +222,7 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
     folder = layout.root
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
-    # Manifests hold real paths, also where a folder of the experiment is a link.
-    written = {os.path.realpath(path): path for path in _found(folder, outputs(layout))}
+    written = {absolute(path): path for path in _found(folder, outputs(layout))}
     for path in _found(folder, manifests(layout)):
         with _named(path):
             time = path.stat().st_mtime_ns  # before it is read: a job may replace it
@@ -234,11 +233,11 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 continue
         kept = False
         for artifact in manifest.outputs.values():
-            listed = os.path.realpath(path.parent / artifact.path)
+            listed = locate(path, artifact)
             if listed not in written:
                 if os.path.lexists(listed):
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
-                elif Path(listed).name != layout.features("").name:  # the workflow may have discarded those
+                elif listed.name != layout.features("").name:  # the workflow may have discarded those
                     console.print(f"{os.path.normpath(path.parent / artifact.path)}: missing")
                     again.add(path)
                 continue

@@ -13,17 +13,15 @@ Who can write the folder can write a new seal. The audit therefore prints the se
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from dhel_kcl.artifacts import TEMPORARY, sha256_json
+from dhel_kcl.artifacts import TEMPORARY, sha256_file, sha256_json
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
+from dhel_kcl.layout import Layout, walk
 from dhel_kcl.repair import SUFFIX
 
 _AGAIN = "if a job was done again, run the workflow again"
@@ -70,7 +68,7 @@ def read_seal(path: Path) -> Seal:
 
 
 def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """What a seal of the experiment's folder, as it is now, lists; links are followed.
+    """What a seal of the experiment's folder, as it is now, lists; folders that are links are entered.
 
     Args:
         config: the experiment's configuration.
@@ -80,29 +78,31 @@ def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Pat
     Raises:
         InputError: a file or folder cannot be read.
     """
-    root = layout.root.resolve()
     apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
     apart |= {layout.live(run) for run in config.runs} | discarded(config, layout)
-    unsealed = {root / path.relative_to(layout.root) for path in apart}  # as os.walk gives them: by the links' names
     found = {}
     try:
-        for folder, _, names in os.walk(root, followlinks=True, onerror=_raise):
-            for path in (Path(folder) / name for name in names):
-                aside = path.name.startswith(TEMPORARY) or path.name.endswith(SUFFIX)
-                if not aside and not unsealed & {path, path.parent}:
-                    found[path.relative_to(root).as_posix()] = sha256(path) if path.is_file() else "not a file"
+        for path in walk(layout.root):
+            aside = path.name.startswith(TEMPORARY) or path.name.endswith(SUFFIX)
+            if not aside and not apart & {path, path.parent}:
+                found[path.relative_to(layout.root).as_posix()] = sha256(path) if path.is_file() else "not a file"
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
     return dict(sorted(found.items()))
 
 
-def _raise(error: OSError) -> NoReturn:
-    raise error
-
-
 def discarded(config: ExperimentConfig, layout: Layout) -> set[Path]:
     """Files that the workflow deletes once they were used."""
     return set() if config.compute.keep_features else {layout.features(run) for run in config.runs}
+
+
+def changed(layout: Layout, seal: Seal, files: Iterable[Path]) -> list[Path]:
+    """Those of some files of an experiment that are not as they were sealed, each once."""
+    return [
+        path
+        for path in dict.fromkeys(files)
+        if (sha256_file(path) if path.is_file() else None) != seal.sha256.get(path.relative_to(layout.root).as_posix())
+    ]
 
 
 def differences(sealed: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:

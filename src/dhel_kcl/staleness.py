@@ -22,7 +22,7 @@ from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.declarations import Script
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Manifest, locate
+from dhel_kcl.provenance import Manifest, absolute, locate
 from dhel_kcl.seal import read_seal
 
 _ASKING_FOR_MANIFESTS = ("collect", "explorer", "report", "crate")
@@ -96,7 +96,7 @@ class _History:
     def add(self, path: Path, job: Manifest, sha256: str) -> None:
         written = {locate(path, artifact): artifact.sha256 for artifact in job.outputs.values()}
         self._recorded |= written
-        self._recorded[path.absolute()] = sha256
+        self._recorded[absolute(path)] = sha256
         self._producers |= dict.fromkeys(written, path)
         self._manifests.append(path)
 
@@ -133,9 +133,9 @@ class _History:
         except InputError:
             return "its seal cannot be read"
         for path in self._manifests:
-            if sealed.get(path.relative_to(layout.root).as_posix()) != self._recorded[path.absolute()]:
+            if sealed.get(path.relative_to(layout.root).as_posix()) != self._recorded[absolute(path)]:
                 return f"{path} is not the one that it saw"
-        audited = {file.absolute(): sealed.get(file.name, "") for file in (layout.report, layout.crate, layout.sbom)}
+        audited = {absolute(file): sealed.get(file.name, "") for file in (layout.report, layout.crate, layout.sbom)}
         return self._out_of_order(audited, self._manifests, [layout.audit, layout.benchmark("audit")])
 
     def _rule(self, stage: str, subject: str) -> tuple[str, ...]:

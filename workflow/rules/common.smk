@@ -1,6 +1,7 @@
 """The experiment that the rules share; every path and digest comes from the package."""
 
 import gc
+import json
 import shutil
 import sys
 import tempfile
@@ -68,7 +69,7 @@ for line in explain(stale, stages.expected_manifests(experiment, layout, targets
     console.print(line)
 
 running = RunningMark(layout.running)
-resolved_config = experiment.model_dump_json()
+resolved_config = json.dumps(experiment.model_dump(mode="json"))  # ASCII
 
 # As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each
 # process that runs a job reads this file again, so it is that machine's folder.
