@@ -97,7 +97,28 @@ def test_written_points_equal_rederived_ones_until_the_results_change(folder: Pa
     written = read_points(render(script, [results], folder)[0])
     assert points_equal(written, rederive(script, [results]))
     write_results(results, value=0.3)
+    assert points_equal(written, rederive(script, [results])), "to rounding, which differs between processors"
+    write_results(results, value=0.3 * (1 + 1e-10))
     assert not points_equal(written, rederive(script, [results]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"loss": ["dhel", "dcl"], "value": [1.0, 2.0]},
+        {"loss": ["dhel", "kcl"], "value": [1.0, float("nan")]},
+        {"loss": ["dhel", "kcl"], "value": [1.0, 2.0 + 1e-9]},
+        {"loss": ["dhel", "kcl"], "value": [1.0, 2.0], "runs": ["a", "b"]},
+        {"value": [1.0, 2.0], "loss": ["dhel", "kcl"]},
+        {"loss": ["dhel"], "value": [1.0]},
+        {"loss": ["kcl", "dhel"], "value": [2.0, 1.0]},
+        {},
+    ],
+)
+def test_points_with_another_cell_column_or_order_are_others(other: dict[str, list[str | float]]) -> None:
+    points = pd.DataFrame({"loss": ["dhel", "kcl"], "value": [1.0, 2.0]})
+    assert not points_equal(points, pd.DataFrame(other))
+    assert points_equal(points, points.copy())
 
 
 def test_points_survive_the_csv_to_the_last_digit(tmp_path: Path) -> None:
