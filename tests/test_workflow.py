@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -180,10 +181,10 @@ def test_a_bad_configuration_stops_the_workflow_with_a_line_for_each_problem(wor
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
     output = outcome.stdout + outcome.stderr
-    lines = [line.strip() for line in output.splitlines() if "configuration: " in line]
+    lines = [line.strip() for line in output.splitlines() if "bad.yaml: " in line]
     assert len(lines) == 2, output
-    assert "configuration: batch_sizes.0: Input should be greater than or equal to 2 (given: 1)" in lines[0]
-    assert "configuration: sedes: unknown key; see config/README.md for the keys" in lines[1]
+    assert "bad.yaml: batch_sizes.0: Input should be greater than or equal to 2 (given: 1)" in lines[0]
+    assert "bad.yaml: sedes: unknown key; see config/README.md for the keys" in lines[1]
     assert "Traceback" not in output
 
 
@@ -195,6 +196,47 @@ def test_a_configuration_without_a_name_is_not_taken_for_the_papers(workspace: P
     outcome = snakemake("--dry-run", cwd=workspace, config=bad)
     assert outcome.returncode != 0
     assert "name: Field required" in outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        (
+            "name: tiny\nname: other\n",
+            [],
+            "line 2, column 1: not valid YAML: key 'name' is given twice, first in line 1",
+        ),
+        ("name: lonely\n", [], "datasets: Field required"),
+        (None, ["seeds=[010]"], "seeds.0: Input should be a valid integer (given: '010')"),
+        (None, ["seeds=[1:40]"], "seeds.0: Input should be a valid integer (given: '1:40')"),
+        (
+            None,
+            ["evaluation={corruptions: yes}"],
+            "evaluation.corruptions: Input should be a valid boolean (given: 'yes')",
+        ),
+        (None, ["name=a", "name=b"], "--config name: given twice"),
+        (None, ["compute={threads: 1, threads: 2}"], "key 'threads' is given twice"),
+    ],
+)
+def test_snakemake_reads_a_configuration_as_strictly_as_the_command_line_does(
+    workspace: Path, tmp_path: Path, text: str | None, arguments: list[str], said: str
+) -> None:
+    path = tmp_path / "strict.yaml"
+    path.write_text(text or TINY.read_text(encoding="utf-8"), encoding="utf-8")
+    given = ["--config", *arguments] if arguments else []
+    outcome = run("snakemake", "--dry-run", "--configfile", str(path), *given, cwd=workspace)
+    assert outcome.returncode != 0
+    assert said in outcome.stdout + outcome.stderr
+
+
+def test_config_replaces_a_key_as_a_whole_also_for_jobs_in_processes_of_their_own(workspace: Path) -> None:
+    given = ["theory={minimise: {starts: 1}, uniform: {batch_sizes: [2, 4], embeddings: 256}}", "name=replaced"]
+    arguments = ["results/replaced/theory.csv", "--cores", "1", "--configfile", str(TINY), "--config", *given]
+    outcome = run("snakemake", *arguments, cwd=workspace)
+    assert outcome.returncode == 0, outcome.stderr
+    theory = load_config(workspace / "results" / "replaced" / "config.yaml").theory
+    assert (theory.minimise.starts, theory.uniform.embeddings) == (1, 256)
+    assert theory.mini_batches == type(theory)().mini_batches, "not the value of the file"
 
 
 def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_of_finished: Path) -> None:
