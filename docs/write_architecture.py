@@ -12,7 +12,7 @@ import networkx as nx
 from dhel_kcl import stages
 from dhel_kcl.config import EvaluationConfig, load_config
 from dhel_kcl.jobs import drawing
-from dhel_kcl.pages import write_page
+from dhel_kcl.pages import fill, write_page
 
 DOCS = Path(__file__).parent
 CONFIG = "config/cifar10_quarter.yaml"
@@ -54,7 +54,7 @@ def write_drawing(output: Path, folder: Path = DOCS.parent) -> None:
     notes |= {stage: "each run" if stage in usual else "each run, if asked for" for stage in stages.RUN_STAGES}
     notes |= {products: f"{graph.nodes[products]['rules']} scripts" for products in PRODUCTS.values()}
     notes |= {"configuration": "one file in config/", "data": "each split"}
-    write_page("stage_graph.svg.j2", output, graph=drawing(graph, downwards=True), notes=notes)
+    write_page(fill("stage_graph.svg.j2", graph=drawing(graph, downwards=True), notes=notes), output)
 
 
 if __name__ == "__main__":

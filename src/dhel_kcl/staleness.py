@@ -120,8 +120,6 @@ class _History:
                 return f"{file.name}, which it read, has changed"
         asked_for = self._manifests if stage in _ASKING_FOR_MANIFESTS else []
         written = [path, *(locate(path, artifact) for artifact in job.outputs.values())]
-        if stage == "crate":
-            written.append(layout.source / ".snakemake_timestamp")  # by which Snakemake dates a folder
         written.append(layout.benchmark(*self._rule(stage, subject)))
         return self._out_of_order(read, asked_for, written)
 

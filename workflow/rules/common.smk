@@ -14,7 +14,7 @@ from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_signals
-from dhel_kcl.repair import RunningMark, repair_after_crash
+from dhel_kcl.repair import RunningMark, marks, repair_after_crash
 from dhel_kcl.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
@@ -52,7 +52,7 @@ try:
     targets = declarations.scripts(stages.SCRIPTS)
     layout = Layout(Path("results") / experiment.name)
     # Not each job of a cluster; and the parser takes a while.
-    if workflow.is_main_process and any(layout.running.glob("*")) and runs_jobs():
+    if workflow.is_main_process and marks(layout) and runs_jobs():
         if any(Path(".snakemake/locks").glob("*.lock")):
             console.print(
                 f"{layout.root}: a workflow runs, or did not end by itself: then call snakemake --unlock, and the "
