@@ -37,7 +37,6 @@ benchmark: setup
 	python benchmarks/loading.py
 	python benchmarks/loading_report.py
 	python benchmarks/training.py
-	python benchmarks/planning.py
 
 lock: # works while the lock is stale, so it does not ask for setup; UPGRADE=1 gives up the versions that it has
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(compile) --extra workflow --extra dev --extra docs pyproject.toml --output-file envs/lock.txt

@@ -253,19 +253,6 @@ def test_targets_of_training_are_judged_by_its_rows() -> None:
     assert verdicts == [("1.3", True), ("1.2", False), ("3% at most", False)]
 
 
-def test_planning_is_measured_for_both_workflows_in_both_states(tmp_path: Path) -> None:
-    options = [str(REPOSITORY / "tests" / "tiny.yaml"), "--rounds", "1", "--output", str(tmp_path / "measured")]
-    outcome = run("python", str(BENCHMARKS / "planning.py"), *options, cwd=REPOSITORY)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    planning = pd.read_csv(tmp_path / "measured" / "planning.csv")
-    names = importlib.import_module("planning")
-    expected = itertools.product((names.COLD, names.FINISHED), (names.OURS, names.FLOOR))
-    assert list(zip(planning["state"], planning["workflow"], strict=True)) == list(expected)
-    assert (planning.loc[planning["workflow"] == names.FLOOR, "ratio"] == 1).all()
-    page = (tmp_path / "measured_planning.md").read_text(encoding="utf-8")
-    assert "4 runs and 24 jobs" in page
-
-
 def test_a_machine_s_throughput_is_what_plan_reads_and_other_devices_stay_in_the_table(tmp_path: Path) -> None:
     table, tiny = tmp_path / "speeds.csv", str(REPOSITORY / "tests" / "tiny.yaml")
     known = pd.read_csv(MEASURED)
