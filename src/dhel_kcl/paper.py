@@ -254,8 +254,8 @@ def points_equal(left: pd.DataFrame, right: pd.DataFrame) -> bool:
     if texts[0] == texts[1]:
         return True
     try:
-        written = [pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""]) for text in texts]
-        pd.testing.assert_frame_equal(*written, rtol=ROUNDING, atol=0)
+        first, second = (pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""]) for text in texts)
+        pd.testing.assert_frame_equal(first, second, rtol=ROUNDING, atol=0)
     except (AssertionError, ValueError):  # ValueError: one of them has no columns
         return False
     return True
