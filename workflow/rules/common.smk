@@ -108,6 +108,14 @@ def pretrain_beton(run):
     return layout.beton(dataset.name, dataset.data.pretrain_split)
 
 
+def data_manifests(run):
+    dataset = dataset_of(run)
+    return [
+        layout.manifest("data", f"{dataset.name}-{split}")
+        for split in dataset.data.splits
+    ]
+
+
 def probe_betons(run):
     dataset = dataset_of(run)
     return [layout.beton(dataset.name, split) for split in ("train", "test")]

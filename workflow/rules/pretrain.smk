@@ -3,6 +3,10 @@ rule pretrain:
     input:
         force_if_stale("pretrain"),
         beton=lambda wildcards: pretrain_beton(wildcards.run),
+        # Not read here: their jobs check what later stages need of the images, before hours of training are spent.
+        checked=lambda wildcards: [
+            ancient(path) for path in data_manifests(wildcards.run)
+        ],
     output:
         encoder=layout.encoder("{run}"),
         outcome=layout.outcome("{run}"),
