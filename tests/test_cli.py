@@ -17,7 +17,7 @@ from PIL import Image
 from workspace import REPOSITORY, TINY, run
 
 from dhel_kcl import cli
-from dhel_kcl.config import ExperimentConfig, load_config, write_resolved_config
+from dhel_kcl.config import load_config
 from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -440,13 +440,19 @@ def test_names_that_are_not_ascii_are_the_same_bytes_under_every_locale(
     assert said.strip() != "utf-8", "the locale is another one"
     values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["datasets"][0]["data"] = {"kind": "imagefolder", "root": "bilder-ä"}
+    values["datasets"][0]["optimizer"]["learning_rate"] = 0.1
+    values["datasets"][0]["probe"]["batch_size"] = values["batch_sizes"][0] = 2
+    values["batch_sizes"] = values["batch_sizes"][:1]
+    values["evaluation"]["validation_fraction"] = 0.5
     seen = []
     for name, environment in {"utf-8": {"PYTHONUTF8": "1"}, "other": elsewhere}.items():
         folder = tmp_path / name
         for split in ("train", "test"):
             for label, kind in enumerate(("Äpfel", "œufs", "日本")):
                 (folder / "bilder-ä" / split / kind).mkdir(parents=True)
-                Image.new("RGB", (8, 8), (label, 0, 0)).save(folder / "bilder-ä" / split / kind / "1.png")
+                for number in (1, 2):
+                    image = Image.new("RGB", (8, 8), (label, number, 0))
+                    image.save(folder / "bilder-ä" / split / kind / f"{number}.png")
         (folder / "é.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
         said = b""
         for arguments in (
@@ -475,10 +481,10 @@ def test_names_that_are_not_ascii_are_the_same_bytes_under_every_locale(
 
 
 def test_a_training_outlives_a_manifest_that_cannot_be_written(
-    digits_beton: Path, tiny_config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(tmp_path / "results")
-    write_resolved_config(tiny_config, layout.config)
+    cli.configure(str(TINY), layout.root)
     beton = layout.beton("digits", "train")
     beton.parent.mkdir(parents=True)
     for path in (digits_beton, sidecar_path(digits_beton)):
@@ -496,3 +502,52 @@ def test_a_training_outlives_a_manifest_that_cannot_be_written(
     cli.pretrain(layout.root, RUN)
     assert layout.run_manifest("pretrain", RUN).exists()
     assert not (layout.run(RUN) / "checkpoints").exists()
+
+
+def test_brackets_in_a_folder_s_name_are_no_markup(experiment: Path) -> None:
+    folder = "results/[/b]tiny[red]"
+    (experiment / "results" / "tiny").rename(experiment / folder)
+    (experiment / folder / "tables").mkdir()
+    (experiment / folder / "tables" / "table_linear_accuracy.md").write_text("0.5 \xb1 0.1", encoding="utf-8")
+    (experiment / "paper_figures").symlink_to(REPOSITORY / "paper_figures")
+    outcome = run("dhel-kcl", "show", folder, cwd=experiment)
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"report   {folder}/report.html" in outcome.stdout
+
+
+def test_output_that_an_encoding_lacks_letters_for_is_escaped(experiment: Path) -> None:
+    (experiment / "results" / "tiny" / "tables").mkdir()
+    table = experiment / "results" / "tiny" / "tables" / "table_linear_accuracy.md"
+    table.write_text("0.5 \xb1 0.1", encoding="utf-8")
+    (experiment / "paper_figures").symlink_to(REPOSITORY / "paper_figures")
+    for environment in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        for interpreter in ([sys.executable], [sys.executable, "-X", "utf8=0"]):
+            outcome = subprocess.run(
+                [*interpreter, "-m", "dhel_kcl", "show", "results/tiny"],
+                cwd=experiment,
+                env=os.environ | environment,
+                capture_output=True,
+                check=False,
+            )
+            assert (outcome.returncode, outcome.stderr) == (0, b"")
+            assert "0.5 \xb1 0.1".encode() in outcome.stdout or b"0.5 \\xb1 0.1" in outcome.stdout
+
+
+def test_a_log_that_is_a_pipe_is_refused_instead_of_waited_for(experiment: Path) -> None:
+    os.mkfifo(experiment / "pipe.log")
+    outcome = redirected("", "--log", "pipe.log", "runs", "results/tiny", cwd=experiment)
+    said = "error: pipe.log: --log writes a file, and this is a pipe or a device; choose another name\n"
+    assert (outcome.returncode, outcome.stderr) == (1, said)
+
+
+def test_a_rank_that_is_no_number_names_no_file(experiment: Path) -> None:
+    command = [*PROGRAM, "--log", "rank.log", "runs", "results/tiny"]
+    environment = os.environ | {"RANK": "../../x"}
+    assert subprocess.run(command, cwd=experiment, env=environment, check=False).returncode == 0
+    assert (experiment / "rank.log").read_text(encoding="utf-8").split() == list(load_config(TINY).runs)
+
+
+def test_a_message_with_a_terminal_s_escape_is_printed_escaped(experiment: Path) -> None:
+    outcome = run("dhel-kcl", "runs", "results/\x1b[31m", cwd=experiment)
+    assert "\\x1b[31m" in outcome.stderr
+    assert "\x1b" not in outcome.stderr

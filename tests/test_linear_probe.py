@@ -263,3 +263,20 @@ def test_a_classifier_that_does_not_converge_says_so_in_one_line(capfd: pytest.C
     linear_probe(features, labels, features, labels, config, seed=0)
     line = "C = 10: stopped at evaluation.max_iterations = 2, before converging"
     assert capfd.readouterr().err.splitlines() == [line, line]
+
+
+@pytest.mark.parametrize("total", [10, 20, 25, 37])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.9])
+def test_what_the_beton_s_job_accepts_can_be_split(fraction: float, classes: int, total: int) -> None:
+    """The job that writes the training images asks the same question, before anything is trained."""
+    labels = np.arange(total) % classes
+    train = np.random.default_rng(0).normal(size=(total, 4))
+    config = EvaluationConfig(validation_fraction=fraction, regularisation_c=[1.0])
+    validating = config.validation_images(total)
+    if min(validating, total - validating) < classes:
+        with pytest.raises(InputError, match="validation_fraction"):
+            linear_probe(train, labels, train, labels, config, seed=0)
+    else:
+        measured, _ = linear_probe(train, labels, train, labels, config, seed=0)
+        assert 0 <= measured["linear_top1"] <= 1

@@ -1,6 +1,6 @@
 """Losses, metrics and an end-to-end reproduction of Koromilas et al., ICML 2024 (arXiv 2405.18045)."""
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # not from typing, which takes time to import, in which Ctrl-C is not yet expected
 
 __version__: str
 

@@ -21,7 +21,7 @@ except ModuleNotFoundError:
 from dhel_kcl import declarations, stages
 from dhel_kcl.__main__ import INTERRUPTED
 from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
-from dhel_kcl.errors import InputError, few
+from dhel_kcl.errors import InputError, escaped, few
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
 from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
@@ -77,7 +77,9 @@ def _options(
     if log is not None:
         if log.suffix != ".log":
             raise InputError(f"{log}: --log writes a file anew, so it takes names that end in .log only")
-        if (rank := os.environ.get("RANK", "0")) != "0":
+        if log.exists() and not (log.is_file() or log.is_dir()):
+            raise InputError(f"{log}: --log writes a file, and this is a pipe or a device; choose another name")
+        if (rank := os.environ.get("RANK", "0")).isdecimal() and rank != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
@@ -192,11 +194,14 @@ def data(
     chosen = config.dataset(dataset)
     if split not in chosen.data.splits:
         raise InputError(f"split {split!r}: data set {dataset} has {', '.join(chosen.data.splits)}")
+    import warnings
+
     from dhel_kcl.console import console
     from dhel_kcl.data.beton import sidecar_path, write_beton
     from dhel_kcl.data.requirements import check_split
     from dhel_kcl.data.sources import open_source
 
+    warnings.filterwarnings("ignore", module="PIL")  # of odd tags and large sizes, without naming the image
     beton = layout.beton(dataset, split)
     with record(
         layout.manifest("data", f"{dataset}-{split}"),
@@ -222,7 +227,7 @@ def data(
     if info.skipped:
         left_out.append(f"images that cannot be used ({len(info.skipped):,}): {few(info.skipped)}")
     if left_out:
-        console.print(f"{sidecar_path(beton)}: left out {', '.join(left_out)}", markup=False)
+        console.print(f"{sidecar_path(beton)}: left out {', '.join(left_out)}")
     typer.echo(f"{beton}: {info.num_images} images, {len(info.classes)} classes")
 
 
@@ -675,6 +680,7 @@ def show(experiment: Experiment) -> None:
     layout, _ = _open(experiment, to_read=True)
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.markup import escape
 
     from dhel_kcl.seal import changed
 
@@ -690,17 +696,17 @@ def show(experiment: Experiment) -> None:
     other = changed(layout, seal, [headline, *pages, *products]) if seal else []
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
-    console.print(
-        f"\n[bold]figures[/]  {layout.figures}/  {figures} (.png .pdf .csv)"
-        f"\n[bold]tables[/]   {layout.tables}/  {tables} (.md .csv)"
-        f"\n[bold]results[/]  {layout.results}"
-        f"\n[bold]theory[/]   {layout.theory}"
-        f"\n[bold]explorer[/] {layout.explorer}"
-        f"\n[bold]report[/]   {layout.report}"
-        f"\n[bold]audit[/]    {layout.audit}  {_audit_outcome(layout, seal, len(other))}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    places = {
+        "figures": f"{layout.figures}/  {figures} (.png .pdf .csv)",
+        "tables": f"{layout.tables}/  {tables} (.md .csv)",
+        "results": layout.results,
+        "theory": layout.theory,
+        "explorer": layout.explorer,
+        "report": layout.report,
+        "audit": f"{layout.audit}  {_audit_outcome(layout, seal, len(other))}",
+    }
+    for name, place in places.items():
+        console.print(f"[bold]{name:<8}[/] {escape(str(place))}", soft_wrap=True, highlight=False)
     if other:
         raise InputError(
             f"{other[0]}: not the file that passed the audit, and {len(other) - 1} more of those above; "
@@ -758,6 +764,8 @@ def main() -> None:
     Ctrl-C ends it with one line and status 130.
     """
     _use_utf8()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # an encoding that PYTHONIOENCODING asks for may lack letters
+        stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         end_when_orphaned()
@@ -779,7 +787,10 @@ def _use_utf8() -> None:
     """Start again in Python's UTF-8 mode under a locale that is not UTF-8, where paths and output would be misread."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # nosec B606 # the user's own command, again
+        arguments = [each for each in sys.orig_argv[1:] if each != "-Xutf8=0"]
+        if "utf8=0" in arguments[1:2] and arguments[0] == "-X":  # it would win over the environment
+            del arguments[:2]
+        os.execv(sys.executable, [sys.executable, *arguments])  # nosec B606 # the user's own command, again
 
 
 def _interrupted() -> NoReturn:
@@ -797,7 +808,7 @@ def _flush() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _tell(*(f"error: {line}" for line in message.splitlines()))
+    _tell(*(f"error: {escaped(line)}" for line in message.splitlines()))
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(1)

@@ -6,6 +6,7 @@ the file's back: what a run uses is what the resolved configuration shows.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
@@ -18,10 +19,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     Strict,
+    Tag,
     ValidationError,
     create_model,
     field_validator,
@@ -46,7 +49,9 @@ Positive = Annotated[Number, Field(gt=0, le=1e9)]
 Momentum = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[Integer, Field(ge=1, le=10**9)]
 BatchSize = Annotated[Integer, Field(ge=2, le=2**20)]
-BatchSizeKey = Annotated[BatchSize, BeforeValidator(lambda key: int(key) if str(key).isdecimal() else key)]
+BatchSizeKey = Annotated[
+    BatchSize, BeforeValidator(lambda key: int(key) if re.fullmatch("[1-9][0-9]*", str(key)) else key)
+]
 """JSON, and hence a resolved configuration, has keys of text only."""
 Epochs = Annotated[Integer, Field(ge=1, le=10**6)]
 Neighbours = Annotated[Integer, Field(ge=1, le=10**6)]
@@ -54,19 +59,26 @@ Pixels = Annotated[Integer, Field(ge=1, le=4096)]
 EmbeddingDim = Annotated[Integer, Field(ge=2, le=2**16)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**53)]  # from there on, floating point merges neighbours
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Strength = Annotated[Number, Field(ge=1e-12, le=1e12)]
 OneOrMore = Annotated[list[Positive], Field(min_length=1)]
 
 
+def _not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("a path is empty; for the current folder write .")
+    return path
+
+
 def _expanded(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("a path has no NUL character")
+    if any(ord(character) < ord(" ") for character in str(path)):
+        raise ValueError("a path with control characters cannot be used")
     try:
         return path.expanduser()
     except RuntimeError as error:
         raise ValueError(f"its ~ stands for no folder ({error}); write the folder out") from error
 
 
-UserPath = Annotated[Path, AfterValidator(_expanded)]
+UserPath = Annotated[Path, AfterValidator(_expanded), BeforeValidator(_not_empty)]
 """A path in which `~` is the home folder; the resolved configuration has it written out."""
 
 
@@ -218,7 +230,10 @@ class OptimizerConfig(_Strict):
     """Optimiser; `learning_rate` is one number, or one number for each batch size of the grid."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    learning_rate: Positive | dict[BatchSizeKey, Positive]
+    learning_rate: Annotated[
+        Annotated[Positive, Tag("number")] | Annotated[dict[BatchSizeKey, Positive], Tag("mapping")],
+        Discriminator(lambda rate: "mapping" if isinstance(rate, Mapping) else "number"),
+    ]
     momentum: Momentum = 0.9
     weight_decay: NonNegative = 1e-6
     warmup_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.01
@@ -315,12 +330,16 @@ class EvaluationConfig(_Strict):
     `augmented_images` adds the other protocol, each data set's `probe`; `corruptions` adds corrupted test images.
     """
 
-    regularisation_c: OneOrMore = [0.01, 0.1, 1.0, 10.0, 100.0]
+    regularisation_c: Annotated[list[Strength], Field(min_length=1)] = [0.01, 0.1, 1.0, 10.0, 100.0]
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     max_iterations: Count = 200
     neighbours: Neighbours = 20
     augmented_images: Switch = False
     corruptions: Switch = False
+
+    def validation_images(self, total: int) -> int:
+        """How many of `total` training images choose the strength, as scikit-learn rounds."""
+        return math.ceil(self.validation_fraction * total)
 
 
 class MonitorConfig(_Strict):

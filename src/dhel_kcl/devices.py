@@ -84,6 +84,8 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     devices = _visible_devices()
     if compute.device == "auto" and not devices:
         return
+    if not devices:
+        raise InputError("compute.device: cuda is asked for but torch sees no GPU; use auto or cpu")
     if count > len(devices):
         raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
     if folder is None:

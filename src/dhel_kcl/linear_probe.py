@@ -136,8 +136,8 @@ def linear_probe(
         raise ValueError("there are fewer than two classes")
     if counts.min() < 2:
         raise ValueError(f"class {classes[counts.argmin()]} has one training image, which cannot be split")
-    smaller = min(config.validation_fraction, 1 - config.validation_fraction)
-    if int(smaller * len(train)) < len(classes):
+    validating = config.validation_images(len(train))
+    if min(validating, len(train) - validating) < len(classes):
         raise InputError(
             f"evaluation.validation_fraction: {config.validation_fraction:g} of {len(train)} training images cannot be "
             f"split by class, of which there are {len(classes)}; choose one nearer to 0.5"

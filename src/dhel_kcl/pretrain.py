@@ -298,9 +298,11 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
     training.encoder.load_state_dict(initial if state is None else state["encoder"])
     kept = 0 if state is None else state["log"]["step"]
     epoch = math.ceil(event.step / len(training.loader))
+    # At the first step no update has been made that a lower rate could change.
+    advice = "Check the loss's hyperparameters" if event.step == 1 else "A lower optimizer.learning_rate may help"
     console.print(
         f"{run.id}: diverged in epoch {epoch} at {event} (of {training.total_steps}); recorded as diverged, with the "
-        f"weights after step {kept}. A lower optimizer.learning_rate may help"
+        f"weights after step {kept}. {advice}"
     )
     terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
     return {"status": "diverged", "step": event.step, "epoch": epoch, "weights_of_step": kept, "terms": terms}

@@ -4,8 +4,6 @@ A data set can be evaluated if its split `train` has labels of at least two clas
 the others, so nothing is asked of theirs.
 """
 
-import math
-
 import numpy as np
 
 from dhel_kcl.config import DatasetConfig, ExperimentConfig
@@ -80,7 +78,7 @@ def _check_train(config: ExperimentConfig, dataset: DatasetConfig, source: Image
         )
     classes = int((left > 0).sum())
     fraction, total = config.evaluation.validation_fraction, len(labels)
-    validating = math.ceil(fraction * total)
+    validating = config.evaluation.validation_images(total)
     if min(validating, total - validating) < classes:
         raise InputError(
             f"evaluation.validation_fraction: {fraction} splits the {total} training images of {dataset.name} into "

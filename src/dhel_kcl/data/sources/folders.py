@@ -183,7 +183,10 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _read_class_list(path: Path) -> list[str]:
     try:
-        names = path.read_text(encoding="utf-8").split()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: the class list is not a file; see data.class_list")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
     except OSError as error:
         raise InputError(f"{path}: the class list cannot be read ({error.strerror}); see data.class_list") from error
     except UnicodeDecodeError as error:
