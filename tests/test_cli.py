@@ -380,13 +380,16 @@ def test_a_file_never_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        ("/dev/full", "a file or the output: No space left on device; check the disk and permissions"),
-        ("results", "results: Is a directory; check the disk and permissions"),
+        ("full.log", "full.log: --log writes a file, and this is a pipe or a device; choose another name"),
+        ("folder.log", "folder.log: Is a directory; check the disk and permissions"),
+        ("results", "results: --log writes a file anew, so it takes names that end in .log only"),
         ("file/below.log", "file: File exists; check the disk and permissions"),
     ],
 )
 def test_a_log_that_cannot_be_written_is_one_line_on_the_terminal(log: str, said: str, experiment: Path) -> None:
     (experiment / "file").touch()
+    (experiment / "folder.log").mkdir()
+    (experiment / "full.log").symlink_to("/dev/full")
     outcome = redirected("", "--log", log, "runs", "results/tiny", cwd=experiment)
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (1, "", f"error: {said}\n")
 
@@ -506,6 +509,7 @@ def test_a_training_outlives_a_manifest_that_cannot_be_written(
 
 def test_brackets_in_a_folder_s_name_are_no_markup(experiment: Path) -> None:
     folder = "results/[/b]tiny[red]"
+    (experiment / folder).parent.mkdir()
     (experiment / "results" / "tiny").rename(experiment / folder)
     (experiment / folder / "tables").mkdir()
     (experiment / folder / "tables" / "table_linear_accuracy.md").write_text("0.5 \xb1 0.1", encoding="utf-8")
