@@ -253,7 +253,7 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
     ("text", "said"),
     [
         (None, "cannot be read"),
-        ("a: [", ", line 1, column 5: not valid YAML"),
+        ("a: [", ": line 1, column 5: not valid YAML"),
         ("7", "dictionary"),
         ("", "empty; config/README.md says"),
         ("# only a comment", "empty; config/README.md says"),

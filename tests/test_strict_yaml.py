@@ -53,13 +53,13 @@ def test_what_snakemake_gives_as_text_is_read_alike(text: str, value: Any) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3", "file, line 3, column 1: not valid YAML: key 'a' is given twice, first in line 1"),
+        ("a: 1\nb: 2\na: 3", "file: line 3, column 1: not valid YAML: key 'a' is given twice, first in line 1"),
         ('{"a": 1, "a": 1}', "key 'a' is given twice"),
         ("a: {b: 1, b: 2}", "key 'b' is given twice"),
-        ("a:\n- {b: {c: 1, c: 2}}", "file, line 2, column 14"),
+        ("a:\n- {b: {c: 1, c: 2}}", "file: line 2, column 14"),
         ("1: a\n1: b", "key 1 is given twice"),
         ("[1]: 2", "unhashable key"),
-        ("a: [", "file, line 1, column 5: not valid YAML"),
+        ("a: [", "file: line 1, column 5: not valid YAML"),
         ("a: 1\n---\na: 2", "expected a single document"),
         ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
         ("[" * 5000, "not valid YAML"),

@@ -273,7 +273,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
 
 def test_a_run_that_diverges_is_a_result_and_the_others_are_finished(workspace: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    values["datasets"][0]["optimizer"]["learning_rate"] = {128: 0.1, 256: 1e30}
+    values["datasets"][0]["optimizer"]["learning_rate"] = {128: 0.1, 256: 1e9}
     values["losses"] = values["losses"][:1]
     config = tmp_path / "diverging.yaml"
     config.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -63,9 +63,9 @@ def read_yaml(text: str, origin: str) -> Any:
         values = yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
-        raise InputError(f"{origin}{place}: not valid YAML: {problem}") from error
+        raise InputError(f"{origin}: {place}not valid YAML: {problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
