@@ -218,7 +218,7 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
             None,
             "not what its stage writes",
         ),
-        (LAYOUT.training_log(RUN), lambda path: path.write_bytes(b"\xff\n1"), None, "not a table"),
+        (LAYOUT.training_log(RUN), lambda path: path.write_bytes(b"\xff\n1"), None, "not what its stage writes"),
         (LAYOUT.beton("digits", "train"), truncate, None, "the beton has"),
         (LAYOUT.results, truncate, None, "not a readable results table"),
         (LAYOUT.theory, append_byte, None, "not a readable theory table"),
