@@ -387,7 +387,33 @@ def test_after_a_crash_any_one_sound_file_shows_that_the_folder_is_an_experiment
     outcome = run("dhel-kcl", "repair", "results/tiny", cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert not layout.manifest("configure").exists()
-    assert layout.config.exists() == (sound != "a manifest")
+    assert layout.config.exists() == (sound == "the configuration")
+    again = run("dhel-kcl", "configure", str(TINY), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert layout.manifest("configure").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "half", "zeros", "a configuration with fewer keys"])
+def test_the_workflow_goes_on_where_a_crash_left_neither_its_configuration_nor_the_record_of_it(
+    left: str, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "results" / "tiny")
+    assert run("dhel-kcl", "configure", str(TINY), cwd=tmp_path).returncode == 0
+    whole = layout.config.read_text(encoding="utf-8")
+    crashed(layout)
+    zero(layout.manifest("configure"))
+    remains = {
+        "nothing": "",
+        "half": whole[: len(whole) // 2],
+        "zeros": "\0" * len(whole),
+        "a configuration with fewer keys": TINY.read_text(encoding="utf-8"),
+    }[left]
+    layout.config.write_text(remains, encoding="utf-8")
+    repair_after_crash(layout)
+    again = run("dhel-kcl", "configure", str(TINY), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert layout.config.read_text(encoding="utf-8") == whole
+    assert layout.config.with_name("config.yaml.damaged").read_text(encoding="utf-8") == remains
 
 
 def test_every_output_of_published_experiments_is_one_that_a_job_writes(tmp_path: Path) -> None:

@@ -499,7 +499,7 @@ def test_a_folder_that_cannot_be_read_is_named(experiment: Layout, monkeypatch: 
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    assert found() == [f"{closed}: cannot be read (Permission denied); check its permissions"]
+    assert found() == [f"{closed}: cannot be read (Permission denied); check the disk and its permissions"]
 
 
 def test_features_that_an_experiment_discards_are_neither_sealed_nor_missed(experiment: Layout) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dhel_kcl.artifacts import TEMPORARY, read_json, remove_abandoned, sha256_file
-from dhel_kcl.config import load_config
+from dhel_kcl.config import load_config, resolved_text
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -137,6 +137,14 @@ def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
     return True
 
 
+def _is_resolved(config: Path) -> bool:
+    """Whether a configuration is missing, or whole and in the form in which `dhel-kcl configure` writes it."""
+    try:
+        return not os.path.lexists(config) or config.read_bytes() == resolved_text(load_config(config)).encode()
+    except (InputError, OSError):
+        return False
+
+
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
@@ -254,6 +262,9 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 again.add(path)
         if kept:  # by its manifest the next check finds what stays
             again.discard(path)
+    # Else `configure`, which replaces only what it wrote, would refuse what a crash left of it.
+    if not _is_sound(load_manifest, layout.manifest("configure")) and not _is_resolved(layout.config):
+        damaged[layout.config] = "not what `dhel-kcl configure` writes"
     with _named(layout.audit):
         if layout.audit.exists():
             try:

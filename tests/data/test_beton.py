@@ -618,7 +618,7 @@ def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton
 
     mutate()
     assert outcomes["refused"] > 1000  # the mutations do damage, and some of it only shows in the pixels
-    assert outcomes["loaded"] > 20
+    assert outcomes["loaded"] > 10
 
 
 def test_plan_takes_a_photograph_for_as_large_as_photographs_are(imagenet_folder: Path) -> None:
