@@ -87,7 +87,9 @@ def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Pat
             if not aside and not apart & {path, path.parent}:
                 found[path.relative_to(layout.root).as_posix()] = sha256(path) if path.is_file() else "not a file"
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); check the disk and its permissions"
+        ) from error
     return dict(sorted(found.items()))
 
 
