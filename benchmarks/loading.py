@@ -25,10 +25,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from dhel_kcl.artifacts import atomic_path, write_json
-from dhel_kcl.config import AugmentationConfig, DataConfig, built_in_augmentations
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
+from dhel_kcl.experiment.config import AugmentationConfig, DataConfig, built_in_augmentations
+from dhel_kcl.files import atomic_path, write_json
 from dhel_kcl.seeding import derive_seed
 
 OURS = "dhel-kcl"
@@ -90,8 +90,8 @@ def free_running(case: Case, workers: int) -> Iterator[Any]:
 
     For raw images; there is neither an order, an epoch, nor a guard.
     """
+    from dhel_kcl.data.augment import LEVELS, make_views
     from dhel_kcl.data.decoder import view_parameters
-    from dhel_kcl.data.kernels import LEVELS, make_views
 
     layout, pixels, offsets, sides = _raw_images(case)
     parameters = view_parameters(case.config, case.image_size)
@@ -126,7 +126,7 @@ def free_running(case: Case, workers: int) -> Iterator[Any]:
 
 
 def _raw_images(case: Case) -> tuple[int, Any, Any, Any]:
-    from dhel_kcl.data.ffcv_side_effects import importing_ffcv
+    from dhel_kcl.data.ffcv_import import importing_ffcv
 
     with importing_ffcv():
         from ffcv.reader import Reader

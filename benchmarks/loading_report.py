@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report import Target, markdown, ratio
 
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.files import atomic_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "paper_figures"))
 import style

@@ -14,7 +14,7 @@ from implementations import BUILDERS, COMPILED, OURS, Loss
 from measure import FULL, QUICK, Effort, attempt, isolated, machine, peak_mib, rounds, summary
 from torch import Tensor
 
-from dhel_kcl.artifacts import atomic_path, write_json
+from dhel_kcl.files import atomic_path, write_json
 from dhel_kcl.seeding import derive_seed
 
 EMBEDDING_DIM = 128

@@ -13,7 +13,7 @@ import typer
 from measure import QUICK, Effort, isolated, peak_mib, rounds, summary
 from torch import Tensor
 
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.files import atomic_path
 from dhel_kcl.metrics import effective_rank, wasserstein_uniformity
 from dhel_kcl.seeding import derive_seed
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from measure import MEMORY_LIMIT_GIB
 
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.files import atomic_path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "paper_figures"))
 import style

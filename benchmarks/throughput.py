@@ -16,8 +16,8 @@ from loading import write_pieces
 from measure import isolated
 from rich.progress import track
 
-from dhel_kcl.artifacts import atomic_path
-from dhel_kcl.config import ComputeConfig, DataConfig, DatasetConfig, Run, load_config
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig, Run, load_config
+from dhel_kcl.files import atomic_path
 from dhel_kcl.plan import COLUMNS, MEASURED, device_name, load_measured, shape
 
 TEMPERATURE = 0.5
@@ -40,12 +40,12 @@ def _rate(steps: Iterator[int], device: torch.device, seconds: float) -> float:
 def measure(run: Run, compute: ComputeConfig, batch_size: int, beton: Path, seconds: float) -> dict[str, Any]:
     """One row of the table: training, then encoding, with one batch size."""
     from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
-    from dhel_kcl.devices import prepare_device, training_dtype
-    from dhel_kcl.features import BATCH_SIZE
+    from dhel_kcl.evaluation.features import BATCH_SIZE
     from dhel_kcl.losses import NTXent
-    from dhel_kcl.models import build_encoder
-    from dhel_kcl.optimization import build_optimizer
-    from dhel_kcl.pretrain import train_step
+    from dhel_kcl.training.devices import prepare_device, training_dtype
+    from dhel_kcl.training.encoder import build_encoder
+    from dhel_kcl.training.optimizer import build_optimizer
+    from dhel_kcl.training.pretrain import train_step
 
     dataset, device = run.dataset, prepare_device(compute)
     dtype, workers = training_dtype(compute, device), compute.loader_workers

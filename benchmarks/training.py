@@ -18,12 +18,12 @@ from measure import interleaved, isolated, machine, rate_ratios
 from report import Target, markdown, ratio
 from rich.progress import track
 
-from dhel_kcl.artifacts import atomic_path, write_json
-from dhel_kcl.config import ComputeConfig, DataConfig, EncoderConfig, OptimizerConfig
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
-from dhel_kcl.devices import prepare_device
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, EncoderConfig, OptimizerConfig
+from dhel_kcl.files import atomic_path, write_json
 from dhel_kcl.seeding import derive_seed
+from dhel_kcl.training.devices import prepare_device
 
 PLAIN = "plain PyTorch loop"
 WORKERS = THREADS = 2
@@ -77,9 +77,9 @@ def ours(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], objec
     """The batches and the step of this package."""
     from dhel_kcl.data.loader import TwoViewLoader
     from dhel_kcl.losses import NTXent
-    from dhel_kcl.models import build_encoder
-    from dhel_kcl.optimization import build_optimizer
-    from dhel_kcl.pretrain import train_step
+    from dhel_kcl.training.encoder import build_encoder
+    from dhel_kcl.training.optimizer import build_optimizer
+    from dhel_kcl.training.pretrain import train_step
 
     loader = TwoViewLoader(
         case.beton,
@@ -102,7 +102,7 @@ def ours(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], objec
 
 def plain(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], object]]:
     """The batches and the step of a plain loop."""
-    from dhel_kcl.models import build_encoder
+    from dhel_kcl.training.encoder import build_encoder
 
     encoder = build_encoder(EncoderConfig(width=width), 0).to(memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.SGD(encoder.parameters(), 0.1, momentum=0.9, weight_decay=1e-6)

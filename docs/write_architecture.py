@@ -9,10 +9,10 @@ from pathlib import Path
 
 import networkx as nx
 
-from dhel_kcl import stages
-from dhel_kcl.config import EvaluationConfig, load_config
-from dhel_kcl.jobs import drawing
-from dhel_kcl.pages import fill, write_page
+from dhel_kcl.experiment.config import EvaluationConfig, load_config
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.history import drawing
+from dhel_kcl.paper.page import fill, write_page
 
 DOCS = Path(__file__).parent
 CONFIG = "config/cifar10_quarter.yaml"

@@ -14,8 +14,8 @@ sys.path.insert(0, str(DOCS.parent / "paper_figures"))
 import style  # noqa: E402
 from claims import ALL, NOT_TESTABLE, THEORY, in_unit  # noqa: E402
 
-from dhel_kcl.config import load_config  # noqa: E402
-from dhel_kcl.paper import read_points  # noqa: E402
+from dhel_kcl.experiment.config import load_config  # noqa: E402
+from dhel_kcl.paper.render import read_points  # noqa: E402
 
 EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
 INTRODUCTION = f"""# Claims and verdicts

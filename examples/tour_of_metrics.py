@@ -94,7 +94,7 @@ def digits() -> dict[str, Representation]:
 def encoder_outputs(path: Path) -> dict[str, Representation]:
     """The outputs `h` and `z` that the workflow's `features` stage wrote."""
     from dhel_kcl.errors import InputError
-    from dhel_kcl.feature_cache import load_features
+    from dhel_kcl.evaluation.feature_cache import load_features
 
     try:
         features = {name: tensor.numpy() for name, tensor in load_features(path).tensors.items()}

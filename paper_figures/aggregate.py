@@ -6,7 +6,7 @@ averaged over seeds); test accuracy takes no part in the choice. Ties go to the 
 
 import pandas as pd
 
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
 
 PER_BATCH_SIZE = ["dataset", "loss", "batch_size"]
 

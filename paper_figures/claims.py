@@ -16,8 +16,8 @@ import style
 from aggregate import PER_BATCH_SIZE, chosen, not_measured
 from scipy.stats import norm
 
-from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, robustness
-from dhel_kcl.statistics import CONFIDENCE, paired_test
+from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, robustness
+from dhel_kcl.results.statistics import CONFIDENCE, paired_test
 
 METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged", "not_measured")
 BASELINES = ("infonce", "ntxent", "dcl")

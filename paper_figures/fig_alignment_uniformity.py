@@ -14,7 +14,7 @@ from aggregate import chosen
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
 
 METRICS = ("alignment", "uniformity", "validation_top1")
 

@@ -13,7 +13,7 @@ import style
 from aggregate import best_rows, with_mean_corruption
 from matplotlib.figure import Figure
 
-from dhel_kcl.robustness import CONFIGURATION, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)

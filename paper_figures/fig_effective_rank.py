@@ -14,7 +14,7 @@ import style
 from aggregate import by_batch_size
 from matplotlib.figure import Figure
 
-from dhel_kcl.robustness import metric_rows
+from dhel_kcl.results.robustness import metric_rows
 
 METRICS = ("effective_rank", "embedding_dim", "validation_top1")
 

@@ -18,7 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1",)
 OPTIONAL_METRICS = ("diverged", "not_measured")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import t
 
-from dhel_kcl.robustness import join_runs
+from dhel_kcl.results.robustness import join_runs
 
 TABLES = ("theory",)
 METRICS = ("loss", "growth", "asymptote")

@@ -12,7 +12,7 @@ import style
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from dhel_kcl.robustness import CONFIGURATION, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, metric_rows, seed_means
 
 METRICS = ("effective_rank", "linear_top1")
 PANEL = ["dataset", "representation"]

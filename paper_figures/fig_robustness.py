@@ -12,7 +12,7 @@ import pandas as pd
 import style
 from matplotlib.figure import Figure
 
-from dhel_kcl.robustness import CONFIGURATION, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, metric_rows, seed_means
 
 METRICS = ("linear_top1",)
 OPTIONAL_METRICS = ("diverged",)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import beta
 
-from dhel_kcl.robustness import join_runs
+from dhel_kcl.results.robustness import join_runs
 
 METRICS = ("similarity_density", "embedding_dim", "validation_top1")
 IDEAL = "ideal"

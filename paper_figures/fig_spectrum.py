@@ -14,7 +14,7 @@ import style
 from aggregate import best_of_each_loss
 from matplotlib.figure import Figure
 
-from dhel_kcl.robustness import CONFIGURATION
+from dhel_kcl.results.robustness import CONFIGURATION
 
 METRICS = ("singular_value", "validation_top1")
 

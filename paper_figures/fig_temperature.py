@@ -13,7 +13,7 @@ import style
 from aggregate import PER_BATCH_SIZE, chosen
 from matplotlib.figure import Figure
 
-from dhel_kcl.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1", "validation_top1")
 NOTHING = "Each loss has one value only of each of its hyperparameters."

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
-from dhel_kcl.robustness import metric_rows, seed_means
+from dhel_kcl.results.robustness import metric_rows, seed_means
 
 METRICS = ("training_loss", "training_alignment", "training_energy", "validation_top1")
 PARTS: dict[str, tuple[str, LineStyleType]] = {

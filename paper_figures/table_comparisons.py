@@ -18,8 +18,8 @@ import pandas as pd
 import style
 from aggregate import runs_at_choice
 
-from dhel_kcl.robustness import join_runs, metric_rows
-from dhel_kcl.statistics import ALPHA, compare_losses
+from dhel_kcl.results.robustness import join_runs, metric_rows
+from dhel_kcl.results.statistics import ALPHA, compare_losses
 
 METRICS = ("linear_top1", "validation_top1")
 OPTIONAL_METRICS = ("diverged", "test_images")

@@ -11,7 +11,7 @@ import pandas as pd
 import style
 from aggregate import best_rows, with_mean_corruption
 
-from dhel_kcl.robustness import CONFIGURATION, seed_means
+from dhel_kcl.results.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)

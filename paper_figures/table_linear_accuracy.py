@@ -14,8 +14,8 @@ import pandas as pd
 import style
 from aggregate import PER_BATCH_SIZE, chosen, runs_at_choice
 
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
-from dhel_kcl.statistics import accuracy_interval, bootstrap_interval
+from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
+from dhel_kcl.results.statistics import accuracy_interval, bootstrap_interval
 
 AUGMENTED = {"augmented_top1": "augmented linear top-1", "augmented_top5": "augmented linear top-5"}
 ACCURACIES = {"linear_top1": "linear top-1", "linear_top5": "linear top-5", **AUGMENTED, "knn_top1": "k-NN top-1"}

@@ -14,8 +14,8 @@ import style
 from aggregate import PER_BATCH_SIZE, chosen
 from published import matching
 
-from dhel_kcl.paper import read_points
-from dhel_kcl.robustness import CONFIGURATION, join_runs, metric_rows
+from dhel_kcl.paper.render import read_points
+from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows
 
 METRICS = ("linear_top1", "validation_top1")
 DATA = ("config/published_results.csv",)

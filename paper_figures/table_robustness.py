@@ -15,7 +15,7 @@ import pandas as pd
 import style
 from aggregate import not_measured
 
-from dhel_kcl.robustness import join_runs, metric_rows, robustness
+from dhel_kcl.results.robustness import join_runs, metric_rows, robustness
 
 METRICS = ("linear_top1", "diverged")
 OPTIONAL_METRICS = ("not_measured",)

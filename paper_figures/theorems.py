@@ -8,7 +8,7 @@ import style
 from scipy.stats import norm, t
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.robustness import join_runs
+from dhel_kcl.results.robustness import join_runs
 
 METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
 

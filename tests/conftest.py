@@ -13,12 +13,12 @@ import torch
 from explorer_page import Page
 from workspace import TINY, make_workspace, snakemake
 
-from dhel_kcl.artifacts import write_json
-from dhel_kcl.config import DataConfig, ExperimentConfig, load_config
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Artifact, Manifest
+from dhel_kcl.experiment.config import DataConfig, ExperimentConfig, load_config
+from dhel_kcl.files import write_json
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import Artifact, Manifest
 
 torch.set_num_threads(1)  # tests run in several processes
 

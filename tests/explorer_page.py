@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from workspace import REPOSITORY
 
-from dhel_kcl.explorer import write_explorer
-from dhel_kcl.paper import RESULT_COLUMNS
+from dhel_kcl.paper.explorer import write_explorer
+from dhel_kcl.paper.render import RESULT_COLUMNS
 
 STYLE = REPOSITORY / "paper_figures" / "style.py"
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from dhel_kcl import declarations, stages
-from dhel_kcl.artifacts import sha256_file, write_json
-from dhel_kcl.config import load_config
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest, locate
+from dhel_kcl import declarations
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.files import sha256_file, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest, locate
 
 
 def manifests(layout: Layout) -> list[Path]:

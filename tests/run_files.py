@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dhel_kcl.artifacts import write_json
+from dhel_kcl.files import write_json
 
 
 def make_features(classes: int = 2) -> dict[str, torch.Tensor]:

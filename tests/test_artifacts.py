@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dhel_kcl.artifacts import TEMPORARY, atomic_path, read_json, remove_abandoned, sha256_file, sha256_json, write_json
 from dhel_kcl.errors import InputError
+from dhel_kcl.files import TEMPORARY, atomic_path, read_json, remove_abandoned, sha256_file, sha256_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ WRITE_MORE_THAN_ALLOWED = """
 import resource, sys
 from pathlib import Path
 import torch
-from dhel_kcl.checkpoints import Checkpoints
-from dhel_kcl.config import EncoderConfig
-from dhel_kcl.feature_cache import save_features
-from dhel_kcl.models import build_encoder, save_encoder
+from dhel_kcl.training.checkpoints import Checkpoints
+from dhel_kcl.experiment.config import EncoderConfig
+from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.training.encoder import build_encoder, save_encoder
 
 encoder = build_encoder(EncoderConfig(), seed=0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))

@@ -8,9 +8,9 @@ from workspace import REPOSITORY, snakemake
 from workspace import run as run_program
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import read_json, sha256_file
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.files import read_json, sha256_file
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"

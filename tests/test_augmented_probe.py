@@ -11,13 +11,20 @@ from run_files import write_outcome
 from torch import nn
 from torch.nn import functional
 
-from dhel_kcl.augmented_probe import augmented_linear_probe, evaluate
-from dhel_kcl.config import AugmentationConfig, ComputeConfig, DataConfig, EncoderConfig, ExperimentConfig, ProbeConfig
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
-from dhel_kcl.models import Encoder, build_encoder, save_encoder
+from dhel_kcl.evaluation.augmented_probe import augmented_linear_probe, evaluate
+from dhel_kcl.experiment.config import (
+    AugmentationConfig,
+    ComputeConfig,
+    DataConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    ProbeConfig,
+)
 from dhel_kcl.seeding import derive_seed
+from dhel_kcl.training.encoder import Encoder, build_encoder, save_encoder
 
 SHIFT = AugmentationConfig(shift=1)
 CONFIG = ProbeConfig(augmentation=SHIFT, epochs=3, batch_size=256, learning_rate=0.2, weight_decay=1e-4)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from dhel_kcl.artifacts import sha256_json
-from dhel_kcl.checkpoints import Checkpoints
 from dhel_kcl.errors import InputError
+from dhel_kcl.files import sha256_json
+from dhel_kcl.training.checkpoints import Checkpoints
 
 KEY, OTHER = sha256_json("settings"), sha256_json("other settings")
 

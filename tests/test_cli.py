@@ -17,10 +17,10 @@ from PIL import Image
 from workspace import REPOSITORY, TINY, run
 
 from dhel_kcl import cli
-from dhel_kcl.config import load_config
 from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.layout import Layout
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 
@@ -47,7 +47,9 @@ def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) 
         "redraw",
     ):
         assert stage in outcome.stdout
-    probe = "import sys, dhel_kcl.cli, dhel_kcl.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"
+    probe = (
+        "import sys, dhel_kcl.cli, dhel_kcl.jobs.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"
+    )
     assert run("python", "-c", probe, cwd=tmp_path).returncode == 0
 
 
@@ -497,11 +499,11 @@ def test_a_training_outlives_a_manifest_that_cannot_be_written(
         raise InputError(f"{path}: no space left; free some and run the same command again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dhel_kcl.provenance.write_json", no_space)
+        patch.setattr("dhel_kcl.jobs.manifest.write_json", no_space)
         with pytest.raises(InputError, match="no space left"):
             cli.pretrain(layout.root, RUN)
     assert list((layout.run(RUN) / "checkpoints").rglob("step-*.pt"))
-    monkeypatch.delattr("dhel_kcl.pretrain.train_step")  # nothing is trained again
+    monkeypatch.delattr("dhel_kcl.training.pretrain.train_step")  # nothing is trained again
     cli.pretrain(layout.root, RUN)
     assert layout.run_manifest("pretrain", RUN).exists()
     assert not (layout.run(RUN) / "checkpoints").exists()

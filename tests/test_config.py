@@ -9,7 +9,8 @@ import pytest
 import yaml
 from workspace import REPOSITORY, TINY
 
-from dhel_kcl.config import (
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import (
     AugmentationConfig,
     ComputeConfig,
     DatasetConfig,
@@ -20,7 +21,6 @@ from dhel_kcl.config import (
     parse_config,
     write_resolved_config,
 )
-from dhel_kcl.errors import InputError
 
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
 

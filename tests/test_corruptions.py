@@ -12,15 +12,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dhel_kcl import stages
-from dhel_kcl.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
-from dhel_kcl.corruptions import corrupted_accuracies, evaluate
-from dhel_kcl.data.corruption import SEVERITIES, corrupt
+from dhel_kcl.data.corrupt import SEVERITIES, corrupt
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.linear_probe import LinearClassifier, linear_probe, save_classifier
-from dhel_kcl.models import Encoder, build_encoder, save_encoder
+from dhel_kcl.evaluation.corruptions import corrupted_accuracies, evaluate
+from dhel_kcl.evaluation.evaluate import LinearClassifier, linear_probe, save_classifier
+from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.training.encoder import Encoder, build_encoder, save_encoder
 
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
 CONFIG = EvaluationConfig(regularisation_c=[0.1, 1.0])

@@ -22,16 +22,17 @@ from urllib3 import HTTPResponse
 from workspace import REPOSITORY, TINY, snakemake
 from workspace import run as run_program
 
-from dhel_kcl import crate, sbom, stages
-from dhel_kcl.artifacts import read_json, sha256_file, write_json
-from dhel_kcl.config import load_config
-from dhel_kcl.crate import write_crate
 from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
-from dhel_kcl.jobs import load_jobs
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import Artifact, Manifest, load_manifest, locate
-from dhel_kcl.sbom import write_sbom
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.files import read_json, sha256_file, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.history import load_jobs
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import Artifact, Manifest, load_manifest, locate
+from dhel_kcl.provenance import crate, sbom
+from dhel_kcl.provenance.crate import write_crate
+from dhel_kcl.provenance.sbom import write_sbom
 
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
 # The context is the one that the package rocrate 0.11.0 carries; its licence is CC0 1.0.

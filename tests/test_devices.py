@@ -17,10 +17,10 @@ import pytest
 import torch
 from workspace import TINY, run
 
-from dhel_kcl import devices
-from dhel_kcl.config import ComputeConfig
-from dhel_kcl.devices import claim_gpus, prepare_device, training_dtype
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.training import devices
+from dhel_kcl.training.devices import claim_gpus, prepare_device, training_dtype
 
 CPU = torch.device("cpu")
 CUDA = ComputeConfig(device="cuda")
@@ -30,8 +30,8 @@ DEVICES = "3,5,GPU-a"
 JOB = """
 import os, sys, time
 from pathlib import Path
-from dhel_kcl.config import ComputeConfig
-from dhel_kcl import devices
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.training import devices
 devices.POLL_SECONDS = 0.02
 devices.claim_gpus(ComputeConfig(device="cuda", runs_per_gpu=int(sys.argv[4])), int(sys.argv[2]), Path(sys.argv[1]))
 # The claim outlives this program: the next one, which it becomes, has the device.
@@ -99,7 +99,7 @@ def test_twenty_jobs_that_want_devices_whole_or_in_part_are_all_served_and_never
     kinds = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 4)]  # devices, and how many jobs share each
     wanted = [(*kind, chance.uniform(0.05, 0.4)) for kind in chance.sample(kinds * 4, k=20)]
     context = multiprocessing.get_context("forkserver")  # which imports torch once for all of them
-    context.set_forkserver_preload(["dhel_kcl.devices"])
+    context.set_forkserver_preload(["dhel_kcl.training.devices"])
     with context.Pool(20, maxtasksperchild=1) as pool:  # a claim lasts as long as its process
         uses = pool.starmap(use, [(tmp_path, *each) for each in wanted], chunksize=1)
     assert [(len(each.devices), each.runs_per_gpu) for each in uses] == [each[:2] for each in wanted]
@@ -187,7 +187,8 @@ def test_a_stage_claims_before_ffcv_can_initialise_cuda(tmp_path: Path) -> None:
     for command in ("pretrain", "features", "augmented-probe", "corruptions"):
         program = f"""
 import sys
-from dhel_kcl import cli, devices
+from dhel_kcl import cli
+from dhel_kcl.training import devices
 {claim}
 devices.claim_gpus = claim
 sys.argv[1:] = ["configure", "gpu.yaml"]

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 from workspace import REPOSITORY
 
-from dhel_kcl import stages
 from dhel_kcl.declarations import scripts
-from dhel_kcl.paper import points_equal, read_points, rederive
+from dhel_kcl.jobs import stages
+from dhel_kcl.paper.render import points_equal, read_points, rederive
 
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
 SHIPPED = sorted(table.parents[1] for table in (REPOSITORY / "docs" / "results").glob("*/tables/table_claims.csv"))

@@ -8,7 +8,7 @@ import torch
 from workspace import REPOSITORY, run
 
 from dhel_kcl import metrics
-from dhel_kcl.feature_cache import save_features
+from dhel_kcl.evaluation.feature_cache import save_features
 
 EXAMPLES = REPOSITORY / "examples"
 

@@ -7,9 +7,9 @@ import pytest
 from explorer_page import STYLE, Page, run_table
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.explorer import CURVE_POINTS, read_rows
-from dhel_kcl.paper import import_script
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.paper.explorer import CURVE_POINTS, read_rows
+from dhel_kcl.paper.render import import_script
 
 
 def test_each_run_is_there_with_its_keys_its_values_and_the_manifest_behind_it(page: Page) -> None:

@@ -16,11 +16,11 @@ import yaml
 from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import sha256_json
-from dhel_kcl.config import load_config, write_resolved_config
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.paper import RESULT_COLUMNS
+from dhel_kcl.experiment.config import load_config, write_resolved_config
+from dhel_kcl.files import sha256_json
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.paper.render import RESULT_COLUMNS
 
 LAYOUT = Layout(Path("results/extended"))
 RUNS = [
@@ -140,8 +140,8 @@ def digests(clone: Path, config: Path) -> dict[str, str]:
     program = f"""
 import json
 from pathlib import Path
-from dhel_kcl import stages
-from dhel_kcl.config import load_config
+from dhel_kcl.jobs import stages
+from dhel_kcl.experiment.config import load_config
 config = load_config(Path({str(config)!r}))
 jobs = [(stage, run) for stage in stages.run_stages(config) for run in config.runs]
 jobs += [("data", f"{{data.name}}/train") for data in config.datasets]

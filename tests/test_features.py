@@ -6,13 +6,13 @@ import pytest
 import torch
 from run_files import make_features, write_outcome
 
-from dhel_kcl.config import ComputeConfig, ExperimentConfig
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import Features, load_features, save_features
-from dhel_kcl.features import extract_features
-from dhel_kcl.layout import Layout
-from dhel_kcl.models import build_encoder, load_encoder, save_encoder
+from dhel_kcl.evaluation.feature_cache import Features, load_features, save_features
+from dhel_kcl.evaluation.features import extract_features
+from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.training.encoder import build_encoder, load_encoder, save_encoder
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 

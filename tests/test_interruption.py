@@ -19,8 +19,8 @@ import pytest
 import yaml
 from workspace import TINY, make_workspace, run
 
-from dhel_kcl.artifacts import TEMPORARY
-from dhel_kcl.layout import Layout
+from dhel_kcl.files import TEMPORARY
+from dhel_kcl.jobs.layout import Layout
 
 LAYOUT = Layout(Path("results/tiny"))
 ROUNDS = int(os.environ.get("DHEL_KCL_INTERRUPTIONS", "20"))

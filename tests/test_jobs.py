@@ -9,7 +9,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from dhel_kcl.jobs import drawing, hardware, load_jobs, stage_costs, stage_graph
+from dhel_kcl.jobs.history import drawing, hardware, load_jobs, stage_costs, stage_graph
 
 
 @pytest.fixture

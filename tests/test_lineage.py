@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 from workspace import run as run_program
 
-from dhel_kcl import lineage, stages
-from dhel_kcl.artifacts import sha256_file, write_json
-from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.files import sha256_file, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.provenance import trace as lineage
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"

@@ -13,13 +13,13 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from dhel_kcl.artifacts import sha256_file
-from dhel_kcl.config import EvaluationConfig
 from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import save_features
-from dhel_kcl.layout import Layout
-from dhel_kcl.linear_probe import LinearClassifier, evaluate, linear_probe, load_classifier, save_classifier
-from dhel_kcl.measurements import Evaluation
+from dhel_kcl.evaluation.evaluate import LinearClassifier, evaluate, linear_probe, load_classifier, save_classifier
+from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.experiment.config import EvaluationConfig
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.results.measurements import Evaluation
 
 CONFIG = EvaluationConfig(regularisation_c=[0.001, 0.1, 10.0])
 
@@ -245,7 +245,7 @@ def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(
 ) -> None:
     from workspace import run as run_program
 
-    from dhel_kcl.provenance import load_manifest
+    from dhel_kcl.jobs.manifest import load_manifest
 
     layout, run = Layout(Path("results/tiny")), "digits-dhel-temperature0.3-bs256-seed0"
     monkeypatch.chdir(copy_of_finished)

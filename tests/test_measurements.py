@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from run_files import make_features, write_outcome
 
-from dhel_kcl.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
 from dhel_kcl.data.beton import sidecar_path
-from dhel_kcl.data.corruption import SEVERITIES
+from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import save_features
-from dhel_kcl.layout import Layout
-from dhel_kcl.linear_probe import evaluate
-from dhel_kcl.outcome import read_outcome
-from dhel_kcl.representation import analyse
-from dhel_kcl.results import collect, read_measurements
+from dhel_kcl.evaluation.analyse import analyse
+from dhel_kcl.evaluation.evaluate import evaluate
+from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.results.collect import collect, read_measurements
+from dhel_kcl.training.outcome import read_outcome
 
 LOG = """epoch,step,loss,alignment,energy,gradient_norm,learning_rate,knn_top1,effective_rank_h,effective_rank_z
 1,11,-0.5,-1.0,0.5,0.1,0.2,,,

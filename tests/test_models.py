@@ -11,10 +11,10 @@ import torch
 import torchvision
 from torch import nn
 
-from dhel_kcl.config import EncoderConfig
 from dhel_kcl.errors import InputError
-from dhel_kcl.models import build_encoder, load_encoder, save_encoder
-from dhel_kcl.tensor_files import write_tensors
+from dhel_kcl.experiment.config import EncoderConfig
+from dhel_kcl.training.encoder import build_encoder, load_encoder, save_encoder
+from dhel_kcl.training.tensor_files import write_tensors
 
 SMALL = EncoderConfig(width=0.0625, embedding_dim=16)
 
@@ -86,8 +86,8 @@ def test_a_narrow_encoder_computes_what_strided_convolutions_do() -> None:
 
 NARROW_TRAINING = """
 import torch
-from dhel_kcl.config import EncoderConfig
-from dhel_kcl.models import build_encoder
+from dhel_kcl.experiment.config import EncoderConfig
+from dhel_kcl.training.encoder import build_encoder
 
 torch.set_num_threads(1)
 encoder = build_encoder(EncoderConfig(width=0.0625, embedding_dim=16), seed=0)

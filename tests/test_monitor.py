@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from dhel_kcl import metrics
-from dhel_kcl.config import DataConfig, EncoderConfig, MonitorConfig
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.data.sources import open_source
-from dhel_kcl.models import Encoder, build_encoder
-from dhel_kcl.monitor import Monitor
+from dhel_kcl.experiment.config import DataConfig, EncoderConfig, MonitorConfig
+from dhel_kcl.training.encoder import Encoder, build_encoder
+from dhel_kcl.training.monitor import Monitor
 
 CPU = torch.device("cpu")
 

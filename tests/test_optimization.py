@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dhel_kcl.config import EncoderConfig, OptimizerConfig
-from dhel_kcl.models import Encoder, build_encoder
-from dhel_kcl.optimization import build_optimizer, build_schedule, warmup_cosine
+from dhel_kcl.experiment.config import EncoderConfig, OptimizerConfig
+from dhel_kcl.training.encoder import Encoder, build_encoder
+from dhel_kcl.training.optimizer import build_optimizer, build_schedule, warmup_cosine
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from workspace import snakemake
 
-from dhel_kcl.config import load_config
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (apt-get install chromium-driver)"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.paper import (
+from dhel_kcl.paper.render import (
     COLUMNS,
     load_results,
     load_target,
@@ -18,7 +18,7 @@ from dhel_kcl.paper import (
     render,
     write_points,
 )
-from dhel_kcl.robustness import HYPERPARAMETERS
+from dhel_kcl.results.robustness import HYPERPARAMETERS
 
 FIGURE = '''"""A figure.
 

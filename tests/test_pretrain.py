@@ -16,13 +16,13 @@ import torch
 from train_digits import EPOCHS, RUN
 from workspace import REPOSITORY
 
-from dhel_kcl.config import ComputeConfig, EncoderConfig, ExperimentConfig, MonitorConfig, Run
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, ExperimentConfig, MonitorConfig, Run
 from dhel_kcl.losses import DHEL, build_loss
-from dhel_kcl.models import build_encoder, load_encoder
-from dhel_kcl.optimization import build_optimizer
-from dhel_kcl.outcome import read_outcome
-from dhel_kcl.pretrain import pretrain, train_step
+from dhel_kcl.training.encoder import build_encoder, load_encoder
+from dhel_kcl.training.optimizer import build_optimizer
+from dhel_kcl.training.outcome import read_outcome
+from dhel_kcl.training.pretrain import pretrain, train_step
 
 COMPUTE = ComputeConfig(device="cpu", threads=1, tensorboard=False)
 STEPS = EPOCHS * (1437 // 128)
@@ -197,7 +197,7 @@ class TestRun:
             return terms
 
         steps: list[int] = []
-        monkeypatch.setattr("dhel_kcl.pretrain.train_step", step)
+        monkeypatch.setattr("dhel_kcl.training.pretrain.train_step", step)
         pretrain(run, COMPUTE.model_copy(update={"checkpoint_every_steps": 5}), digits_beton, "settings", tmp_path)
         outcome = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
         assert (outcome["status"], outcome["step"], outcome["weights_of_step"]) == ("diverged", 22, 20)
@@ -367,7 +367,7 @@ class TestInterruption:
     ) -> None:
         pretrain(run, COMPUTE, digits_beton, "settings", tmp_path)
         (tmp_path / "encoder.safetensors").unlink()
-        monkeypatch.delattr("dhel_kcl.pretrain.train_step")
+        monkeypatch.delattr("dhel_kcl.training.pretrain.train_step")
         pretrain(run, COMPUTE, digits_beton, "settings", tmp_path)
         assert written(tmp_path) == written(uninterrupted)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.private_folders import private_folder
+from dhel_kcl.files import private_folder
 
 
 @pytest.fixture(autouse=True)

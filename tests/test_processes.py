@@ -14,14 +14,14 @@ from distributed import launch
 from torch import Tensor
 from workspace import REPOSITORY, TINY, run
 
-from dhel_kcl.config import EncoderConfig, OptimizerConfig
-from dhel_kcl.layout import Layout
+from dhel_kcl.experiment.config import EncoderConfig, OptimizerConfig
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.losses import build_loss
-from dhel_kcl.models import Encoder, build_encoder
-from dhel_kcl.optimization import build_optimizer
-from dhel_kcl.pretrain import train_step
-from dhel_kcl.processes import Processes, synchronise_batch_norm
-from dhel_kcl.provenance import load_manifest
+from dhel_kcl.training.encoder import Encoder, build_encoder
+from dhel_kcl.training.optimizer import build_optimizer
+from dhel_kcl.training.pretrain import train_step
+from dhel_kcl.training.processes import Processes, synchronise_batch_norm
 
 CPU = torch.device("cpu")
 SMALL = EncoderConfig(width=0.0625, embedding_dim=16)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.provenance import CLOCK_SKEW_SECONDS, record
+from dhel_kcl.jobs.manifest import CLOCK_SKEW_SECONDS, record
 
 
 def run_job(folder: Path, ran: list[str], *inputs: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_job_waits_for_an_input_that_is_little_ahead(
     tmp_path: Path, old: Path, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("dhel_kcl.provenance.time.sleep", slept.append)
+    monkeypatch.setattr("dhel_kcl.jobs.manifest.time.sleep", slept.append)
     run_job(tmp_path, [], old)
     assert slept == []
     ahead = time.time() + CLOCK_SKEW_SECONDS - 1

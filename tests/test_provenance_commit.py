@@ -30,7 +30,7 @@ def commit_all(folder: Path) -> str:
 
 def state(source: Path, environment: Mapping[str, str] | None = None) -> tuple[str | None, bool | None]:
     """What the package in a folder records of its commit."""
-    program = "import json; from dhel_kcl.provenance import _git_state; print(json.dumps(_git_state()))"
+    program = "import json; from dhel_kcl.jobs.manifest import _git_state; print(json.dumps(_git_state()))"
     asked = subprocess.run(
         [sys.executable, "-c", program],
         cwd=source,

@@ -13,14 +13,14 @@ import pytest
 from workspace import REPOSITORY, make_workspace, run
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import sha256_file, write_json
-from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.paper import points_equal, read_points
-from dhel_kcl.provenance import load_manifest, locate
-from dhel_kcl.release import redraw, verify
-from dhel_kcl.release import release as publish
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.files import sha256_file, write_json
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest, locate
+from dhel_kcl.paper.render import points_equal, read_points
+from dhel_kcl.provenance.release import redraw, verify
+from dhel_kcl.provenance.release import release as publish
 
 SHIPPED = sorted(path.parent for path in (REPOSITORY / "docs" / "results").glob("*/SHA256SUMS"))
 SCRIPTS = REPOSITORY / "paper_figures"

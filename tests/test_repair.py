@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from workspace import REPOSITORY, TINY, run, snakemake
 
-from dhel_kcl.artifacts import TEMPORARY, write_json
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest, record
-from dhel_kcl.repair import RunningMark, is_running, outputs, repair, repair_after_crash
+from dhel_kcl.files import TEMPORARY, write_json
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest, record
+from dhel_kcl.provenance.repair import RunningMark, is_running, outputs, repair, repair_after_crash
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_links_that_lead_in_circles_are_not_followed(layout: Layout) -> None:
 WRITE = """
 import sys, time
 from pathlib import Path
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text("half", encoding="utf-8")  # by its name, as libraries do
     print(temporary, flush=True)
@@ -441,7 +441,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str, layout: Layout, monkeypa
     def broken_disk(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("dhel_kcl.repair.sha256_file", broken_disk)
+    monkeypatch.setattr("dhel_kcl.provenance.repair.sha256_file", broken_disk)
     with pytest.raises(InputError, match=r"(theory.parquet|evaluation.json): cannot be checked \(Input/output"):
         repair(layout)
 
@@ -490,7 +490,7 @@ def test_a_workflow_runs_and_ends_on_a_file_system_without_locks(
 RUN_WORKFLOW = """
 import sys, time
 from pathlib import Path
-from dhel_kcl.repair import RunningMark
+from dhel_kcl.provenance.repair import RunningMark
 RunningMark(Path(sys.argv[1])).set()
 print("set", flush=True)
 time.sleep(600)

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from workspace import REPOSITORY
 
-from dhel_kcl.config import load_config
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.paper import RESULT_COLUMNS, render
-from dhel_kcl.report import compare_report, write_report
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.paper.render import RESULT_COLUMNS, render
+from dhel_kcl.paper.report import compare_report, write_report
 
 SCRIPT = '''"""Title of {name}.
 

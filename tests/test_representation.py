@@ -10,10 +10,10 @@ import torch
 from run_files import make_features
 from workspace import run as run_program
 
-from dhel_kcl.config import AnalysisConfig
-from dhel_kcl.feature_cache import save_features
-from dhel_kcl.layout import Layout
-from dhel_kcl.representation import analyse
+from dhel_kcl.evaluation.analyse import analyse
+from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.experiment.config import AnalysisConfig
+from dhel_kcl.jobs.layout import Layout
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 

@@ -5,10 +5,10 @@ import json
 import pandas as pd
 import pytest
 
-from dhel_kcl.artifacts import sha256_file
-from dhel_kcl.config import ExperimentConfig
-from dhel_kcl.data.corruption import SEVERITIES
-from dhel_kcl.layout import Layout
+from dhel_kcl.data.corrupt import SEVERITIES
+from dhel_kcl.experiment.config import ExperimentConfig
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.layout import Layout
 
 RUN = "digits-kcl_gaussian-t2-gamma16-bs128-seed0"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dhel_kcl.robustness import join_runs, metric_rows, robustness, seed_means
+from dhel_kcl.results.robustness import join_runs, metric_rows, robustness, seed_means
 
 # accuracy[temperature][batch size], each over two seeds that differ by 0.02 around it
 ACCURACY = {0.1: {32: 0.60, 256: 0.80}, 0.5: {32: 0.70, 256: 0.84}, 1.0: {32: 0.65, 256: 0.76}}

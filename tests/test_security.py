@@ -14,13 +14,13 @@ import torch
 import yaml
 from workspace import REPOSITORY, TINY, run, snakemake
 
-from dhel_kcl.artifacts import sha256_json
-from dhel_kcl.checkpoints import Checkpoints
-from dhel_kcl.config import EncoderConfig, ExperimentConfig, load_config, parse_config
 from dhel_kcl.errors import InputError
-from dhel_kcl.feature_cache import load_features
-from dhel_kcl.linear_probe import load_classifier
-from dhel_kcl.models import load_encoder
+from dhel_kcl.evaluation.evaluate import load_classifier
+from dhel_kcl.evaluation.feature_cache import load_features
+from dhel_kcl.experiment.config import EncoderConfig, ExperimentConfig, load_config, parse_config
+from dhel_kcl.files import sha256_json
+from dhel_kcl.training.checkpoints import Checkpoints
+from dhel_kcl.training.encoder import load_encoder
 
 CODE = ("src", "paper_figures", "benchmarks", "envs", "docs")
 KEY = sha256_json("settings")

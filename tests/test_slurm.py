@@ -14,7 +14,7 @@ import yaml
 from slurm_cluster import Cluster, missing, slurm, wait_until
 from workspace import TINY, make_workspace, run, snakemake
 
-from dhel_kcl.layout import Layout
+from dhel_kcl.jobs.layout import Layout
 
 MISSING = missing()
 pytestmark = [
@@ -148,8 +148,8 @@ def test_jobs_that_run_at_the_same_time_have_different_gpus_and_claim_those_that
     claim.write_text(
         """
 import os, time
-from dhel_kcl.config import ComputeConfig
-from dhel_kcl.devices import claim_gpus
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.training.devices import claim_gpus
 given = os.environ["CUDA_VISIBLE_DEVICES"]
 claim_gpus(ComputeConfig(device="cuda"))
 time.sleep(1)

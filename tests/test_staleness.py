@@ -11,12 +11,13 @@ import pytest
 import yaml
 from workspace import TINY, snakemake
 
-from dhel_kcl import declarations, stages
-from dhel_kcl.artifacts import write_json
-from dhel_kcl.config import ExperimentConfig, parse_config
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
-from dhel_kcl.staleness import explain, stale_jobs
+from dhel_kcl import declarations
+from dhel_kcl.experiment.config import ExperimentConfig, parse_config
+from dhel_kcl.files import write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"

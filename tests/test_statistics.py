@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dhel_kcl.statistics import (
+from dhel_kcl.results.statistics import (
     ALPHA,
     BOOTSTRAP_SEEDS,
     Interval,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.strict_yaml import read_scalars, read_yaml, write_yaml
+from dhel_kcl.experiment.strict_yaml import read_scalars, read_yaml, write_yaml
 
 SCALARS: list[tuple[str, Any]] = [
     ("1", 1),

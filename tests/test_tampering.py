@@ -16,16 +16,17 @@ from forgery import sign_again, sign_everything_again
 from workspace import REPOSITORY
 from workspace import run as run_program
 
-from dhel_kcl import cli, stages
-from dhel_kcl.artifacts import TEMPORARY, read_json, sha256_file, write_json
-from dhel_kcl.audit import audit, conclude
-from dhel_kcl.config import load_config
-from dhel_kcl.crate import write_crate
+from dhel_kcl import cli
 from dhel_kcl.errors import InputError
-from dhel_kcl.explorer import read_rows
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
-from dhel_kcl.seal import file_digests, read_seal
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.files import TEMPORARY, read_json, sha256_file, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.paper.explorer import read_rows
+from dhel_kcl.provenance.audit import audit, conclude
+from dhel_kcl.provenance.crate import write_crate
+from dhel_kcl.provenance.seal import file_digests, read_seal
 
 LAYOUT = Layout(Path("results/tiny"))
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
@@ -454,7 +455,7 @@ def test_an_unexpected_error_says_what_it_is_and_never_to_delete_the_experiment(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("dhel_kcl.audit.file_digests", fail)
+    monkeypatch.setattr("dhel_kcl.provenance.audit.file_digests", fail)
     assert found() == [f"{LAYOUT.root}: cannot be used (ZeroDivisionError: a bug); report this line as a bug"]
 
 
@@ -469,7 +470,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_audit_goes_on(
             raise PermissionError(13, "Permission denied", str(path))
         return whole(path)
 
-    monkeypatch.setattr("dhel_kcl.audit.sha256_file", refuse)
+    monkeypatch.setattr("dhel_kcl.provenance.audit.sha256_file", refuse)
     beton = LAYOUT.beton("digits", "train")
     assert f"{beton}: cannot be read (Permission denied); check the disk and its permissions" in found()
     assert named(LAYOUT.theory)
@@ -589,10 +590,10 @@ def test_code_that_was_not_committed_or_may_not_have_been_is_told_on_the_termina
 
 
 def test_code_that_changed_since_is_named_and_fails_a_strict_audit(clone: Path) -> None:
-    for script in (clone / "src/dhel_kcl/linear_probe.py", clone / "paper_figures/fig_spectrum.py"):
+    for script in (clone / "src/dhel_kcl/evaluation/evaluate.py", clone / "paper_figures/fig_spectrum.py"):
         append_comment(script)
     expected = (
-        "dhel_kcl.linear_probe or code that it uses has changed since evaluate ran for",
+        "dhel_kcl.evaluation.evaluate or code that it uses has changed since evaluate ran for",
         "paper_figures/fig_spectrum.py",
     )
     status, said = in_clone(clone, "audit", "results/tiny")
@@ -626,7 +627,7 @@ def test_an_audit_that_does_not_end_leaves_no_pass_but_the_seal(
 
     sealed = LAYOUT.audit.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("dhel_kcl.audit.audit", end)
+        patched.setattr("dhel_kcl.provenance.audit.audit", end)
         with pytest.raises(ended_by):
             cli.audit(LAYOUT.root, strict=False)
     assert "an audit began and did not end" in LAYOUT.audit_problems.read_text(encoding="utf-8")

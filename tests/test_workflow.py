@@ -10,12 +10,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from workspace import REPOSITORY, TINY, run, snakemake
 
-from dhel_kcl.config import load_config
 from dhel_kcl.declarations import scripts
-from dhel_kcl.explorer import read_rows
-from dhel_kcl.layout import Layout
-from dhel_kcl.provenance import load_manifest
-from dhel_kcl.stages import FEATURE_STAGES
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.jobs.stages import FEATURE_STAGES
+from dhel_kcl.paper.explorer import read_rows
 
 LAYOUT = Layout(Path("results/tiny"))
 SCRIPTS = scripts(REPOSITORY / "paper_figures")

@@ -18,20 +18,21 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
-from dhel_kcl import declarations, stages
+from dhel_kcl import declarations
 from dhel_kcl.__main__ import INTERRUPTED
-from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.errors import InputError, escaped, few
-from dhel_kcl.layout import Layout
-from dhel_kcl.orphans import announce_launcher, end_when_orphaned
-from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
-from dhel_kcl.private_folders import private_folder
-from dhel_kcl.provenance import record, refuse_future
+from dhel_kcl.experiment.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
+from dhel_kcl.experiment.strict_yaml import read_scalars
+from dhel_kcl.files import private_folder
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import record, refuse_future
+from dhel_kcl.jobs.orphans import announce_launcher, end_when_orphaned
+from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, needs_configuring
 from dhel_kcl.seeding import derive_seed
-from dhel_kcl.strict_yaml import read_scalars
 
 if TYPE_CHECKING:
-    from dhel_kcl.seal import Seal
+    from dhel_kcl.provenance.seal import Seal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -244,9 +245,9 @@ def pretrain(experiment: Experiment, run: RunId) -> None:
         # Torch, when imported, chooses a folder that others may have made, and runs what is there.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     _claim_gpus(config, processes)
-    from dhel_kcl.outcome import read_outcome
-    from dhel_kcl.pretrain import pretrain as train
-    from dhel_kcl.processes import Processes, become_torchrun
+    from dhel_kcl.training.outcome import read_outcome
+    from dhel_kcl.training.pretrain import pretrain as train
+    from dhel_kcl.training.processes import Processes, become_torchrun
 
     if processes > 1 and "RANK" not in os.environ:
         if _terminal is not None:  # each process opens a log of its own
@@ -280,7 +281,7 @@ def features(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     _claim_gpus(config)
-    from dhel_kcl.features import extract_features
+    from dhel_kcl.evaluation.features import extract_features
 
     output = layout.features(run)
     with _record_of_frozen_encoder(layout, config, "features", run, output) as betons:
@@ -291,7 +292,7 @@ def features(experiment: Experiment, run: RunId) -> None:
 def evaluate(experiment: Experiment, run: RunId) -> None:
     """Linear evaluation and k-nearest-neighbour accuracy of one run's frozen features."""
     layout, config = _open(experiment)
-    from dhel_kcl.linear_probe import evaluate as probe
+    from dhel_kcl.evaluation.evaluate import evaluate as probe
 
     seed, outputs = config.run(run).seed, (layout.evaluation(run), layout.classifier(run))
     with _record_run(
@@ -306,7 +307,7 @@ def augmented_probe(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     _claim_gpus(config)
-    from dhel_kcl.augmented_probe import evaluate as probe
+    from dhel_kcl.evaluation.augmented_probe import evaluate as probe
 
     output = layout.augmented_probe(run)
     with _record_of_frozen_encoder(layout, config, "augmented_probe", run, output) as betons:
@@ -319,7 +320,7 @@ def corruptions(experiment: Experiment, run: RunId) -> None:
     layout, config = _open(experiment)
     chosen = config.run(run)
     _claim_gpus(config)
-    from dhel_kcl.corruptions import evaluate as classify
+    from dhel_kcl.evaluation.corruptions import evaluate as classify
 
     encoder, outcome, classifier = layout.encoder(run), layout.outcome(run), layout.classifier(run)
     test, output = layout.beton(chosen.dataset.name, "test"), layout.corruptions(run)
@@ -339,7 +340,7 @@ def corruptions(experiment: Experiment, run: RunId) -> None:
 def analyse(experiment: Experiment, run: RunId) -> None:
     """Alignment, uniformity, rank and spectrum of one run's features."""
     layout, config = _open(experiment)
-    from dhel_kcl.representation import analyse as measure
+    from dhel_kcl.evaluation.analyse import analyse as measure
 
     with _record_run(
         layout,
@@ -355,7 +356,7 @@ def analyse(experiment: Experiment, run: RunId) -> None:
 def _claim_gpus(config: ExperimentConfig, count: int = 1) -> None:
     """Before the stage's module is imported: FFCV initialises CUDA, which then sees every device."""
     if config.compute.device != "cpu":
-        from dhel_kcl.devices import claim_gpus
+        from dhel_kcl.training.devices import claim_gpus
 
         claim_gpus(config.compute, count)
 
@@ -398,8 +399,8 @@ def _record_run(
 def collect(experiment: Experiment) -> None:
     """Gather every run's measurements into one tidy table, results.parquet and results.csv."""
     layout, config = _open(experiment)
-    from dhel_kcl.results import collect as gather
-    from dhel_kcl.results import write_results
+    from dhel_kcl.results.collect import collect as gather
+    from dhel_kcl.results.collect import write_results
 
     sources = [path for run in config.runs for path in layout.measurements(run, stages.run_stages(config))]
     sources += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
@@ -423,7 +424,7 @@ def collect(experiment: Experiment) -> None:
 def theory(experiment: Experiment) -> None:
     """Check the theorems numerically; needs no data and no run. Writes theory.parquet and theory.csv."""
     layout, config = _open(experiment)
-    from dhel_kcl.results import write_results
+    from dhel_kcl.results.collect import write_results
     from dhel_kcl.theory.verification import verify
 
     with record(
@@ -451,7 +452,7 @@ def render(
     if target not in scripts:
         raise InputError(f"target {target!r} is unknown; choose one of {', '.join(scripts)}")
     layout, _ = _open(experiment)
-    from dhel_kcl.paper import render as draw
+    from dhel_kcl.paper.render import render as draw
 
     script, products = scripts[target], layout.products(target)
     tables = [layout.table(name) for name in script.tables]
@@ -478,8 +479,8 @@ def watch(
     """Draw fig_training of one run from its log while it trains, into its folder `live`; see also `tensorboard`."""
     layout, config = _open(experiment)
     chosen = config.run(run)
-    from dhel_kcl.paper import render_live
-    from dhel_kcl.results import training_rows
+    from dhel_kcl.paper.render import render_live
+    from dhel_kcl.results.collect import training_rows
 
     log, drawn = layout.training_log(run), 0
     while True:
@@ -501,7 +502,7 @@ def watch(
 def explorer(experiment: Experiment) -> None:
     """Write one HTML page that works offline, to filter the runs and look into each of them."""
     layout, config = _open(experiment)
-    from dhel_kcl.explorer import write_explorer
+    from dhel_kcl.paper.explorer import write_explorer
 
     manifests, style = stages.pretraining_manifests(config, layout), stages.SCRIPTS / "style.py"
     with record(
@@ -525,7 +526,7 @@ def _shown(path: Path, layout: Layout) -> str:
 def report(experiment: Experiment) -> None:
     """Write one self-contained HTML page with every figure, table and setting."""
     layout, config = _open(experiment)
-    from dhel_kcl.report import write_report
+    from dhel_kcl.paper.report import write_report
 
     products = [path for target in declarations.scripts(stages.SCRIPTS) for path in layout.products(target)]
     manifests = stages.reported_manifests(config, layout, declarations.scripts(stages.SCRIPTS))
@@ -556,7 +557,7 @@ def report(experiment: Experiment) -> None:
 def crate(experiment: Experiment) -> None:
     """Make the folder an RO-Crate, readable by other tools: each job with its files, settings and software."""
     layout, config = _open(experiment)
-    from dhel_kcl.crate import write_crate
+    from dhel_kcl.provenance.crate import write_crate
 
     outputs: dict[str, Path] = {}
     with record(
@@ -581,9 +582,9 @@ def audit(
 
     If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
     """
-    from dhel_kcl.artifacts import sha256_file
-    from dhel_kcl.audit import audit as check
-    from dhel_kcl.audit import begin, conclude
+    from dhel_kcl.files import sha256_file
+    from dhel_kcl.provenance.audit import audit as check
+    from dhel_kcl.provenance.audit import begin, conclude
 
     with suppress(InputError, OSError):  # `conclude` says so
         begin(Layout(experiment))
@@ -617,8 +618,8 @@ def repair(
     The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
     It touches nothing behind a link.
     """
-    from dhel_kcl.repair import check_is_experiment, is_running, marks
-    from dhel_kcl.repair import repair as mend
+    from dhel_kcl.provenance.repair import check_is_experiment, is_running, marks
+    from dhel_kcl.provenance.repair import repair as mend
 
     layout = Layout(experiment)
     check_is_experiment(layout)
@@ -637,7 +638,7 @@ def release(
 ) -> None:
     """Copy what is published of a finished experiment: no images, weights or features, but all that figures need."""
     layout, config = _open(experiment, to_read=True)
-    from dhel_kcl.release import release as publish
+    from dhel_kcl.provenance.release import release as publish
 
     output = output or Path("docs/results") / config.name
     files = publish(config, layout, stages.SCRIPTS, output, theory_only)
@@ -650,7 +651,7 @@ def redraw(
     output: Annotated[Path, typer.Option(help="Where the products go.")] = Path("results/redrawn"),
 ) -> None:
     """Verify releases, make their figures, tables and pages again from their tables alone, and compare the numbers."""
-    from dhel_kcl.release import redraw as draw
+    from dhel_kcl.provenance.release import redraw as draw
 
     products = []
     for product in draw(releases, stages.SCRIPTS, output):
@@ -682,7 +683,7 @@ def show(experiment: Experiment) -> None:
     from rich.markdown import Markdown
     from rich.markup import escape
 
-    from dhel_kcl.seal import changed
+    from dhel_kcl.provenance.seal import changed
 
     headline = layout.tables / "table_linear_accuracy.md"
     if not headline.exists():
@@ -716,7 +717,7 @@ def show(experiment: Experiment) -> None:
 
 def _seal(layout: Layout) -> "Seal | None":
     """The seal, unless a later audit has failed or did not end."""
-    from dhel_kcl.seal import read_seal
+    from dhel_kcl.provenance.seal import read_seal
 
     return read_seal(layout.audit) if layout.audit.exists() and not layout.audit_problems.exists() else None
 
@@ -746,7 +747,7 @@ def trace(
     layout, config = _open(experiment, to_read=True)
     from rich.console import Console
 
-    from dhel_kcl.lineage import lines, of_cell, of_file
+    from dhel_kcl.provenance.trace import lines, of_cell, of_file
 
     if cell or column:
         told = of_cell(config, layout, stages.SCRIPTS, what, cell or [], column)

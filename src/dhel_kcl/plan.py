@@ -19,11 +19,11 @@ from rich import box
 from rich.table import Column, Table
 
 from dhel_kcl import declarations
-from dhel_kcl.config import ComputeConfig, DataConfig, DatasetConfig, EncoderConfig, ExperimentConfig, Run
-from dhel_kcl.data.corruption import SEVERITIES
+from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.models import Encoder
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig, EncoderConfig, ExperimentConfig, Run
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.training.encoder import Encoder
 
 MEASURED = Path(__file__).with_name("throughput.csv")
 """The table that comes with the package."""

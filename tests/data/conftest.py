@@ -11,9 +11,16 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from dhel_kcl.config import AugmentationConfig, BlurConfig, CropConfig, DataConfig, JitterConfig, SolarisationConfig
 from dhel_kcl.data.beton import sidecar_path, write_beton
 from dhel_kcl.data.sources import open_source
+from dhel_kcl.experiment.config import (
+    AugmentationConfig,
+    BlurConfig,
+    CropConfig,
+    DataConfig,
+    JitterConfig,
+    SolarisationConfig,
+)
 
 
 @pytest.fixture(scope="session")

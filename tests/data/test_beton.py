@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dhel_kcl.artifacts import sha256_file, sha256_json
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data import beton
 from dhel_kcl.data.beton import open_beton, sidecar_path, write_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.data.sources import ImageSource, open_source, read_image
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import DataConfig
+from dhel_kcl.files import sha256_file, sha256_json
 from dhel_kcl.plan import _JPEG_BYTES, _JPEG_SIDE
 
 

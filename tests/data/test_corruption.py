@@ -11,9 +11,9 @@ from scipy.stats import kstest, norm
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.functional import adjust_contrast
 
-from dhel_kcl.config import DataConfig
-from dhel_kcl.data.corruption import SEVERITIES, Images, corrupt
+from dhel_kcl.data.corrupt import SEVERITIES, Images, corrupt
 from dhel_kcl.data.sources import open_source
+from dhel_kcl.experiment.config import DataConfig
 
 SEVERITY = range(1, 6)
 

@@ -12,10 +12,10 @@ from PIL import EpsImagePlugin, Image
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import IMAGE_SUFFIXES, open_source
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import DataConfig
 
 
 class TestClassLists:

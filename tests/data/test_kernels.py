@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from dhel_kcl.data import kernels
+from dhel_kcl.data import augment as kernels
 from dhel_kcl.seeding import derive_seed
 
 DRAWS = 4000

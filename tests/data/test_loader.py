@@ -22,7 +22,13 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import functional as F
 
-from dhel_kcl.config import (
+from dhel_kcl.data import decoder
+from dhel_kcl.data import loader as loader_module
+from dhel_kcl.data.beton import write_beton
+from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
+from dhel_kcl.data.sources import ImageSource, open_source, read_image
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import (
     AugmentationConfig,
     BlurConfig,
     CropConfig,
@@ -30,12 +36,6 @@ from dhel_kcl.config import (
     JitterConfig,
     SolarisationConfig,
 )
-from dhel_kcl.data import decoder
-from dhel_kcl.data import loader as loader_module
-from dhel_kcl.data.beton import write_beton
-from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
-from dhel_kcl.data.sources import ImageSource, open_source, read_image
-from dhel_kcl.errors import InputError
 
 DIGITS_TRAIN = 1437
 
@@ -164,7 +164,7 @@ def in_another_process(
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from dhel_kcl.config import AugmentationConfig\n"
+        "from dhel_kcl.experiment.config import AugmentationConfig\n"
         "from test_loader import epoch_digest, two_views\n"
         "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
         "loader = two_views(Path(sys.argv[2]), augmentation, **json.loads(sys.argv[4]))\n"
@@ -566,7 +566,7 @@ class TestRobustness:
             "import itertools, json, signal, sys; sys.path.insert(0, sys.argv[1])\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job does not inherit
             "from pathlib import Path\n"
-            "from dhel_kcl.config import AugmentationConfig\n"
+            "from dhel_kcl.experiment.config import AugmentationConfig\n"
             "from test_loader import two_views\n"
             "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
             "loader = two_views(Path(sys.argv[2]), augmentation, num_workers=2, os_cache=json.loads(sys.argv[4]))\n"

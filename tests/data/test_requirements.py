@@ -11,11 +11,11 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from workspace import run
 
-from dhel_kcl.config import ExperimentConfig, parse_config
 from dhel_kcl.data import requirements
 from dhel_kcl.data.requirements import check_split
 from dhel_kcl.data.sources import ImageSource
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, parse_config
 
 
 def experiment(**edits: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data.beton import open_beton, write_beton
 from dhel_kcl.data.sources import IMAGE_SUFFIXES, open_source, read_image, stratified_indices
 from dhel_kcl.data.sources.folders import AGAIN, BESIDE, HIDDEN, NO_IMAGES, UNLISTED
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import DataConfig
 
 
 def folder_config(root: Path, **options: object) -> DataConfig:

@@ -1,6 +1,6 @@
 import pytest
 
-from dhel_kcl.losses import tiles
+from dhel_kcl.losses.streaming import tiles
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from loss_cases import CASES
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dhel_kcl.losses import DHEL, KCL, GaussianRiesz, PairLoss, tiles
+from dhel_kcl.losses import DHEL, KCL, GaussianRiesz, PairLoss
+from dhel_kcl.losses.streaming import tiles
 
 ROWS_EACH, DIM = 5, 4
 

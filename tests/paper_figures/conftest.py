@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dhel_kcl.data.corruption import SEVERITIES
-from dhel_kcl.paper import RESULT_COLUMNS, THEORY_COLUMNS
+from dhel_kcl.data.corrupt import SEVERITIES
+from dhel_kcl.paper.render import RESULT_COLUMNS, THEORY_COLUMNS
 
 SCRIPTS = Path(__file__).parent.parent.parent / "paper_figures"
 TEMPERATURE_LOSSES = ("infonce", "ntxent", "dcl", "dhel")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dhel_kcl import declarations
-from dhel_kcl.paper import load_target, write_points
+from dhel_kcl.paper.render import load_target, write_points
 
 SCRIPTS = Path(__file__).parents[2] / "paper_figures"
 FOLDER = Path(__file__).parent / "golden"

@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import sha256_file
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.paper import load_target, points_equal, read_points, rederive, render
-from dhel_kcl.report import write_report
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.paper.render import load_target, points_equal, read_points, rederive, render
+from dhel_kcl.paper.report import write_report
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [

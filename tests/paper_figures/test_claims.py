@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import ResultsBuilder
 
-from dhel_kcl.paper import Target, load_target
+from dhel_kcl.paper.render import Target, load_target
 
 ACCURACY = "higher accuracy of linear evaluation than the best of the InfoNCE family"
 BATCH_SIZE = "accuracy depends less on the batch size"

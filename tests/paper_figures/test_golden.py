@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dhel_kcl import declarations
-from dhel_kcl.paper import load_target, read_points
+from dhel_kcl.paper.render import load_target, read_points
 
 TARGETS = declarations.scripts(golden.SCRIPTS)
 

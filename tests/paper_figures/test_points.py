@@ -11,7 +11,7 @@ import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import beta
 
-from dhel_kcl.paper import Target, load_target
+from dhel_kcl.paper.render import Target, load_target
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.paper import Target, load_target, render
+from dhel_kcl.paper.render import Target, load_target, render
 
 
 @pytest.fixture

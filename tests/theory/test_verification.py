@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from dhel_kcl.config import TheoryConfig
-from dhel_kcl.paper import THEORY_COLUMNS
+from dhel_kcl.experiment.config import TheoryConfig
+from dhel_kcl.paper.render import THEORY_COLUMNS
 from dhel_kcl.theory.verification import verify
 
 CONFIG = TheoryConfig.model_validate(

@@ -8,14 +8,16 @@ import tempfile
 
 from snakemake.cli import get_argument_parser
 
-from dhel_kcl import declarations, stages
-from dhel_kcl.config import load_combined
+from dhel_kcl import declarations
+
+from dhel_kcl.jobs import stages
+from dhel_kcl.experiment.config import load_combined
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
-from dhel_kcl.layout import Layout
-from dhel_kcl.orphans import announce_scheduler, stop_jobs_on_signals
-from dhel_kcl.repair import RunningMark, marks, repair_after_crash
-from dhel_kcl.staleness import explain, stale_jobs
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.orphans import announce_scheduler, stop_jobs_on_signals
+from dhel_kcl.provenance.repair import RunningMark, marks, repair_after_crash
+from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
 # the time. `onstart` switches the collection on again.

@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dhel_kcl.artifacts import atomic_path, read_json, sha256_file, sha256_json, write_json
 from dhel_kcl.data.sources import ImageArray, ImageSource, LabelArray
 from dhel_kcl.errors import InputError, escaped, few, listed, quoted
+from dhel_kcl.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 
 BETON_VERSION = 2
 FIELDS = {"image": "RGBImageField", "label": "IntField"}
@@ -245,7 +245,7 @@ def _sha256(path: Path, modified_ns: int, size: int) -> str:
 
 @lru_cache
 def _content_problem(path: Path, modified_ns: int, size: int, sidecar: str) -> str | None:
-    from dhel_kcl.data import beton_structure
+    from dhel_kcl.data import beton_check as beton_structure
 
     info = BetonInfo.model_validate_json(sidecar)
     if info.num_images < 1:
@@ -417,7 +417,7 @@ def _write_pages(
         FFCV's record of each image (`f0`) and label (`f1`); and by their numbers the images that could not be written,
         with the reason. If there are any, the file is of no use.
     """
-    from dhel_kcl.data.ffcv_side_effects import importing_ffcv
+    from dhel_kcl.data.ffcv_import import importing_ffcv
 
     with importing_ffcv():
         from ffcv.fields import IntField, RGBImageField

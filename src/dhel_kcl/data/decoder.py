@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dhel_kcl.config import AugmentationConfig
-from dhel_kcl.data.ffcv_side_effects import importing_ffcv
-from dhel_kcl.data.kernels import BICUBIC, FILTERS, LEVELS, ViewParameters, make_views
+from dhel_kcl.data.augment import BICUBIC, FILTERS, LEVELS, ViewParameters, make_views
+from dhel_kcl.data.ffcv_import import importing_ffcv
 from dhel_kcl.data.order import EpochIndices, IndexArray
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import AugmentationConfig
 from dhel_kcl.seeding import derive_seed
 
 with importing_ffcv():

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhel_kcl.config import AugmentationConfig
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.decoder import ViewDecoder
-from dhel_kcl.data.ffcv_side_effects import importing_ffcv, preserved_thread_counts
+from dhel_kcl.data.ffcv_import import importing_ffcv, preserved_thread_counts
 from dhel_kcl.data.order import Epoch, EpochOrder, IndexArray
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import AugmentationConfig
 
 with importing_ffcv():
     from ffcv.loader import Loader

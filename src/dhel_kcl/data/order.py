@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dhel_kcl.data.ffcv_side_effects import importing_ffcv
+from dhel_kcl.data.ffcv_import import importing_ffcv
 from dhel_kcl.seeding import derive_seed
 
 with importing_ffcv():

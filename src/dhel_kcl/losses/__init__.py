@@ -4,6 +4,7 @@ Every loss is called as ``loss(z1, z2)`` on (M, d) projections of any norm; ``lo
 and energy.
 """
 
+from dhel_kcl.losses.build import build_loss
 from dhel_kcl.losses.dcl import DCL
 from dhel_kcl.losses.dhel import DHEL
 from dhel_kcl.losses.infonce import InfoNCE
@@ -11,8 +12,7 @@ from dhel_kcl.losses.kcl import KCL
 from dhel_kcl.losses.kernels import IMQ, Gaussian, GaussianRiesz, Kernel, Log, Riesz
 from dhel_kcl.losses.ntxent import NTXent
 from dhel_kcl.losses.pair_loss import PairLoss, Terms
-from dhel_kcl.losses.registry import build_loss
-from dhel_kcl.losses.unit_views import deferred_checks
+from dhel_kcl.losses.streaming.unit_views import deferred_checks
 
 __all__ = [
     "DCL",

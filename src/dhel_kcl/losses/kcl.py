@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dhel_kcl.losses.kernel_energy import mean_kernel
 from dhel_kcl.losses.kernels import KERNELS, Kernel
 from dhel_kcl.losses.pair_loss import PairLoss, Terms
 from dhel_kcl.losses.parameters import positive, switch
+from dhel_kcl.losses.streaming.kernel_energy import mean_kernel
 
 
 class KCL(PairLoss):

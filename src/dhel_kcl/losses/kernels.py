@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dhel_kcl.losses.operators import Operator
 from dhel_kcl.losses.parameters import nonzero, positive
+from dhel_kcl.losses.streaming.operators import Operator
 
 KERNELS: dict[str, type["Kernel"]] = {}
 """Every kernel that has been imported, by the name that configs use."""

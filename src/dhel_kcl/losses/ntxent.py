@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dhel_kcl.losses.pair_loss import TemperatureLoss, Terms
-from dhel_kcl.losses.softmax_energy import mean_logsumexp
+from dhel_kcl.losses.streaming.softmax_energy import mean_logsumexp
 
 
 class NTXent(TemperatureLoss):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dhel_kcl.losses.distributed import gather_rows
 from dhel_kcl.losses.parameters import positive
-from dhel_kcl.losses.unit_views import unit_views
+from dhel_kcl.losses.streaming.distributed import gather_rows
+from dhel_kcl.losses.streaming.unit_views import unit_views
 
 
 class Terms(NamedTuple):

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from dhel_kcl.config import TheoryConfig, loss_label
+from dhel_kcl.experiment.config import TheoryConfig, loss_label
 from dhel_kcl.losses import PairLoss, build_loss
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.theory import asymptote, cross_polytope, growth, minimum, simplex

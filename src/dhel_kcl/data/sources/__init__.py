@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dhel_kcl import declarations
-from dhel_kcl.config import DataConfig
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import DataConfig
 from dhel_kcl.seeding import derive_seed
 
 ImageArray = npt.NDArray[np.uint8]

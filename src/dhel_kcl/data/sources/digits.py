@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 from sklearn.datasets import load_digits
 
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data.sources import SUBSET_SEED, ImageSource, Kind, stratified_indices
+from dhel_kcl.experiment.config import DataConfig
 
 TRAIN_IMAGES = 1437
 

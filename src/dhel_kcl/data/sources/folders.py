@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data.sources import IMAGE_SUFFIXES, ImageSource, Kind, read_image
 from dhel_kcl.errors import InputError, escaped, listed
+from dhel_kcl.experiment.config import DataConfig
 
 SYSTEM_NAMES = frozenset(
     [

@@ -10,9 +10,9 @@ import numpy as np
 from filelock import FileLock
 from torchvision import datasets
 
-from dhel_kcl.config import DataConfig
 from dhel_kcl.data.sources import ImageSource, Kind
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import DataConfig
 
 
 class CIFAR10(Kind):

@@ -1,0 +1,1 @@
+"""From encoder to features, and from these to measurements."""

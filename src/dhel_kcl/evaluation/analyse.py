@@ -1,0 +1,64 @@
+"""Representation analysis: how aligned, how uniform and of what rank the learnt features are."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch.nn import functional
+
+from dhel_kcl import metrics
+from dhel_kcl.console import console
+from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, Features, load_features
+from dhel_kcl.experiment.config import AnalysisConfig
+from dhel_kcl.files import write_json
+
+
+def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: Path) -> None:
+    """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
+
+    Everything is measured on l2-normalised rows: alignment on two random views of each test image,
+    the rest on the unaugmented images. A representation that cannot be measured (it is not finite, or an image has no
+    direction) has the reason as ``not_measured`` instead. Of a diverged run there is nothing to measure.
+
+    Raises:
+        InputError: the features are missing or damaged.
+    """
+    torch.set_num_threads(threads)
+    features = load_features(features_path)
+    if not features.tensors:
+        write_json(output, {})
+        return
+    with threadpool_limits(threads):  # NumPy's linear algebra rounds differently with other thread counts
+        description = {name: _measure(name, features, config) for name in REPRESENTATIONS}
+    for name, content in description.items():
+        if "not_measured" in content:
+            console.print(f"{features_path}: {name} not measured: {content['not_measured']}")
+    write_json(output, description)
+
+
+def _measure(name: str, features: Features, config: AnalysisConfig) -> dict[str, Any]:
+    if name in features.not_measured:
+        return {"not_measured": features.not_measured[name]}
+    x, view1, view2 = (features.tensors[f"{place}_{name}"] for place in ("test", "test_view1", "test_view2"))
+    try:
+        return _describe(x, view1, view2, config)
+    except ValueError as error:
+        return {"not_measured": " ".join(str(error).split())}
+
+
+def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:
+    x = functional.normalize(x.double())
+    edges, density = metrics.similarity_histogram(x, bins=config.similarity_bins)
+    return {
+        "scalars": {
+            "alignment": metrics.alignment(view1, view2),
+            "uniformity": metrics.uniformity(x),
+            "wasserstein_uniformity": metrics.wasserstein_uniformity(x),
+            "rank": metrics.rank(x),
+            "effective_rank": metrics.effective_rank(x),
+            "embedding_dim": x.shape[1],
+        },
+        "singular_value": metrics.singular_values(x).tolist(),
+        "similarity_density": {"x": ((edges[:-1] + edges[1:]) / 2).tolist(), "value": density.tolist()},
+    }

@@ -1,0 +1,239 @@
+"""Linear evaluation of frozen features, with k-nearest-neighbour accuracy beside it.
+
+The classifier sees cached features only; no gradient can reach the encoder.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from dhel_kcl.console import console
+from dhel_kcl.errors import InputError
+from dhel_kcl.evaluation.feature_cache import load_features
+from dhel_kcl.experiment.config import EvaluationConfig
+from dhel_kcl.files import write_json
+from dhel_kcl.metrics import knn_accuracy
+from dhel_kcl.seeding import derive_seed
+from dhel_kcl.training.tensor_files import Kind, difference, read_tensors, write_tensors
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A fitted classifier of features as they are: their standardisation is folded into the weights.
+
+    Attributes:
+        weight: ``(C, dim)``.
+        bias: ``(C,)``.
+        classes: the label of each of the C scores.
+    """
+
+    weight: Array
+    bias: Array
+    classes: Array
+
+    def predict(self, features: Array) -> Array:
+        """Labels ``(N,)`` of features ``(N, dim)``.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        scores = features @ self.weight.T + self.bias
+        if not np.isfinite(scores).all():
+            raise ValueError("the scores of the linear classifier hold NaN or infinity")
+        predicted: Array = self.classes[scores.argmax(axis=1)]
+        return predicted
+
+
+def save_classifier(classifier: LinearClassifier | None, path: Path, not_measured: str | None = None) -> None:
+    """Write a classifier, or that there is none and for which reason, as safetensors, atomically."""
+    # safetensors writes the memory of an array, whatever the order of its axes there.
+    arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    write_tensors(path, tensors, {"not_measured": not_measured} if not_measured else None)
+
+
+def load_classifier(path: Path) -> LinearClassifier | str:
+    """Read a classifier written by `save_classifier`, or the reason why there is none.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds neither.
+    """
+    tensors, notes = read_tensors(path, "no classifier; evaluate the run first", "evaluate the run again")
+    if not tensors and notes.keys() == {"not_measured"}:
+        return notes["not_measured"]
+    classes, dim = (
+        tensors[name].shape[-1] if name in tensors and tensors[name].ndim else 0 for name in ("bias", "weight")
+    )
+    expected: dict[str, Kind] = {
+        "weight": (torch.float64, (classes, dim)),
+        "bias": (torch.float64, (classes,)),
+        "classes": (torch.int64, (classes,)),
+    }
+    problem = difference(tensors, expected)
+    if problem is None and (classes < 2 or not (tensors["classes"].diff() > 0).all() or tensors["classes"][0] < 0):
+        problem = "does not name two or more classes in their order"
+    if problem:
+        raise InputError(f"{path}: holds no classifier: it {problem}; delete it and evaluate the run again")
+    return LinearClassifier(**{name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+def why_not_classified(train_counts: Sequence[int], test_counts: Sequence[int]) -> str | None:
+    """Say why nothing that needs labels can be measured on a data set; None if it can.
+
+    Args:
+        train_counts: how many labelled training images each class has.
+        test_counts: how many labelled test images each class has.
+    """
+    classes = sum(count > 0 for count in train_counts)
+    if classes < 2:
+        return "no training image has a label" if classes == 0 else "all labelled training images are of one class"
+    return None if any(test_counts) else "no test image has a label"
+
+
+def linear_probe(
+    train: Array, train_labels: Array, test: Array, test_labels: Array, config: EvaluationConfig, seed: int
+) -> tuple[dict[str, float], LinearClassifier]:
+    """Multinomial logistic regression on standardised features.
+
+    The inverse regularisation strength is the one with the best top-1 accuracy on a stratified
+    validation split of the training set (the smallest one on a tie); the classifier is then fitted
+    again on the whole training set. The test set is used once, for the reported accuracies.
+
+    Args:
+        train: features ``(N, dim)``.
+        train_labels: integers ``(N,)``.
+        test: features ``(K, dim)``.
+        test_labels: integers ``(K,)``; an image of a class that does not occur in `train_labels` is an error of the
+            classifier, whatever it predicts.
+        config: the grid of strengths, the validation fraction and the iteration limit.
+        seed: seed of the validation split.
+
+    Returns:
+        ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1], and the chosen ``regularisation_c``;
+        and the classifier.
+
+    Raises:
+        InputError: the validation split has too few images, or leaves too few, for the number of classes.
+        ValueError: there are fewer than two classes, a class has one image, or the features cannot be classified.
+    """
+    classes, counts = np.unique(train_labels, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError("there are fewer than two classes")
+    if counts.min() < 2:
+        raise ValueError(f"class {classes[counts.argmin()]} has one training image, which cannot be split")
+    validating = config.validation_images(len(train))
+    if min(validating, len(train) - validating) < len(classes):
+        raise InputError(
+            f"evaluation.validation_fraction: {config.validation_fraction:g} of {len(train)} training images cannot be "
+            f"split by class, of which there are {len(classes)}; choose one nearer to 0.5"
+        )
+    fitting, validation, fitting_labels, validation_labels = train_test_split(
+        train,
+        train_labels,
+        test_size=config.validation_fraction,
+        stratify=train_labels,
+        random_state=derive_seed(seed, "validation_split") % 2**32,
+    )
+    accuracies = {
+        c: float(_fitted(c, config, fitting, fitting_labels).score(validation, validation_labels))
+        for c in sorted(config.regularisation_c)
+    }
+    best = max(accuracies, key=lambda c: accuracies[c])
+    classifier = _fitted(best, config, train, train_labels)
+    scores = classifier.predict_proba(test)
+    if not np.isfinite(scores).all():
+        raise ValueError("the linear classifier's probabilities hold NaN or infinity")
+    known = np.isin(test_labels, classes)
+    in_top5 = int(known.sum())
+    if len(classes) > 5 and in_top5:
+        in_top5 = int(top_k_accuracy_score(test_labels[known], scores[known], k=5, labels=classes, normalize=False))
+    measured = {
+        "linear_top1": float(np.mean(classes[scores.argmax(axis=1)] == test_labels)),
+        "linear_top5": in_top5 / len(test),
+        "validation_top1": accuracies[best],
+        "regularisation_c": best,
+    }
+    return measured, _folded(classifier)
+
+
+def _fitted(c: float, config: EvaluationConfig, features: Array, labels: Array) -> Pipeline:
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in one line
+        classifier.fit(features, labels)
+    if classifier[-1].n_iter_.max() >= config.max_iterations:
+        console.print(f"C = {c:g}: stopped at evaluation.max_iterations = {config.max_iterations}, before converging")
+    return classifier
+
+
+def _folded(classifier: Pipeline) -> LinearClassifier:
+    scaler, regression = classifier[0], classifier[-1]
+    coefficients, intercept = regression.coef_, regression.intercept_
+    if len(coefficients) == 1:  # of two classes scikit-learn keeps the second's score, relative to the first's
+        coefficients, intercept = np.vstack([0 * coefficients, coefficients]), np.append(0, intercept)
+    weight = coefficients / scaler.scale_
+    return LinearClassifier(weight, intercept - weight @ scaler.mean_, regression.classes_)
+
+
+def evaluate(
+    features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path, classifier_path: Path
+) -> None:
+    """Evaluate the backbone features of one run; write the accuracies as JSON, and the classifier.
+
+    Of a diverged run there are no accuracies, and the classifier's file holds nothing. Images without a label take no
+    part. What cannot be measured is left out, and ``not_measured`` says why.
+
+    Beside the accuracies stand ``knn_neighbours``, how many neighbours voted (all if there are fewer than
+    `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
+
+    Raises:
+        InputError: the features are missing or damaged, or `config` does not fit them.
+    """
+    features = load_features(features_path)
+    if not features.tensors:
+        write_json(output, {})
+        save_classifier(None, classifier_path)
+        return
+    train_labels, test_labels = (features.tensors[f"{split}_label"].numpy() for split in ("train", "test"))
+    in_train, in_test = train_labels >= 0, test_labels >= 0
+    counts = np.bincount(train_labels[in_train]), np.bincount(test_labels[in_test])
+    classifier: LinearClassifier | None = None
+    measured: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    if reason := features.not_measured.get("h") or why_not_classified(*(list(map(int, each)) for each in counts)):
+        reasons["h"] = reason
+    else:
+        train, test = features.tensors["train_h"].numpy()[in_train], features.tensors["test_h"].numpy()[in_test]
+        labelled = train, train_labels[in_train], test, test_labels[in_test]
+        with threadpool_limits(threads):
+            try:
+                measured, classifier = linear_probe(*labelled, config, seed)
+            except ValueError as error:
+                reasons["linear_top1"] = " ".join(str(error).split())
+            neighbours = min(config.neighbours, len(train))
+            try:
+                knn = knn_accuracy(*labelled, k=neighbours)
+                measured |= {"knn_top1": knn, "knn_neighbours": neighbours}
+            except ValueError as error:
+                reasons["knn_top1"] = " ".join(str(error).split())
+    content: dict[str, Any] = {**measured, "test_images": len(test)} if measured else {}
+    if reasons:
+        content["not_measured"] = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        console.print(f"{features_path}: not measured: {content['not_measured']}")
+    save_classifier(classifier, classifier_path, None if classifier else content["not_measured"])
+    write_json(output, content)

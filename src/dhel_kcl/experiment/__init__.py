@@ -1,0 +1,1 @@
+"""What is to be run: the configuration, its schema and its defaults."""

@@ -1,0 +1,178 @@
+"""Files that other files depend on: written whole or not at all, and identified by their bytes."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dhel_kcl.errors import InputError
+
+TEMPORARY = ".unfinished-"
+"""How the names of files begin that are being written, or that a killed process left."""
+
+_ABANDONED_SECONDS = 24 * 3600
+"""Where files cannot be locked: how long nobody has written into one that counts as left by a killed process."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal sha256 of a JSON-serialisable value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it on success and vanishes on failure.
+
+    When the block is over, `path` is on the disk, whatever happens to the machine afterwards. The temporary file is
+    locked until then, so that `remove_abandoned` can tell it from those of killed processes.
+
+    The temporary name keeps the suffix of `path`, because many writers choose their format by it.
+
+    Write Python bytes or text into it: libraries that open files themselves hide the reason of a failure.
+
+    Raises:
+        InputError: the disk is full or the target cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, temporary = _locked_temporary(path)
+    except OSError as error:
+        raise _explained(path, error) from error
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # temporary files are private; results are as readable as any other file
+        temporary.replace(path)
+        _flush_names(path.parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _explained(path, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """Create a temporary file beside `path`, and keep it open: the lock on it lasts as long as the descriptor."""
+    while True:
+        lock, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock, Path(name)
+        os.close(lock)  # `remove_abandoned` came before the lock
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file of `atomic_path` unless a process of this machine may still be writing it.
+
+    Its writer holds a lock on it. On a file system without locks, a file into which somebody wrote within a day stays.
+
+    Returns:
+        Whether the file is gone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a link, or another user's
+        return False
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            if time.time() - facts.st_mtime < _ABANDONED_SECONDS:
+                return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _flush_names(folder: Path) -> None:
+    """Have a renamed file be on the disk under its new name before anything that is written after it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(path: Path, error: OSError) -> InputError:
+    if error.errno in _FULL:
+        return InputError(f"{path}: no space left ({error.strerror}); free some and run the same command again")
+    return InputError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; run the rule that writes it") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); delete it and run its rule again") from error
+
+
+def private_folder(name: str) -> Path:
+    """Make this user's folder for a purpose, or check the one that is there.
+
+    Its path can be guessed, so somebody else may have made it first: what lies in it counts only if this user alone
+    can have put it there.
+
+    Args:
+        name: the purpose, part of the folder's name.
+
+    Raises:
+        InputError: the folder is a link, another user's or open to others, or cannot be made.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()) / f"dhel-kcl-{name}-{os.geteuid()}"
+    except FileNotFoundError as error:
+        raise InputError("TMPDIR: no folder for temporary files can be written; set it to one") from error
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); set TMPDIR to another folder") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o700:
+        raise InputError(
+            f"{folder}: must be a folder, not a link, that belongs to you with mode 700; "
+            "remove it, or set TMPDIR to another folder"
+        )
+    return folder

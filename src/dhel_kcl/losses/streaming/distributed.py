@@ -1,0 +1,104 @@
+"""With `torch.distributed` initialised every loss is a function of the batch of all processes together.
+
+Each process calls the loss on its own rows, gets the value of the whole batch, and the gradient of that value with
+respect to its own rows. `DistributedDataParallel` averages gradients over processes: under it, multiply the loss by
+the number of processes before `backward`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dhel_kcl.losses.streaming.operators import Operator
+
+Item = TypeVar("Item")
+
+
+def num_processes() -> int:
+    """Return the size of the default process group, 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share(work: Sequence[Item]) -> Sequence[Item]:
+    """Return this process's part of a list of equal pieces of work."""
+    processes = num_processes()
+    return work if processes == 1 else work[dist.get_rank() :: processes]
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Replace `x` by the sum of every process's, and return it."""
+    if num_processes() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def logsumexp_over_processes(x: Tensor) -> Tensor:
+    """Return log sum exp of every process's `x`, element by element; -inf where a process has nothing to add."""
+    if num_processes() == 1:
+        return x
+    largest = x.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return sum_over_processes((x - largest).exp_()).log_().add_(largest)
+
+
+def agree(batch_size: int, embedding_dim: int, fault: str, device: torch.device) -> None:
+    """Raise one error on all processes if any has a fault or another shape, so that none waits for one that failed.
+
+    Args:
+        batch_size: this process's number of positive pairs.
+        embedding_dim: this process's embedding dimension.
+        fault: what is wrong with this process's input, empty if nothing.
+        device: where the process group communicates.
+
+    Raises:
+        ValueError: as said.
+    """
+    if num_processes() > 1:
+        mine = torch.tensor([batch_size, embedding_dim, bool(fault)], device=device)
+        everyone = [torch.empty_like(mine) for _ in range(num_processes())]
+        dist.all_gather(everyone, mine)
+        for rank, (other_size, other_dim, faulty) in enumerate(torch.stack(everyone).tolist()):
+            if faulty and not fault:
+                fault = f"process {rank} was given projections that have no loss; its own error says which"
+            elif (other_size, other_dim) != (batch_size, embedding_dim) and not fault:
+                fault = (
+                    f"process {dist.get_rank()} has {batch_size} pairs of dimension {embedding_dim} and process {rank} "
+                    f"has {other_size} of {other_dim}; every process needs the same (drop the last, smaller batch)"
+                )
+    if fault:
+        raise ValueError(fault)
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Concatenate the rows of all processes in the order of their ranks; `x` itself without a process group.
+
+    The gradient of the result must be the same on every process, which is so when each computes the loss of the whole
+    batch; the gradient of `x` is then its part of it.
+    """
+    gathered: Tensor = x if num_processes() == 1 else _gather(x, num_processes())
+    return gathered
+
+
+def _gather_rows(x: Tensor, processes: int) -> Tensor:
+    parts = [torch.empty_like(x) for _ in range(processes)]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def _shapes(x: Tensor, processes: int) -> Tensor:
+    return x.new_empty(len(x) * processes, x.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    ctx.batch_size = len(inputs[0])
+
+
+def _own_rows(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    start = dist.get_rank() * ctx.batch_size
+    return gradient[start : start + ctx.batch_size].clone(), None
+
+
+_gather = Operator(_gather_rows, shapes=_shapes, save=_save, backward=_own_rows)

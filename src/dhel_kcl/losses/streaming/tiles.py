@@ -1,0 +1,31 @@
+"""The matrix of pairs, tile by tile, so that it is never held: memory is O(tile x batch)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dhel_kcl.losses.streaming import distributed
+
+CPU_TILE_ROWS = 640
+"""1.6 MiB of float32, about what the cache of a core holds; twice or half as many rows are hardly slower."""
+ACCELERATOR_TILE_ROWS = 4096
+"""64 MiB of float32, large enough to keep the device busy."""
+
+Tile = tuple[slice, slice]
+
+
+def upper_triangle(x: Tensor) -> Sequence[Tile]:
+    """Return the tiles on and above the diagonal of the pairs (x_a, x_b); this process's share of them."""
+    spans = _spans(x, 0, len(x))
+    return distributed.share([(rows, columns) for i, rows in enumerate(spans) for columns in spans[i:]])
+
+
+def rectangle(x: Tensor, split: int) -> Sequence[Tile]:
+    """Return the tiles of the pairs of a row before `split` with one from it on; this process's share of them."""
+    return distributed.share([(rows, columns) for rows in _spans(x, 0, split) for columns in _spans(x, split, len(x))])
+
+
+def _spans(x: Tensor, start: int, stop: int) -> list[slice]:
+    largest = CPU_TILE_ROWS if x.device.type == "cpu" else ACCELERATOR_TILE_ROWS
+    size = min(largest, -(-(stop - start) // distributed.num_processes()))
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]

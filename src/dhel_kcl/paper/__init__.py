@@ -1,0 +1,1 @@
+"""From the tidy table to figures, tables and pages."""

@@ -1,0 +1,328 @@
+"""Figures and tables: each is a script that turns the tidy results into points, and points into ink.
+
+A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
+the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
+`layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; if that may leave
+it without points, `NOTHING` is the sentence that it then shows. Where no run measured what a script needs, because each
+diverged or is recorded as not measured, it shows a sentence too, and its points are a table with no row and the column
+`runs` alone. A figure that can be drawn of a run that is still
+training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
+the results, or the tidy tables that it names as `TABLES` (keys of `COLUMNS`), which are the arguments of `points`;
+files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are also read without importing it.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from textwrap import fill
+from types import ModuleType
+from typing import TypeVar
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dhel_kcl.declarations import read_script
+from dhel_kcl.errors import InputError
+from dhel_kcl.files import atomic_path
+from dhel_kcl.results.robustness import HYPERPARAMETERS
+
+RESULT_COLUMNS = [
+    *["run", "dataset", "backbone", "width", "epochs", "train_images"],
+    *["loss", *HYPERPARAMETERS, "learning_rate", "batch_size", "seed"],
+    *["metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
+]
+THEORY_COLUMNS = [
+    *["run", "check", "loss", "temperature", "t", "c", "gamma"],
+    *["batch_size", "embedding_dim", "seed", "metric", "x", "value"],
+]
+COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
+"""Columns of each tidy table."""
+_TEXTS = {
+    *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption", "source", "source_sha256"),
+    "check",
+}
+"""Columns that hold text; the others hold numbers."""
+
+EXCUSES = ("diverged", "not_measured")
+"""Metrics whose value 1 says why a run lacks others."""
+
+ROUNDING = 1e-12
+"""Relative difference between numbers that count as equal."""
+
+_T = TypeVar("_T")
+_Show = Callable[[pd.DataFrame], _T]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure (`draw`) or table (`layout`), loaded from its script."""
+
+    name: str
+    title: str
+    caption: str
+    tables: tuple[str, ...]
+    metrics: tuple[str, ...]
+    optional_metrics: tuple[str, ...]
+    nothing: str | None
+    points: Callable[..., pd.DataFrame]
+    live_points: Callable[[pd.DataFrame], pd.DataFrame] | None
+    draw: Callable[[pd.DataFrame], Figure] | None
+    layout: Callable[[pd.DataFrame], pd.DataFrame] | None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that `render` writes."""
+        return (".csv", ".png", ".pdf") if self.draw else (".csv", ".md")
+
+
+def load_target(script: Path) -> Target:
+    """Import a figure or table script.
+
+    Raises:
+        InputError: there is no such script, or it lacks a part of the contract.
+    """
+    declared = read_script(script)
+    module = import_script(script)
+    missing = [name for name in ("METRICS", "points") if not getattr(module, name, None)]
+    draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
+    if (draw is None) == (layout is None):
+        missing.append("draw or layout (one of them)")
+    if missing:
+        raise InputError(
+            f"{script}: does not define {', '.join(missing)}; see src/dhel_kcl/paper/render.py for the contract"
+        )
+    nothing = getattr(module, "NOTHING", None)
+    unmeasured = f"No run has {_listed(module.METRICS)}: each diverged or could not be measured."
+    return Target(
+        name=declared.name,
+        title=declared.title,
+        caption=declared.caption,
+        tables=declared.tables,
+        metrics=tuple(module.METRICS),
+        optional_metrics=tuple(getattr(module, "OPTIONAL_METRICS", ())),
+        nothing=nothing,
+        points=module.points,
+        live_points=getattr(module, "live_points", None),
+        draw=_or_nothing(draw, nothing, unmeasured, _panel_that_says),
+        layout=_or_nothing(layout, nothing, unmeasured, lambda sentence: pd.DataFrame({"": [sentence]})),
+    )
+
+
+def _or_nothing(
+    show: _Show[_T] | None, nothing: str | None, unmeasured: str, say: Callable[[str], _T]
+) -> _Show[_T] | None:
+    """Make `show` say why there are no points, where no run was measured or the script allows for that."""
+    if show is None:
+        return None
+
+    def shown(points: pd.DataFrame) -> _T:
+        if points.empty and list(points) == ["runs"]:
+            return say(unmeasured)
+        return say(nothing) if points.empty and nothing is not None else show(points)
+
+    return shown
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(metrics[:-1]), metrics[-1])))
+
+
+def _panel_that_says(sentence: str) -> Figure:
+    figure = Figure(figsize=(3.25, 1))
+    axes = figure.add_subplot(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, fill(sentence, 50), ha="center", va="center", family="STIXGeneral", size=8)
+    return figure
+
+
+def import_script(script: Path) -> ModuleType:
+    """Import a script by its path; modules beside it can be imported by it, as when Python runs a script.
+
+    Raises:
+        InputError: there is no such script.
+    """
+    if not script.is_file():
+        raise InputError(f"{script}: no such script; paper_figures/ has the figures, the tables and their style")
+    folder = str(script.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{script}: not a Python file; give the .py of a figure or table")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str = "results") -> pd.DataFrame:
+    """Read a tidy table, or only its rows of some metrics.
+
+    Args:
+        path: the Parquet file.
+        metrics: the metrics to keep; None keeps all.
+        table: which table it is, a key of `COLUMNS`.
+
+    Raises:
+        InputError: the file is missing, is not Parquet, or lacks a column or has one of another type.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run the rule that writes it")
+    try:
+        filters = None if metrics is None else [("metric", "in", list(metrics))]
+        results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
+    except Exception as error:  # damaged Parquet makes its reader raise many types
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(
+            f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
+        ) from error
+    for column in results:
+        is_number = pd.api.types.is_numeric_dtype(results[column]) and not pd.api.types.is_bool_dtype(results[column])
+        is_text = pd.api.types.is_string_dtype(results[column]) and not results[column].isna().any()
+        if not (is_text if column in _TEXTS else is_number):
+            kind = "text" if column in _TEXTS else "numbers"
+            raise InputError(
+                f"{path}: not a readable {table} table (column {column} does not hold {kind}); delete it and run its "
+                "rule again"
+            )
+    return results
+
+
+def rederive(script: Path, tables: Sequence[Path]) -> pd.DataFrame:
+    """Compute a script's points from the tidy tables that it reads.
+
+    Raises:
+        InputError: the tables lack a metric that the script reads, or leave it nothing to show.
+    """
+    return _points(load_target(script), tables)
+
+
+def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
+    read = (*target.metrics, *target.optional_metrics)
+    tidy = [load_results(path, (*read, *EXCUSES), name) for path, name in zip(tables, target.tables, strict=True)]
+    rows = [part[part["metric"].isin(read)].reset_index(drop=True) for part in tidy]
+    present = {metric for part in rows for metric in part["metric"].unique()}
+    absent = [metric for metric in target.metrics if metric not in present]
+    named = " and ".join(map(str, tables))
+    excused = any(map(_is_excused, tidy))
+    if absent and not excused:
+        raise InputError(f"{named}: no rows of {', '.join(absent)}, which {target.name} needs; run that stage again")
+    points = pd.DataFrame({"runs": []}) if absent else target.points(*rows)
+    if points.empty and target.nothing is None:
+        if not excused:
+            raise InputError(
+                f"{named}: nothing to show in {target.name}, no run has all of {', '.join(target.metrics)}; "
+                "check that training did not diverge"
+            )
+        points = pd.DataFrame({"runs": []})
+    return points
+
+
+def _is_excused(table: pd.DataFrame) -> bool:
+    """Whether a recorded reason says of every run why it may lack a metric."""
+    said = table[table["metric"].isin(EXCUSES) & (table["value"] == 1)]
+    return not table.empty and set(table["run"]) == set(said["run"])
+
+
+def write_points(points: pd.DataFrame, path: Path) -> None:
+    """Write points as CSV; floats keep every digit, so that `read_points` gives the same numbers back."""
+    with atomic_path(path) as temporary:
+        points.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_points(path: Path) -> pd.DataFrame:
+    """Read the CSV of a figure or table.
+
+    Raises:
+        InputError: the file is missing or is not such a CSV.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable CSV; run snakemake --cores 1 --force {path.stem}") from error
+
+
+def points_equal(left: pd.DataFrame, right: pd.DataFrame) -> bool:
+    """Whether two tables of points are the same in the form in which they are written.
+
+    Numbers may differ by `ROUNDING`: the logarithms of NumPy, and of the mathematics library that it finds, are not the
+    same to the last digit on every processor.
+    """
+    texts = [points.to_csv(index=False) for points in (left, right)]
+    if texts[0] == texts[1]:
+        return True
+    try:
+        first, second = (pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""]) for text in texts)
+        pd.testing.assert_frame_equal(first, second, rtol=ROUNDING, atol=0)
+    except (AssertionError, ValueError):  # ValueError: one of them has no columns
+        return False
+    return True
+
+
+def render(script: Path, tables: Sequence[Path], output_dir: Path) -> list[Path]:
+    """Write a figure (CSV, PNG, PDF) or a table (CSV, Markdown); equal results give equal bytes.
+
+    Args:
+        script: the figure or table script.
+        tables: the tidy tables (Parquet) that it reads, in the order of its `TABLES`.
+        output_dir: where the files go.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the script or the results cannot be used; nothing is written then.
+    """
+    target = load_target(script)
+    points = _points(target, tables)
+    paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
+    write_points(points, paths[0])
+    written = read_points(paths[0])
+    if target.draw:
+        _save(target.draw(written), paths[1:])
+    if target.layout:
+        with atomic_path(paths[1]) as temporary:
+            temporary.write_text(table_text(target, written), encoding="utf-8")
+    return paths
+
+
+def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path]:
+    """Write the figure of a run that is still training, as CSV, PNG and PDF.
+
+    Args:
+        script: a figure script with `live_points`.
+        rows: what the run has measured so far, in the columns of the results.
+        output_dir: where the files go.
+
+    Raises:
+        InputError: the script cannot do that, or there is nothing to show yet.
+    """
+    target = load_target(script)
+    if target.draw is None or target.live_points is None:
+        raise InputError(f"{script}: cannot be drawn of a run that is still training; fig_training can")
+    points = target.live_points(rows)
+    if points.empty:
+        raise InputError(f"{output_dir}: nothing to show yet; the run has finished no epoch")
+    paths = [output_dir / f"{target.name}{suffix}" for suffix in target.suffixes]
+    write_points(points, paths[0])
+    _save(target.draw(read_points(paths[0])), paths[1:])
+    return paths
+
+
+def table_text(target: Target, points: pd.DataFrame) -> str:
+    """Markdown of a table, with its title and caption."""
+    if target.layout is None:
+        raise ValueError(f"{target.name} is a figure")
+    table = target.layout(points).to_markdown(index=False, disable_numparse=True)
+    return f"# {target.title}\n\n{table}\n\n{target.caption}\n"
+
+
+def _save(figure: Figure, paths: list[Path]) -> None:
+    unstamped = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+    for path in paths:
+        with mpl.rc_context({"pdf.fonttype": 42}), atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, metadata=unstamped[path.suffix])

@@ -1,0 +1,208 @@
+"""The report: one HTML file with every table and figure, the configuration, and how to audit them."""
+
+import base64
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from dhel_kcl.declarations import scripts
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.history import drawing, hardware, load_jobs, stage_costs, stage_graph
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.jobs.stages import SCRIPTS, reported_manifests
+from dhel_kcl.paper.page import fill, write_page
+from dhel_kcl.paper.render import Target, load_results, load_target, read_points
+
+
+def write_report(
+    config_path: Path,
+    results: Path,
+    figures_dir: Path,
+    tables_dir: Path,
+    output: Path,
+    scripts_dir: Path = SCRIPTS,
+    theory: Path | None = None,
+    explorer: Path | None = None,
+    manifests: Iterable[Path] = (),
+) -> None:
+    """Write the report of all figures and tables that have a script; see `report_text`."""
+    targets = [load_target(script.path) for script in scripts(scripts_dir).values()]
+    text = report_text(
+        config_path, results, figures_dir, tables_dir, output, targets, theory, explorer, manifests, results.parent
+    )
+    write_page(text, output)
+
+
+def report_text(
+    config_path: Path,
+    results: Path,
+    figures_dir: Path,
+    tables_dir: Path,
+    output: Path,
+    targets: Iterable[Target],
+    theory: Path | None,
+    explorer: Path | None,
+    manifests: Iterable[Path],
+    experiment: Path,
+) -> str:
+    """A self-contained HTML report; equal inputs give equal text.
+
+    The tables come first, and first of all the one that judges the paper's claims.
+
+    Args:
+        config_path: the experiment's YAML, shown as it is.
+        results: the tidy results (Parquet).
+        figures_dir: the folder with the CSV, PNG and PDF of each figure.
+        tables_dir: the folder with the CSV and Markdown of each table.
+        output: the HTML file that the report is for; images are inside it, links to other files are relative to it.
+        targets: the figures and tables, of which it shows all.
+        theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
+        explorer: the page of single runs, to link to.
+        manifests: the manifests of the jobs, whose graph, hardware and run times are shown.
+        experiment: the experiment's folder, as the command that audits it names it.
+
+    Raises:
+        InputError: an input or a product of a script is missing or unreadable.
+    """
+    config = load_config(config_path)
+    table = load_results(results, ("linear_top1", "training_loss"))
+    targets = sorted(targets, key=lambda target: target.name != "table_claims")
+    jobs = load_jobs(manifests)
+    graph = stage_graph(jobs)
+    costs = stage_costs(graph)
+    return fill(
+        "report.html.j2",
+        config=config,
+        config_text=config_path.read_text(encoding="utf-8"),
+        runs=table["run"].nunique(),
+        evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
+        explorer=_link(explorer, output) if explorer else None,
+        graph=drawing(graph),
+        notes={cost["stage"]: f"{cost['jobs']} job{'s' if cost['jobs'] > 1 else ''}" for cost in costs},
+        costs=costs,
+        hardware=hardware(jobs.values()),
+        tables=[_section(target, tables_dir, output) for target in targets if target.layout],
+        figures=[_section(target, figures_dir, output) for target in targets if target.draw],
+        results_folder=experiment,
+        hashes=[
+            {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
+        ],
+    )
+
+
+def _section(target: Target, folder: Path, output: Path) -> dict[str, Any]:
+    paths = {suffix: folder / f"{target.name}{suffix}" for suffix in target.suffixes}
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run snakemake --cores 1 {target.name}")
+    section = {
+        "name": target.name,
+        "title": target.title,
+        "caption": target.caption,
+        "links": [{"name": suffix.lstrip(".").upper(), "href": _link(path, output)} for suffix, path in paths.items()],
+    }
+    if target.layout:
+        section["html"] = Markup(_table(target, paths[".csv"]))  # nosec B704 # pandas escapes the cells
+    else:
+        section["png"] = _image(paths[".png"])
+    return section
+
+
+def _table(target: Target, csv: Path) -> str:
+    if target.layout is None:
+        raise ValueError(f"{target.name} is a figure")
+    return target.layout(read_points(csv)).to_html(index=False, border=0, justify="left", na_rep="")
+
+
+def _image(png: Path) -> str:
+    return base64.b64encode(png.read_bytes()).decode()
+
+
+def compare_report(config: ExperimentConfig, layout: Layout, scripts_dir: Path) -> tuple[bool, list[str]]:
+    """Compare an experiment's report with what it is made from.
+
+    Args:
+        config: the experiment.
+        layout: its folder, or a release of it; figures and tables that it does not have are no part of its report.
+        scripts_dir: the figure and table scripts.
+
+    Returns:
+        Whether it is, to the letter, what this code makes now; and, as a report of other code can be true all the same,
+        the figures, tables and other parts that contradict the files beside it.
+
+    Raises:
+        InputError: a file is missing or unreadable.
+    """
+    every = scripts(scripts_dir).values()
+    targets = [load_target(each.path) for each in every if all(map(Path.is_file, layout.products(each.name)))]
+    page, tables = layout.report.read_text(encoding="utf-8"), [layout.results, layout.theory]
+    if wrong := list(contradictions(page, layout.config, tables, layout.figures, layout.tables, targets)):
+        return False, wrong
+    called = load_manifest(layout.manifest("report")).command
+    text = report_text(
+        layout.config,
+        layout.results,
+        layout.figures,
+        layout.tables,
+        layout.report,
+        targets,
+        layout.theory,
+        layout.explorer,
+        reported_manifests(config, layout, [target.name for target in targets]),
+        Path(called[-1]) if called else layout.root,
+    )
+    return page == text, []
+
+
+def contradictions(
+    page: str, config_path: Path, tables: Iterable[Path], figures_dir: Path, tables_dir: Path, targets: Iterable[Target]
+) -> Iterator[str]:
+    """What a report, whichever version of this code wrote it, shows otherwise than the files beside it.
+
+    Args:
+        page: the report's text.
+        config_path: the configuration that it must show.
+        tables: the tidy tables whose sha256 it must show.
+        figures_dir: the folder with the PNG of each figure.
+        tables_dir: the folder with the CSV of each table.
+        targets: the figures and tables that it must show, and no others.
+
+    Yields:
+        A figure, a table or another part of the report, in words.
+
+    Raises:
+        InputError: a product is missing or unreadable.
+    """
+    sections: dict[str, str] = {}
+    for name, section in re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.DOTALL):
+        sections[name] = sections.get(name, "") + section
+    for target in targets:
+        section = sections.pop(target.name, "")
+        if target.layout:
+            wanted = _table(target, tables_dir / f"{target.name}.csv")
+            same = re.findall("<table.*?</table>", section, re.DOTALL) == [wanted] and "<img" not in section
+        else:
+            image = f"data:image/png;base64,{_image(figures_dir / f'{target.name}.png')}"
+            same = re.findall('<img src="([^"]*)"', section) == [image] and "<table" not in section
+            page = page.replace(f'<img src="{image}"', "", 1)
+        if not same:
+            yield target.name
+    yield from (f"{name}, which the experiment does not have," for name in sections)
+    if re.search(r"<(img|image|picture|video|canvas|iframe|object|embed|script|link)\b|url\((?!#)", page):
+        yield "an image or a program that is no figure of the experiment"
+    if str(escape(config_path.read_text(encoding="utf-8"))) not in page:
+        yield "the configuration"
+    for path in (*tables, config_path):
+        if f"<tr><td>{path.name}</td><td><code>{sha256_file(path)}</code></td></tr>" not in page:
+            yield f"the sha256 of {path.name}"
+
+
+def _link(path: Path, output: Path) -> str:
+    return Path(os.path.relpath(path, output.parent)).as_posix()

@@ -1,0 +1,475 @@
+"""The provenance audit: is every number what its recorded origin gives?
+
+The manifests of an experiment form a graph from figures and tables, through the tidy results and
+each run's measurements, features and checkpoint, to the betons and the configuration; the theorems'
+table has only the configuration behind it. The audit hashes every file of that graph again, checks
+that each job used what the job before it wrote, compares the whole folder with the seal of the last
+audit that passed, reads every measurement again, and makes every table, figure and page again.
+"""
+
+import functools
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import networkx as nx
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig
+from dhel_kcl.files import atomic_path, read_json, sha256_file, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout, walk
+from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, changes_since, load_manifest, locate, shown
+from dhel_kcl.jobs.ownership import is_release
+from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows
+from dhel_kcl.paper.render import load_results, points_equal, read_points, render
+from dhel_kcl.paper.report import compare_report
+from dhel_kcl.provenance.crate import crate_metadata, profiles
+from dhel_kcl.provenance.seal import Seal, differences, discarded, file_digests, read_seal
+from dhel_kcl.results.collect import collect, write_results
+
+Targets = Mapping[str, declarations.Script]
+Expected = Mapping[Path, tuple[str, str]]
+Sha256 = Callable[[Path], str]
+
+
+@dataclass
+class Outcome:
+    """What an audit looked at, every problem, and warnings: what depends on code that is not, or no longer, there.
+
+    Of the warnings, those in `uncommitted` stay true whatever the code is now.
+    """
+
+    files: int = 0
+    manifests: int = 0
+    measurements: int = 0
+    points: int = 0
+    sha256: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    uncommitted: list[str] = field(default_factory=list)
+    blamed: set[Path] = field(default_factory=set)
+
+    def blame(self, file: Path, problem: str) -> None:
+        """Add a problem of a file."""
+        self.problems.append(f"{shown(file)}: {problem}")
+        self.blamed.add(absolute(file))
+
+    @contextmanager
+    def blaming(self, file: Path) -> Iterator[None]:
+        """Make an error of this block, which reads `file`, a problem."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.extend(line for line in str(error).splitlines() if line not in self.problems)
+            self.blamed.add(absolute(file))
+        except OSError as error:
+            named = Path(error.filename) if isinstance(error.filename, str) else file
+            self.blame(named, f"cannot be read ({error.strerror or error}); check the disk and its permissions")
+            self.blamed.add(absolute(file))
+        except Exception as error:  # nobody can list what damaged files make their readers raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            again = "" if file.is_dir() else "run its rule again, and if that does not help "
+            self.blame(file, f"cannot be used ({reason}); {again}report this line as a bug")
+
+    @property
+    def seal(self) -> Seal:
+        """What audit.json says if there is no problem."""
+        counts = {"points": self.points, "measurements": self.measurements, "manifests": self.manifests}
+        return Seal(**counts, files=self.files, uncommitted=self.uncommitted, sha256=self.sha256)
+
+    def summary(self) -> str:
+        """One line of what was checked."""
+        return (
+            f"audit passed: {self.points} points and cells, {self.measurements} measurements, "
+            f"{self.manifests} manifests, {self.files} files re-hashed"
+        )
+
+
+def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
+    """Audit one experiment.
+
+    Args:
+        config: its configuration.
+        layout: its folder.
+        scripts: the folder of the figure and table scripts.
+    """
+    outcome = Outcome()
+    sha256 = functools.cache(sha256_file)
+    targets = declarations.scripts(scripts)
+    expected = stages.expected_manifests(config, layout, targets)
+    with outcome.blaming(layout.root):
+        _check_links(layout, outcome)
+    manifests = _load_manifests(expected, outcome)
+    _check_files(config, layout, manifests, sha256, outcome)
+    outcome.files = sha256.cache_info().currsize
+    _check_jobs(config, layout, targets, expected, manifests, outcome)
+    if len(manifests) == len(expected):
+        _check_chains(config, layout, targets, manifests, outcome)
+    with outcome.blaming(layout.root):
+        outcome.sha256 = file_digests(config, layout, sha256)
+        _check_seal(layout, outcome)
+    if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
+        remade = _Remade(config, targets, manifests, outcome)
+        _check_measurements(config, layout, outcome)
+        _check_tables(layout, remade, outcome)
+        _check_points(layout, targets, remade, outcome)
+        _check_explorer(config, layout, scripts, remade, outcome)
+        _check_report(config, layout, scripts, remade, outcome)
+        _check_crate(config, layout, scripts, remade, outcome)
+        _check_software(layout, manifests[layout.manifest("crate")], outcome)
+        outcome.warnings += remade.warnings()
+        if not outcome.problems and layout.audit.exists() and read_seal(layout.audit) != outcome.seal:
+            outcome.blame(layout.audit, "gives other counts than this audit; restore it, or delete it and audit again")
+    return outcome
+
+
+def begin(layout: Layout) -> None:
+    """Make a pass of an earlier audit count no longer, before another one that may end by an error or be killed.
+
+    Nothing is written where there is none, nor into a release.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    if (layout.audit.exists() or layout.audit_problems.exists()) and not is_release(layout.root):
+        with atomic_path(layout.audit_problems) as temporary:
+            temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
+
+
+def conclude(outcome: Outcome, layout: Layout) -> None:
+    """Keep what an audit found: the seal if it passed, else its problems.
+
+    Raises:
+        InputError: the folder cannot be written, or is a release, which must stay as it was published.
+    """
+    if is_release(layout.root):
+        raise InputError(f"{layout.root}: a release, so nothing was written into it")
+    passed = not outcome.problems
+    kept, text = (layout.audit, outcome.seal.text()) if passed else (layout.audit_problems, "\n".join(outcome.problems))
+    with atomic_path(kept) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    if passed:
+        layout.audit_problems.unlink(missing_ok=True)
+
+
+def _check_links(layout: Layout, outcome: Outcome) -> None:
+    """Name files that are links: a job replaces what lies in its output's place, so that nobody's job wrote one."""
+    for path in walk(layout.root):
+        if path.is_symlink():
+            circle = path.is_dir()
+            said = "a link to a folder that it lies in" if circle else "a link, not the file that its job wrote"
+            outcome.blame(path, f"{said}; {'remove it' if circle else 'put the file itself here, or remove the link'}")
+
+
+def _load_manifests(expected: Expected, outcome: Outcome) -> dict[Path, Manifest]:
+    manifests = {}
+    for path in expected:
+        with outcome.blaming(path):
+            manifests[path] = load_manifest(path)
+    outcome.manifests = len(manifests)
+    return manifests
+
+
+def _producers(manifests: dict[Path, Manifest]) -> dict[Path, tuple[Path, Artifact]]:
+    return {
+        locate(path, artifact): (path, artifact)
+        for path, manifest in manifests.items()
+        for artifact in manifest.outputs.values()
+    }
+
+
+def _check_files(
+    config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], sha256: Sha256, outcome: Outcome
+) -> None:
+    producers, described = _producers(manifests), {absolute(path) for path in manifests}
+    may_be_missing = {absolute(path) for path in discarded(config, layout)}
+    links = set(outcome.blamed)
+
+    def check(file: Path, recorded: Artifact, manifest: Path) -> None:
+        if file in links:
+            return
+        with outcome.blaming(file):
+            if not file.is_file():
+                if file not in may_be_missing:
+                    outcome.blame(file, f"missing, but recorded in {shown(manifest)}")
+            elif sha256(file) != recorded.sha256:
+                outcome.blame(file, f"changed since {shown(manifest)} recorded it")
+
+    for file, (producer, artifact) in producers.items():
+        check(file, artifact, producer)
+    for path, manifest in manifests.items():
+        for artifact in manifest.inputs.values():
+            file = locate(path, artifact)
+            if file in described and sha256(file) != artifact.sha256:
+                outcome.blame(
+                    file,
+                    f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
+                )
+            elif file not in producers:
+                check(file, artifact, path)
+            elif producers[file][1].sha256 != artifact.sha256:
+                outcome.blame(
+                    file,
+                    f"{manifest.stage} of {manifest.subject} used another version than the one that "
+                    f"{shown(producers[file][0])} records; run the workflow again",
+                )
+
+
+def _check_jobs(
+    config: ExperimentConfig,
+    layout: Layout,
+    targets: Targets,
+    expected: Expected,
+    manifests: dict[Path, Manifest],
+    outcome: Outcome,
+) -> None:
+    """Compare what each manifest says of its job with what the experiment asks for and the code that is there now."""
+    uncommitted: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
+    outdated: dict[str, list[str]] = {}
+    for path, manifest in manifests.items():
+        stage, subject = expected[path]
+        if (manifest.stage, manifest.subject) != (stage, subject):
+            outcome.blame(path, f"describes {manifest.stage} of {manifest.subject}, not {stage} of {subject}")
+        if stage != "render" and manifest.settings != stages.settings(config, stage, subject):
+            outcome.blame(path, f"made under other settings than {layout.config} has now")
+        if manifest.git_dirty:
+            uncommitted.setdefault(stage, []).append(subject)
+        elif manifest.git_dirty is None or manifest.git_commit is None:
+            unknown.setdefault(stage, []).append(subject)
+        if manifest.source_digest != stages.current_code(config, targets, stage, subject):
+            outdated.setdefault(stage, []).append(subject)
+    outcome.uncommitted = [
+        f"uncommitted changes were in the code when {stage} ran for {_some(subjects)}"
+        for stage, subjects in uncommitted.items()
+    ]
+    outcome.uncommitted += [
+        f"the code's commit is not known for {stage} of {_some(subjects)}" for stage, subjects in unknown.items()
+    ]
+    outcome.warnings += outcome.uncommitted
+    for stage, subjects in outdated.items():
+        since = f"{stages.MODULES[stage]} or code that it uses has changed since {stage} ran for {_some(subjects)}"
+        if stage == "render":
+            drawn_by = ", ".join(shown(targets[subject].path) for subject in subjects)
+            since = f"{drawn_by} or code used there has changed since render ran"
+        outcome.warnings.append(since)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _check_chains(
+    config: ExperimentConfig, layout: Layout, targets: Targets, manifests: dict[Path, Manifest], outcome: Outcome
+) -> None:
+    """Walk back from each measurement and product; the walk must pass through what it was made from."""
+    graph = nx.DiGraph()
+    for path, manifest in manifests.items():
+        written = [locate(path, artifact) for artifact in manifest.outputs.values()]
+        graph.add_nodes_from(written)
+        for artifact in manifest.inputs.values():
+            graph.add_edges_from((locate(path, artifact), file) for file in written)
+
+    def require(file: Path, *needed: Path) -> None:
+        origins = nx.ancestors(graph, absolute(file)) if absolute(file) in graph else set()
+        for missing in sorted({absolute(path) for path in needed} - origins):
+            outcome.blame(file, f"its manifests do not lead back to {shown(missing)}")
+
+    measuring = stages.run_stages(config)
+    for run in config.runs.values():
+        data = run.dataset.data
+        betons = [layout.beton(run.dataset.name, split) for split in data.splits]
+        for measurement in (layout.evaluation(run.id), layout.representation(run.id)):
+            require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
+        if "augmented_probe" in measuring:
+            require(layout.augmented_probe(run.id), layout.encoder(run.id), *betons)
+        if "corruptions" in measuring:
+            require(layout.corruptions(run.id), layout.encoder(run.id), layout.classifier(run.id), *betons)
+        for training in (layout.outcome(run.id), layout.training_log(run.id)):
+            require(training, layout.beton(run.dataset.name, data.pretrain_split))
+    require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))
+    for target, script in targets.items():
+        for product in layout.products(target):
+            require(product, *map(layout.table, script.tables))
+    products = [product for target in targets for product in layout.products(target)]
+    require(layout.explorer, layout.results, *stages.pretraining_manifests(config, layout).values())
+    require(layout.report, *products, layout.explorer, *stages.reported_manifests(config, layout, targets))
+    for described in (layout.crate, layout.sbom):
+        require(described, layout.report, layout.manifest("report"))
+
+
+def _check_seal(layout: Layout, outcome: Outcome) -> None:
+    if not layout.audit.exists():
+        return
+    with outcome.blaming(layout.audit):
+        for name, difference in differences(read_seal(layout.audit).sha256, outcome.sha256):
+            if absolute(layout.root / name) not in outcome.blamed:
+                outcome.blame(layout.root / name, difference)
+
+
+def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> None:
+    with outcome.blaming(layout.results):
+        written, measured = load_results(layout.results), collect(config, layout)
+        outcome.measurements = len(measured)
+        if len(written) != len(measured) or list(written) != list(measured):
+            outcome.blame(layout.results, "does not list the measurements of the runs; collect again")
+            return
+        same = (written == measured) | (written.isna() & measured.isna())
+        wrong = measured[~same.all(axis=1)]
+        for run, metric, source in wrong[["run", "metric", "source"]].drop_duplicates().itertuples(index=False):
+            outcome.blame(layout.results, f"{metric} of {run} is not what {source} says")
+
+
+class _Remade:
+    """Compares files with what their jobs would write now, and tells a change of a file from one of what wrote it."""
+
+    def __init__(
+        self, config: ExperimentConfig, targets: Targets, manifests: Mapping[Path, Manifest], outcome: Outcome
+    ) -> None:
+        self._config, self._targets, self._manifests, self._outcome = config, targets, manifests, outcome
+        self._changed: dict[str, list[str]] = {}
+
+    def compare(self, file: Path, same: bool, by: Path, problem: str, *changes: str) -> None:
+        """Blame a file that is not the same; where its job might write other bytes now, that is a warning.
+
+        Args:
+            file: what a job wrote.
+            same: whether it is, byte for byte, what the job would write now.
+            by: the manifest of the job.
+            problem: what to say of the file.
+            changes: reasons for other bytes that the manifest does not tell.
+        """
+        if same:
+            return
+        job = self._manifests[by]
+        code = stages.current_code(self._config, self._targets, job.stage, job.subject)
+        if reasons := [*changes_since(job, code), *changes]:
+            self._changed.setdefault("; ".join(reasons), []).append(shown(file))
+        else:
+            self._outcome.blame(file, problem)
+
+    def warnings(self) -> list[str]:
+        """What could not be compared, and why."""
+        return [
+            f"not byte for byte what would be made now, which may be because {reasons}: {_some(files)}"
+            for reasons, files in self._changed.items()
+        ]
+
+
+def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
+    """Compare the tidy tables' CSV, which people read, with the Parquet, which programs do."""
+    for name, stage in (("results", "collect"), ("theory", "theory")):
+        table = layout.table(name)
+        written = table.with_suffix(".csv")
+        with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:
+            again = Path(folder, table.name)
+            write_results(load_results(table, table=name), again)
+            same = written.read_bytes() == again.with_suffix(".csv").read_bytes()
+            remade.compare(written, same, layout.manifest(stage), f"{table.name} gives other values; {stage} again")
+
+
+def _check_points(layout: Layout, targets: Targets, remade: _Remade, outcome: Outcome) -> None:
+    known: dict[str, set[str]] = {}
+    for name in declarations.TABLES:
+        with outcome.blaming(layout.table(name)):
+            known[name] = set(load_results(layout.table(name), table=name)["run"])
+    for script in targets.values():
+        if known.keys() >= set(script.tables):
+            runs = set().union(*(known[name] for name in script.tables))
+            _check_target(layout, script, runs, remade, outcome)
+
+
+def _check_target(
+    layout: Layout, script: declarations.Script, runs: set[str], remade: _Remade, outcome: Outcome
+) -> None:
+    """Make a figure or table again, from the tidy tables, and compare its files."""
+    tables = [layout.table(name) for name in script.tables]
+    products = {path.suffix: path for path in layout.products(script.name)}
+    written = products.pop(".csv")
+    with tempfile.TemporaryDirectory() as folder:
+        with outcome.blaming(written):
+            points = read_points(written)
+            outcome.points += len(points)
+            named = {run for cell in points["runs"].dropna() for run in str(cell).split(";") if run}
+            for run in sorted(named - runs):
+                outcome.blame(written, f"names an unknown run {run}")
+        with outcome.blaming(script.path):
+            again = {path.suffix: path for path in render(script.path, tables, Path(folder))}
+            if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
+                giving = " and ".join(path.name for path in tables)
+                outcome.blame(written, f"{giving} gives other values; render {script.name} again")
+            for suffix, product in products.items():
+                with outcome.blaming(product):
+                    same = product.read_bytes() == again[suffix].read_bytes()
+                    said = f"does not show the values of {written.name}; render {script.name} again"
+                    remade.compare(product, same, layout.manifest("render", script.name), said)
+
+
+def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
+    manifests, style = stages.pretraining_manifests(config, layout), scripts / "style.py"
+    with outcome.blaming(layout.explorer):
+        current = run_rows(layout.results, manifests, style, layout.root)
+        outcome.points += len(current)
+        if read_rows(layout.explorer) != current:
+            outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
+            return
+        page = explorer_text(layout.results, manifests, style, layout.explorer, stages.run_stages(config))
+        same = layout.explorer.read_text(encoding="utf-8") == page
+        said = "shows the values of the runs on a page that was changed; make explorer again"
+        remade.compare(layout.explorer, same, layout.manifest("explorer"), said)
+
+
+def _check_report(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
+    with outcome.blaming(layout.report):
+        same, wrong = compare_report(config, layout, scripts)
+        for part in wrong:
+            outcome.blame(layout.report, f"{part} is not what the experiment has; make report again")
+        if not wrong:
+            said = "has the figures, tables and settings, but was changed elsewhere; make report again"
+            remade.compare(layout.report, same, layout.manifest("report"), said)
+
+
+def _check_crate(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
+    """Compare the crate's metadata with the manifests, and the files that it describes with the metadata."""
+    with outcome.blaming(layout.crate), tempfile.TemporaryDirectory() as folder:
+        contradicted = False
+        for entity in read_json(layout.crate)["@graph"]:
+            is_file = "File" in (kind if isinstance(kind := entity["@type"], list) else [kind])
+            if is_file and outcome.sha256.get(unquote(entity["@id"])) != entity["sha256"]:
+                contradicted = True
+                outcome.blame(layout.root / unquote(entity["@id"]), f"not the file that {layout.crate.name} describes")
+        if contradicted:
+            return
+        again = Path(folder, layout.crate.name)
+        write_json(again, crate_metadata(config, layout, scripts))
+        edited = _digests(layout.source, profiles(layout.source)) != _digests(Path(), profiles(Path()))
+        changes = ["workflow/profiles has changed since"] if edited else []
+        said = "not what the manifests say; make crate again"
+        remade.compare(
+            layout.crate, layout.crate.read_bytes() == again.read_bytes(), layout.manifest("crate"), said, *changes
+        )
+
+
+def _digests(root: Path, files: Sequence[Path]) -> dict[Path, str]:
+    return {file.relative_to(root): sha256_file(file) for file in files}
+
+
+def _check_software(layout: Layout, job: Manifest, outcome: Outcome) -> None:
+    """Compare the bill of materials with the versions that the job which wrote it recorded."""
+    with outcome.blaming(layout.sbom):
+        listed = {_normalised(part["name"]): part["version"] for part in read_json(layout.sbom)["components"]}
+        for name, version in job.packages.items():
+            if name != "python" and (other := listed.get(_normalised(name))) != version:
+                outcome.blame(layout.sbom, f"lists {name} {other}, but its job ran with {version}; make crate again")
+
+
+def _normalised(package: str) -> str:
+    """A package's name as PyPI compares names."""
+    return re.sub("[-_.]+", "-", package).lower()

@@ -1,0 +1,362 @@
+"""An experiment's run as a research object that other programs read: a Workflow Run RO-Crate.
+
+It follows the profile Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5) and says what the manifests
+say: each job is a `CreateAction`, whose instrument is the code that it ran, object the files and settings that it used,
+and result the files that it wrote. The crate is the experiment's folder, with a copy of the workflow.
+"""
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rocrate.model import ContextEntity
+from rocrate.rocrate import ROCrate
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig
+from dhel_kcl.files import atomic_path, sha256_file, sha256_json, write_json
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.history import load_jobs
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
+from dhel_kcl.provenance.sbom import write_sbom
+from dhel_kcl.provenance.seal import discarded
+
+Reference = dict[str, str]
+
+_TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # RO-Crate 1.1 has none
+_PROFILES = {
+    "https://w3id.org/ro/wfrun/process/0.5": "Process Run Crate",
+    "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
+    "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
+    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
+}
+_FORMATS = {
+    **{".csv": "text/csv", ".html": "text/html", ".md": "text/markdown", ".py": "text/x-python", ".txt": "text/plain"},
+    **{".json": "application/json", ".yaml": "application/yaml", ".parquet": "application/vnd.apache.parquet"},
+    **{".png": "image/png", ".pdf": "application/pdf", ".smk": "text/plain", "": "text/plain"},
+}
+_COMPLETED = "http://schema.org/CompletedActionStatus"
+_BEFORE_RESULTS = {"configure", "data", *stages.RUN_STAGES}
+
+
+def profiles(clone: Path) -> list[Path]:
+    """Snakemake's profiles in a clone or a copy of it; users edit them, so that they do not define the workflow."""
+    return sorted(clone.glob("workflow/profiles/*/*.yaml"))
+
+
+def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list[Path]:
+    """Make the experiment's folder a crate: list its software, copy the workflow into it, and write the metadata.
+
+    The same manifests in the same environment give the same bytes.
+
+    Args:
+        config: the experiment.
+        layout: its folder.
+        scripts: the folder of the figure and table scripts.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: a manifest, or a file that one records, is missing or another than it was.
+    """
+    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
+    write_sbom(layout.sbom)
+    files = _Files(config, layout, jobs)
+    copies = files.copy_workflow(layout.source)
+    _remove_old_copies(layout, copies)
+    write_json(layout.crate, _describe(config, jobs, files))
+    return [layout.crate, layout.sbom, *copies]
+
+
+def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
+    """Remove what an earlier crate copied and this one does not, unless somebody changed it."""
+    if not (manifest := layout.manifest("crate")).exists():
+        return
+    source, new = absolute(layout.source), {absolute(path) for path in copies}
+    for artifact in load_manifest(manifest).outputs.values():
+        file = locate(manifest, artifact)
+        if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == artifact.sha256:
+            file.unlink()
+
+
+def crate_metadata(config: ExperimentConfig, layout: Layout, scripts: Path) -> dict[str, Any]:
+    """What `write_crate` would write as the crate's metadata now, with the list of software that is there.
+
+    Raises:
+        InputError: a manifest, or a file that one records, is missing, or two manifests contradict each other.
+    """
+    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
+    return _describe(config, jobs, _Files(config, layout, jobs))
+
+
+class _Files:
+    """Every file of the crate: what the manifests say of it, and its id there.
+
+    Attributes:
+        made: the files that each job wrote, its manifest last; a job is named by its manifest.
+        used: the files that each job read.
+        from_outside: the files that no job wrote but one read.
+    """
+
+    def __init__(self, config: ExperimentConfig, layout: Layout, jobs: Mapping[Path, Manifest]) -> None:
+        self._clone = Path.cwd()
+        self._names = {self._clone: Path(layout.source.name), absolute(layout.root): Path()}
+        self._discarded = {absolute(path) for path in discarded(config, layout)}
+        self._recorded: dict[Path, tuple[Artifact, Path]] = {}
+        self.made: dict[Path, list[Path]] = {}
+        self.used: dict[Path, list[Path]] = {}
+        for path, job in jobs.items():
+            made = {locate(path, artifact): (artifact, path) for artifact in job.outputs.values()}
+            self._recorded |= made
+            self.made[path] = [*made, self._add(path)]
+        by_jobs = set(self._recorded)
+        for path, job in jobs.items():
+            used = {locate(path, artifact): artifact for artifact in job.inputs.values()}
+            for file, artifact in used.items():
+                known, origin = self._recorded.setdefault(file, (artifact, path))
+                if known.sha256 != artifact.sha256:
+                    raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
+            self.used[path] = list(used)
+        self.from_outside = [file for file in self._recorded if file not in by_jobs]
+        for file in [layout.sbom, *stages.workflow_files(), *profiles(Path())]:
+            self._add(file)
+
+    def _add(self, file: Path) -> Path:
+        described = Artifact(path=file.name, sha256=sha256_file(file), bytes=file.stat().st_size)
+        self._recorded.setdefault(absolute(file), (described, file))
+        return absolute(file)
+
+    def copy_workflow(self, folder: Path) -> list[Path]:
+        """Copy what lies outside of the experiment's folder into it, and check that what lies inside is there.
+
+        What else lies there stays, as `dhel-kcl crate` did not write it.
+
+        Returns:
+            The copies.
+
+        Raises:
+            InputError: a file is missing or not the one that was recorded; inside, where the audit hashes all of them,
+                only its size is compared. Or a copy would be written through a link.
+        """
+        copies: list[Path] = []
+        for file, (artifact, origin) in self._recorded.items():
+            if not self._has(file):
+                continue
+            inside = self._home(file) != self._clone
+            same = file.exists() and file.stat().st_size == artifact.bytes
+            if not (same and (inside or sha256_file(file) == artifact.sha256)):
+                raise InputError(f"{file}: missing or changed since {origin} recorded it; run the workflow again")
+            if not inside:
+                copies.append(copy := folder / file.relative_to(self._clone))
+                links = [each for each in copy.parents if each.is_relative_to(folder) and each.is_symlink()]
+                if links:
+                    raise InputError(f"{links[-1]}: a link, through which the crate would write; remove it")
+                with atomic_path(copies[-1]) as temporary:
+                    shutil.copyfile(file, temporary)
+        return copies
+
+    def _home(self, file: Path) -> Path | None:
+        """The innermost of the experiment's folder and the clone that the file lies in."""
+        return next((each for each in (file, *file.parents) if each in self._names), None)
+
+    def _has(self, file: Path) -> bool:
+        return file not in self._discarded and self._home(file) is not None
+
+    def reference(self, file: Path) -> Reference:
+        """The id of a file: its path in the crate, or a fragment if the crate does not have it."""
+        home = self._home(file)
+        if home is None:  # others may have its name
+            return {"@id": f"#{quote(file.name)}-{self._recorded[file][0].sha256[:16]}"}
+        path = (self._names[home] / file.relative_to(home)).as_posix()
+        return {"@id": quote(path) if self._has(file) else f"#{quote(path)}"}
+
+    def entities(self) -> Iterator[dict[str, Any]]:
+        """The description of each file; one that the crate does not have is no `File`, as the specification asks."""
+        for file, (artifact, _) in self._recorded.items():
+            entity: dict[str, Any] = {**self.reference(file), "@type": "File", "name": file.name}
+            if not self._has(file):
+                why = "discarded after use" if file in self._discarded else "kept elsewhere"
+                entity |= {"@type": "CreativeWork", "description": f"not in the crate: {why}"}
+            encoding = _FORMATS.get(file.suffix, "application/octet-stream")
+            yield entity | {
+                "contentSize": str(artifact.bytes),
+                "encodingFormat": encoding,
+                "sha256": artifact.sha256,
+            }
+
+
+class _Graph:
+    """Entities by id, each there once however often it is added."""
+
+    def __init__(self) -> None:
+        self.entities: dict[str, dict[str, Any]] = {}
+        self._linked: set[tuple[str, str, str]] = set()
+
+    def add(self, identifier: str, kind: str, /, **properties: Any) -> Reference:
+        self.entities.setdefault(identifier, {"@id": identifier, "@type": kind, **properties})
+        return {"@id": identifier}
+
+    def link(self, owner: Reference, key: str, reference: Reference) -> None:
+        """Add to what a property of an entity lists."""
+        if (link := (owner["@id"], key, reference["@id"])) not in self._linked:
+            self._linked.add(link)
+            self.entities[owner["@id"]].setdefault(key, []).append(reference)
+
+
+def _describe(config: ExperimentConfig, jobs: Mapping[Path, Manifest], files: _Files) -> dict[str, Any]:
+    """The crate's metadata, JSON-LD."""
+    graph = _Graph()
+    for entity in files.entities():
+        graph.entities[entity["@id"]] = entity
+    parts = [{"@id": name} for name, entity in graph.entities.items() if entity["@type"] == "File"]
+    last = max(jobs.values(), key=_end)
+    times = {"startTime": min(job.started for job in jobs.values()), "endTime": _end(last), "actionStatus": _COMPLETED}
+
+    workflow, snakemake = files.reference(absolute(Path("Snakefile"))), last.packages.get("snakemake", "unknown")
+    run = graph.add("#run", "CreateAction", name=f"Run of {config.name}", instrument=workflow, **times)
+    engine = _add_package(graph, "snakemake", snakemake)
+    organised = graph.add("#engine", "OrganizeAction", name="Run of Snakemake", instrument=engine, result=run, **times)
+    actions = [run, *(_add_job(graph, files, workflow, organised, path, job) for path, job in jobs.items())]
+    configured = graph.entities[f"#configure/{quote(config.name)}"]
+    outside = [files.reference(file) for file in files.from_outside]
+    graph.entities[run["@id"]] |= {
+        "description": f"Every job of {config.name}, each when its inputs were there",
+        "object": [*configured["object"], *(file for file in outside if file not in configured["object"])],
+        "result": [
+            files.reference(file)
+            for path, job in jobs.items()
+            if job.stage not in _BEFORE_RESULTS
+            for file in files.made[path]
+        ],
+    }
+    graph.entities[workflow["@id"]] |= {
+        "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"],
+        "name": "The workflow of dhel-kcl",
+        "conformsTo": {"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"},
+        "input": graph.entities[configured["instrument"]["@id"]]["input"],
+        "version": _commit(last),
+    }
+
+    crate = ROCrate(version="1.1")
+    crate.metadata.extra_terms = _TERMS
+    main = crate.add_workflow(
+        dest_path=workflow["@id"],
+        main=True,
+        lang="snakemake",
+        lang_version=snakemake,
+        properties=_compact(graph.entities.pop(workflow["@id"])),
+    )
+    for profile, name in _PROFILES.items():
+        graph.add(profile, "CreativeWork", name=name, version=profile.rpartition("/")[2])
+    about = metadata("dhel-kcl")
+    spdx = about["License-Expression"]
+    licence = graph.add(f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx, identifier=spdx)
+    for entity in graph.entities.values():
+        crate.add(ContextEntity(crate, entity["@id"], _compact(entity)))
+    for key, value in {
+        "name": f"{config.name}, an experiment of dhel-kcl",
+        "description": about["Summary"],
+        "datePublished": times["endTime"],
+        "license": licence,
+        "conformsTo": [{"@id": profile} for profile in _PROFILES],
+        "mainEntity": main,
+        "hasPart": parts,
+        "mentions": [organised, *actions],
+    }.items():
+        crate.root_dataset[key] = value
+    described: dict[str, Any] = crate.metadata.generate()
+    return described
+
+
+def _add_job(
+    graph: _Graph, files: _Files, workflow: Reference, organised: Reference, path: Path, job: Manifest
+) -> Reference:
+    """Add a job as an action, with its tool and its settings, under its step of the workflow."""
+    name = job.subject if job.stage == "render" else job.stage
+    tool = _add_tool(graph, name, job)
+    settings = [_add_setting(graph, name, tool, *each) for each in _flat({**job.settings, "seeds": job.seeds})]
+    action = graph.add(
+        f"#{quote(job.stage)}/{quote(job.subject)}",
+        "CreateAction",
+        name=f"{job.stage} of {job.subject}",
+        description=shlex.join(job.command),
+        instrument=tool,
+        object=[*map(files.reference, files.used[path]), *settings],
+        result=[*map(files.reference, files.made[path])],
+        startTime=job.started,
+        endTime=_end(job),
+        actionStatus=_COMPLETED,
+    )
+    position = str(len(graph.entities[workflow["@id"]].get("step", ())) + 1)
+    step = graph.add(f"{workflow['@id']}#{quote(name)}", "HowToStep", name=name, position=position)
+    control = graph.add(f"#step/{quote(name)}", "ControlAction", name=f"Jobs of {name}", instrument=step)
+    graph.link(workflow, "hasPart", tool)
+    graph.link(workflow, "step", step)
+    graph.link(step, "workExample", tool)
+    graph.link(control, "object", action)
+    graph.link(organised, "object", control)
+    return action
+
+
+def _add_tool(graph: _Graph, name: str, job: Manifest) -> Reference:
+    """Add the code that a job ran: one entity for each version of it in each environment."""
+    digest = sha256_json([job.source_digest, _commit(job), job.packages])[:16]
+    return graph.add(
+        f"#code/{quote(name)}-{digest}",
+        "SoftwareSourceCode",
+        name=f"The code of {name}",
+        description=f"at commit {_commit(job)}; the version is a digest of the modules that it runs",
+        version=job.source_digest,
+        softwareRequirements=[_add_package(graph, *each) for each in job.packages.items()],
+    )
+
+
+def _add_package(graph: _Graph, name: str, version: str) -> Reference:
+    """Add a package under its package URL, which the bill of materials has too."""
+    kind = "generic" if name == "python" else "pypi"
+    return graph.add(f"pkg:{kind}/{name}@{quote(version)}", "SoftwareApplication", name=name, version=version)
+
+
+def _add_setting(graph: _Graph, step: str, tool: Reference, name: str, value: Any) -> Reference:
+    """Add a setting of a job, as the value of a parameter of its tool."""
+    parameter = graph.add(
+        f"#parameter/{quote(step)}/{quote(name)}", "FormalParameter", name=name, additionalType="PropertyValue"
+    )
+    graph.link(tool, "input", parameter)
+    identifier = f"#value/{quote(step)}/{quote(name)}/{sha256_json(value)[:16]}"
+    return graph.add(identifier, "PropertyValue", name=name, value=value, exampleOfWork=parameter)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | int | float]]:
+    """The settings under dotted names; lists, whose order JSON-LD would lose, and null as JSON text."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}".lstrip("."))
+    else:
+        yield name, value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _compact(entity: dict[str, Any]) -> dict[str, Any]:
+    """An entity as RO-Crate wants it: no empty list, and none of one value."""
+    single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in entity.items()}
+    return {key: value for key, value in single.items() if value != []}
+
+
+def _end(job: Manifest) -> str:
+    return (datetime.fromisoformat(job.started) + timedelta(seconds=job.seconds)).isoformat(timespec="seconds")
+
+
+def _commit(job: Manifest) -> str:
+    """The commit that a job ran at, marked as `git describe` marks one with changes, or whose changes are not known."""
+    if job.git_commit is None:
+        return "unknown"
+    return job.git_commit + {True: "-dirty", False: "", None: "-broken"}[job.git_dirty]

@@ -1,0 +1,380 @@
+"""Releases: what is published of a finished experiment, and drawing it again from nothing else.
+
+A release has no images, weights or features. It has the tidy tables, every product and page, each run's measurements,
+the manifests of all jobs, and the sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` reads too.
+It has neither the crate nor the seal, which list files that a release leaves out.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NoReturn
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.files import TEMPORARY, sha256_file
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import absolute, changes_since, load_manifest, locate
+from dhel_kcl.jobs.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
+
+README = "README.md"
+
+_MANIFEST = r"manifests/.+\.json|.+\.manifest\.json"
+_IF_THERE = ("sbom.json", "manifests/crate.json")
+_THEORY_STAGES = ("configure", "theory", "render")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A figure, table or page that was made again.
+
+    Attributes:
+        release: the folder of the release.
+        name: the target, ``explorer`` or ``report``.
+        numbers: whether they are the released ones; None if there are none to compare.
+        other_bytes: suffixes of the files that are not the released ones byte for byte; None if there are none to
+            compare, or the product is a page, whose links differ.
+    """
+
+    release: Path
+    name: str
+    numbers: bool | None = None
+    other_bytes: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        said = [{True: "same numbers", False: "OTHER NUMBERS", None: "not compared"}[self.numbers]]
+        if self.other_bytes is not None:
+            said.append(f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
+        return f"{self.release} {self.name}: {', '.join(said)}"
+
+
+def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False) -> int:
+    """Copy what is published of a finished experiment into a folder, whole or not at all.
+
+    A release that is there already, and is as it was published, is replaced, but for its README.md. Nothing else is.
+
+    Args:
+        config: the experiment.
+        layout: its folder, or an earlier release.
+        scripts: the folder of the figure and table scripts.
+        output: the folder of the release.
+        theory_only: leave out the runs and whatever is made from them.
+
+    Returns:
+        The number of files that were copied.
+
+    Raises:
+        InputError: the experiment is not complete or not consistent, or `output` holds something else.
+    """
+    _check_replaceable(output)
+    files = _contents(config, layout, declarations.scripts(scripts), theory_only)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: missing, and {len(missing) - 1} more; a release needs a finished experiment, "
+            "run the workflow first"
+        )
+    sums = {path.relative_to(layout.root).as_posix(): sha256_file(path) for path in sorted(files)}
+    _refuse(_contradictions(layout.root, sums))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        made, replaced = Path(temporary, "made"), Path(temporary, "replaced")
+        for name in sums:
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(layout.root / name, made / name)
+        _write_sums(made, sums)
+        if (output / README).is_file():
+            shutil.copyfile(output / README, made / README)
+        try:
+            if output.exists():
+                output.rename(replaced)
+            made.rename(output)
+        except BaseException:
+            if replaced.exists() and not output.exists():
+                replaced.rename(output)
+            raise
+    return len(sums)
+
+
+def _contents(
+    config: ExperimentConfig, layout: Layout, scripts: Mapping[str, declarations.Script], theory_only: bool
+) -> list[Path]:
+    targets = [name for name, script in scripts.items() if not theory_only or script.tables == ("theory",)]
+    files = [layout.config, layout.theory, *(path for target in targets for path in layout.products(target))]
+    if theory_only:
+        manifests = stages.expected_manifests(config, layout, targets)
+        return [*files, *(path for path, (stage, _) in manifests.items() if stage in _THEORY_STAGES)]
+    measuring = stages.run_stages(config)
+    measurements = [path for run in config.runs for path in layout.measurements(run, measuring)]
+    optional = [path for name in _IF_THERE if (path := layout.root / name).is_file()]
+    crated = stages.crated_manifests(config, layout, targets)
+    return [*files, layout.results, layout.explorer, layout.report, *measurements, *crated, *optional]
+
+
+def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Check that a release has the files of its `SHA256SUMS` and no others, and that its manifests agree.
+
+    Raises:
+        InputError: it does not; one line for each file.
+    """
+    _refuse(_problems(folder))
+
+
+def _check_replaceable(output: Path) -> None:
+    """Refuse a place for a release unless nothing is there, a README.md alone, or a release as it was published.
+
+    Raises:
+        InputError: something else is there, or the place is inside an experiment or another release.
+    """
+    check_not_inside(output)
+    if output.is_symlink():
+        raise InputError(f"{output}: a link, which would be lost; give the folder that it leads to or another one")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output}: not a folder, and would be lost; choose another name")
+    if is_experiment(output) and not is_release(output):
+        raise InputError(f"{output}: an experiment's own folder; choose another one for the release")
+    foreign = _foreign(output)
+    if foreign:
+        raise InputError(f"{output / foreign}: not of a release, and would be lost; choose another folder")
+
+
+def _foreign(folder: Path) -> str | None:
+    """The first thing in a folder that does not belong to a release as it was published, by its path there."""
+    entries = _entries(folder)
+    sums = _read_sums(folder) if entries.get(SUMS, False) else {}
+    for name, is_file in entries.items():
+        if not is_file or name not in (SUMS, README, *sums):
+            return name
+    for path, names, files in os.walk(folder):
+        if not (names or files) and Path(path) != folder:  # no file's folder
+            return os.path.relpath(path, folder)
+    if sums:
+        problems = _problems(folder) or _not_ours(folder, sums)
+        if problems:
+            raise InputError(f"{problems[0]}; so nothing was replaced: restore it or choose another folder")
+    return None
+
+
+def _not_ours(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Files of a release that no job wrote, or that a release does not have; its manifests say which job wrote what."""
+    layout = Layout(folder)
+    load_config(layout.config)
+    if not records_configuration(layout):
+        return [f"{layout.config}: not what {layout.manifest('configure')} records"]
+    manifests = [name for name in sums if re.fullmatch(_MANIFEST, name)]
+    jobs = {folder / name: load_manifest(folder / name) for name in manifests}
+    written = {(locate(path, each), each.sha256) for path, job in jobs.items() for each in job.outputs.values()}
+    patterns = _released(Layout(Path("/")))
+    return [
+        f"{folder / name}: not a file of a release"
+        for name in sorted(sums.keys() - set(manifests))
+        if ((folder / name).resolve(), sums[name]) not in written or not _matches(name, patterns)
+    ]
+
+
+def _matches(name: str, files: Iterable[Path]) -> bool:
+    return any(Path("/", name).match(str(file)) for file in files)
+
+
+def _drawn(layout: Layout) -> list[Path]:
+    """The names, with wildcards, of everything that is drawn from tables."""
+    products = [path for target in ("fig_*", "table_*") for path in layout.products(target)]
+    return [layout.explorer, layout.report, *products]
+
+
+def _released(layout: Layout) -> list[Path]:
+    """The names, with wildcards, of the files of a release besides its manifests."""
+    tables = [layout.table(name) for name in declarations.TABLES]
+    return [layout.config, layout.sbom, *tables, *_drawn(layout), *layout.measurements("*", stages.RUN_STAGES)]
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _problems(folder: Path) -> list[str]:
+    sums, files = _read_sums(folder), _listed(folder)
+    problems = [f"{folder / name}: missing, but listed in {SUMS}" for name in sorted(sums.keys() - files.keys())]
+    problems += [f"{folder / name}: not listed in {SUMS}; remove it" for name in sorted(files.keys() - sums.keys())]
+    for name in sorted(sums.keys() & files.keys()):
+        if not files[name].is_file() or sha256_file(files[name]) != sums[name]:
+            problems.append(f"{files[name]}: not the file that {SUMS} lists; it is damaged or was changed")
+    return problems or _contradictions(folder, sums)
+
+
+def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
+    names = {absolute(folder / name): name for name in sums}
+    described = [name for name in sums if re.fullmatch(_MANIFEST, name)]
+    manifests = {name: load_manifest(folder / name) for name in described}
+    outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
+    inputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.inputs.values()]
+    problems: dict[str, str] = {}
+    for described_by, artifact in (*outputs, *inputs):
+        name = names.get(locate(folder / described_by, artifact), "")
+        if sums.get(name, artifact.sha256) != artifact.sha256:
+            problems.setdefault(name, f"{folder / name}: not the file that {described_by} records; one was changed")
+    written = {locate(folder / described_by, artifact) for described_by, artifact in outputs}
+    for file, name in names.items():
+        if file.suffix == ".parquet" and file not in written:
+            problems[name] = f"{folder / name}: no manifest records the job that wrote it"
+    return list(problems.values())
+
+
+def _listed(folder: Path) -> dict[str, Path]:
+    """Whatever a release's `SHA256SUMS` has to list, by its path in it."""
+    return {name: folder / name for name in _entries(folder) if name not in (SUMS, README)}
+
+
+def _entries(folder: Path) -> dict[str, bool]:
+    """Everything below a folder but folders, by its path there, and whether it is a file; a link is not.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = {}
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            if path.is_symlink() or not path.is_dir():
+                found[path.relative_to(folder).as_posix()] = path.is_file() and not path.is_symlink()
+    return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    if not path.is_file():
+        raise InputError(f"{path}: missing; give the folder of a release, such as docs/results/theory")
+    sums: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(errors="replace", encoding="utf-8").splitlines(), start=1):
+        parts = re.fullmatch("([0-9a-f]{64})  (.+)", line)
+        if parts is None or parts[2] in sums:
+            raise InputError(f"{path}: line {number} is not a sha256, two spaces and a file not listed before")
+        sums[parts[2]] = parts[1]
+    if not sums:
+        raise InputError(f"{path}: lists no file")
+    return sums
+
+
+def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Product]:
+    """Make every figure, table and page of some releases again, from their tables, on all cores.
+
+    Every file of every release is verified first. A release without results has the figures and tables of the
+    theorems only, and no pages.
+
+    Args:
+        folders: the releases.
+        scripts: the folder of the figure and table scripts.
+        output: where the products go, in a folder of each release's name, which is new or of an earlier redraw.
+
+    Yields:
+        Each product once it is made and compared with the released one.
+
+    Raises:
+        InputError: a release is damaged, cannot be drawn, or something else is where its products would go.
+    """
+    names = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{folder}: another folder is called {name} too; draw them one at a time")
+        _check_redrawable(output / name)
+        verify(folder)
+        if not any(Layout(folder).table(table).is_file() for table in declarations.TABLES):
+            raise InputError(f"{folder}: has no results.parquet and no theory.parquet, nothing to draw from")
+    targets = [
+        (folder, script)
+        for folder in folders
+        for script in declarations.scripts(scripts).values()
+        if all(Layout(folder).table(table).is_file() for table in script.tables)
+    ]
+    if not targets:
+        raise InputError(f"{scripts}: no figure or table is drawn from the tables of these releases alone")
+    whole = [folder for folder in folders if Layout(folder).results.is_file()]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver")) as pool:
+        yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))
+        for pages in pool.map(_write_pages, whole, repeat(scripts), repeat(output)):
+            yield from pages
+
+
+def _check_redrawable(folder: Path) -> None:
+    """Refuse a place for products unless nothing is there, or products and pages alone, as of an earlier redraw.
+
+    Raises:
+        InputError: something else is there, or the place is inside an experiment or a release.
+    """
+    check_not_inside(folder)
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        raise InputError(f"{folder}: not a folder; choose another output")
+    if not folder.exists():
+        return
+    if is_release(folder) or is_experiment(folder):
+        raise InputError(f"{folder}: would replace files of an experiment or a release; choose another output")
+    drawn = _drawn(Layout(Path("/")))
+    for name, is_file in _entries(folder).items():
+        if not (is_file and (_matches(name, drawn) or Path(name).name.startswith(TEMPORARY))):
+            raise InputError(f"{folder / name}: not of an earlier redraw; choose another output")
+
+
+def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
+    from dhel_kcl.paper.render import points_equal, read_points, render
+
+    released, made = Layout(folder), Layout(output / folder.resolve().name)
+    render(script.path, [released.table(name) for name in script.tables], made.products(script.name)[0].parent)
+    pairs = list(zip(made.products(script.name), released.products(script.name), strict=True))
+    csv, released_csv = next(pair for pair in pairs if pair[0].suffix == ".csv")
+    if not released_csv.exists():
+        return Product(folder, script.name)
+    numbers = points_equal(read_points(csv), read_points(released_csv))
+    return Product(folder, script.name, numbers, _other_bytes(pairs))
+
+
+def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
+    from dhel_kcl.paper.explorer import read_rows, run_rows, write_explorer
+    from dhel_kcl.paper.report import compare_report, write_report
+
+    released, made = Layout(folder), Layout(output / folder.resolve().name)
+    config, style = load_config(released.config), scripts / "style.py"
+    manifests = stages.pretraining_manifests(config, released)
+    write_explorer(released.results, manifests, style, made.explorer, stages.run_stages(config))
+    rows = run_rows(released.results, manifests, style, released.root)
+    jobs = stages.reported_manifests(config, released, declarations.scripts(scripts))
+    write_report(
+        released.config,
+        released.results,
+        made.figures,
+        made.tables,
+        made.report,
+        scripts,
+        theory=released.theory,
+        explorer=made.explorer,
+        manifests=[path for path in jobs if path.exists()],  # a script of the reader's own has none
+    )
+    same, wrong = compare_report(config, released, scripts)
+    changes = changes_since(load_manifest(released.manifest("report")), stages.code_digest("report"))
+    return [
+        Product(folder, "explorer", read_rows(released.explorer) == rows),
+        Product(folder, "report", same or (bool(changes) and not wrong)),
+    ]
+
+
+def _other_bytes(pairs: Iterable[tuple[Path, Path]]) -> tuple[str, ...]:
+    return tuple(new.suffix for new, old in pairs if not old.exists() or new.read_bytes() != old.read_bytes())

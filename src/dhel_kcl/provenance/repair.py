@@ -1,0 +1,314 @@
+"""After a crash: find the files that are not what their manifests say, and move them out of the workflow's way.
+
+A file gets its name when it is whole and on the disk (`files.atomic_path`), so a killed job leaves no half of one.
+A disk that loses power may lose what it said it had; Snakemake, which looks at names and times, would use what is left.
+"""
+
+import fcntl
+import itertools
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dhel_kcl.console import console
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import load_config, resolved_text
+from dhel_kcl.files import TEMPORARY, read_json, remove_abandoned, sha256_file
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import absolute, load_manifest, locate
+from dhel_kcl.jobs.ownership import is_experiment, is_release
+from dhel_kcl.jobs.stages import MODULES, RUN_STAGES
+
+SUFFIX = ".damaged"
+"""What the name of a file that was moved aside ends in."""
+
+
+class RunningMark:
+    """A file that is there while a workflow runs on an experiment, and that one which crashed leaves behind.
+
+    Each workflow has one of its own, ``HOST-PID``, and locks it; the system gives the lock up when a process ends,
+    however it ends.
+
+    Args:
+        folder: the experiment's folder of marks, `Layout.running`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{platform.node()}-{os.getpid()}"
+        self._lock = -1
+
+    def set(self) -> None:
+        """Write and lock the file, as a workflow that begins."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.fsync(self._lock)
+
+    def clear(self) -> None:
+        """Remove the file, as a workflow that ends."""
+        os.close(self._lock)
+        self.path.unlink(missing_ok=True)
+
+
+def marks(layout: Layout) -> list[Path]:
+    """The marks of an experiment's workflows; whatever else lies in their folder is none."""
+    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name))
+
+
+def is_running(mark: Path) -> bool | None:
+    """Whether the workflow of a mark runs; None where this cannot be told.
+
+    That is for a mark of another machine that is not locked here, one that this user may not read, and on file systems
+    without locks.
+    """
+    try:
+        descriptor = os.open(mark, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False if mark.name.rpartition("-")[0] == platform.node() else None
+
+
+def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
+    """Repair an experiment if the last workflow on it did not end by itself; else do nothing, at no cost.
+
+    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing.
+
+    Args:
+        layout: the experiment's folder.
+        dry_run: say what is damaged and change nothing.
+
+    Raises:
+        InputError: a file cannot be read or moved.
+    """
+    running = {mark: is_running(mark) for mark in marks(layout)}
+    unclear = [mark.name for mark, runs in running.items() if runs is None]
+    if not running or True in running.values():
+        return
+    if unclear:
+        console.print(
+            f"{layout.root}: {', '.join(unclear)} (host-process) may still run a workflow on it, which cannot be told "
+            f"from here, so its files are not checked; if none runs, call: dhel-kcl repair {layout.root}"
+        )
+        return
+    console.print(f"{layout.root}: the last workflow did not end by itself; checking what it left")
+    repair(layout, dry_run=dry_run, jobs_may_run=True)
+
+
+def check_is_experiment(layout: Layout) -> None:
+    """Refuse a folder in which nothing shows that jobs of ours worked there: repair moves and removes files by name.
+
+    A crash may have damaged any file, so one sound manifest is enough, or the mark of a workflow.
+
+    Raises:
+        InputError: the folder is missing, a release, or not known to be an experiment's.
+    """
+    root = layout.root
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give an experiment's, such as results/quickstart")
+    if is_release(root):
+        raise InputError(f"{root}: a release, which stays as it was published; take it anew from where you got it")
+    if not (
+        marks(layout)
+        or any(_is_sound(load_manifest, path) for path in _found(root, manifests(layout)))
+        or (is_experiment(root) and _is_sound(load_config, layout.config))
+    ):
+        raise InputError(f"{root}: no job has left a sound manifest in it; give one experiment's folder")
+
+
+def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
+    try:
+        read(path)
+    except (InputError, OSError):
+        return False
+    return True
+
+
+def _is_resolved(config: Path) -> bool:
+    """Whether a configuration is missing, or whole and in the form in which `dhel-kcl configure` writes it."""
+    try:
+        return not os.path.lexists(config) or config.read_bytes() == resolved_text(load_config(config)).encode()
+    except (InputError, OSError):
+        return False
+
+
+def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
+    """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
+
+    The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
+    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged. What a manifest
+    lists and no job of the experiment writes is named and left alone, and so is what lies behind a link, as another
+    experiment may use it. Marks of workflows that crashed are removed.
+
+    Args:
+        layout: the experiment's folder; no workflow runs on it.
+        dry_run: say what is damaged and change nothing.
+        jobs_may_run: leave outputs that are newer than their manifests, and temporary files; else those that no process
+            writes any more are removed (`files.remove_abandoned`).
+
+    Returns:
+        The damaged files.
+
+    Raises:
+        InputError: a file cannot be read or moved, or, once all others are repaired, one lies behind a link.
+    """
+    found = marks(layout)
+    damaged, again = _check(layout, jobs_may_run)
+    if any(_link(layout.root, path) is None for path in (*damaged, *again)):
+        again.update(_gathered(layout))
+    behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
+    for path, link in behind.items():
+        why = damaged.get(path, "its job has to be done again")
+        console.print(f"{path}: {why}, but behind the link {link}; left alone, remove it or restore what was damaged")
+    try:
+        for path in sorted(again - set(damaged) - behind.keys()):
+            console.print(f"{path}: {'would be ' if dry_run else ''}removed, as its job has to be done again")
+            if not dry_run:
+                path.unlink()
+        for path in [path for path in damaged if path not in behind]:
+            aside = _free(path.with_name(path.name + SUFFIX))
+            console.print(f"{path}: damaged ({damaged[path]}); {'would be ' if dry_run else ''}moved to {aside.name}")
+            if not dry_run:
+                path.replace(aside)
+        if not dry_run and not jobs_may_run:
+            _remove_abandoned(layout)
+        if not dry_run and not behind:
+            for mark in found:
+                mark.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be moved ({error.strerror}); check its folder") from error
+    if behind:
+        raise InputError(
+            f"{layout.root}: {len(behind)} files behind links were left, named above; restore or remove them, then "
+            f"call: dhel-kcl repair {layout.root}"
+        )
+    return list(damaged)
+
+
+def _free(path: Path) -> Path:
+    """The path of a damaged file, with a number if that of an earlier one is there."""
+    names = (path.with_name(f"{path.name.removesuffix(SUFFIX)}.{number}{SUFFIX}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
+
+
+def _link(root: Path, path: Path) -> Path | None:
+    """The first link on the way from the experiment's folder to a file, which may be the file itself."""
+    below = [path, *path.parents][: len(path.relative_to(root).parts)]
+    return next((each for each in reversed(below) if each.is_symlink()), None)
+
+
+def _found(root: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    return (path for pattern in patterns for path in sorted(root.glob(pattern)))
+
+
+def _remove_abandoned(layout: Layout) -> None:
+    """Remove what killed jobs were writing from the folders that jobs write to, but from none behind a link."""
+    folders = {str(Path(pattern).parent) for pattern in (*outputs(layout), *manifests(layout))} - {"."}
+    checkpoints = str(Path(layout.run("*").relative_to(layout.root), "checkpoints", "*"))
+    for folder in [layout.root, *_found(layout.root, sorted({*folders, checkpoints}))]:
+        if folder.is_dir() and not _link(layout.root, folder):
+            for path in folder.glob(f"{TEMPORARY}*"):
+                if not remove_abandoned(path):
+                    console.print(f"{path}: a process may be writing it; left alone")
+
+
+def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
+    """Damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
+    folder = layout.root
+    damaged: dict[Path, str] = {}
+    again: set[Path] = set()
+    written = {absolute(path): path for path in _found(folder, outputs(layout))}
+    for path in _found(folder, manifests(layout)):
+        with _named(path):
+            time = path.stat().st_mtime_ns  # before it is read: a job may replace it
+            try:
+                manifest = load_manifest(path)
+            except InputError:
+                damaged[path] = "not a manifest"
+                continue
+        kept = False
+        for artifact in manifest.outputs.values():
+            listed = locate(path, artifact)
+            if listed not in written:
+                if os.path.lexists(listed):
+                    console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
+                elif listed.name != layout.features("").name:  # the workflow may have discarded those
+                    console.print(f"{os.path.normpath(path.parent / artifact.path)}: missing")
+                    again.add(path)
+                continue
+            file = written[listed]
+            with _named(file):
+                if not file.exists() or sha256_file(file) == artifact.sha256:
+                    continue
+                newer = file.stat().st_mtime_ns > time
+            if newer and jobs_may_run:
+                console.print(f"{file}: newer than {path}, a job may be at work; left alone")
+            else:
+                damaged[file] = f"not what {path} records"
+                kept = kept or _link(folder, file) is not None
+                again.add(path)
+        if kept:  # by its manifest the next check finds what stays
+            again.discard(path)
+    # Else `configure`, which replaces only what it wrote, would refuse what a crash left of it.
+    if not _is_sound(load_manifest, layout.manifest("configure")) and not _is_resolved(layout.config):
+        damaged[layout.config] = "not what `dhel-kcl configure` writes"
+    with _named(layout.audit):
+        if layout.audit.exists():
+            try:
+                read_json(layout.audit)
+            except InputError:
+                damaged[layout.audit] = "not JSON"
+    return damaged, again
+
+
+def _gathered(layout: Layout) -> Iterator[Path]:
+    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing."""
+    of_collect = (layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"))
+    yield from filter(Path.exists, (*of_collect, layout.report, layout.manifest("report")))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have a file that cannot be read be named: not every OSError does."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be checked ({error.strerror}); repair its disk or move it away") from error
+
+
+def outputs(layout: Layout) -> list[str]:
+    """Patterns, below the experiment's folder, of the files that its jobs list in manifests as their outputs."""
+    from dhel_kcl.data.beton import sidecar_path  # loads NumPy, which the workflow need not wait for
+
+    run, beton = "*", layout.beton("*", "*")
+    of_runs = [layout.encoder(run), layout.features(run), layout.classifier(run), *layout.measurements(run, RUN_STAGES)]
+    tables = [path.with_suffix(suffix) for path in (layout.results, layout.theory) for suffix in (".parquet", ".csv")]
+    products = [*layout.products("fig_*"), *layout.products("table_*")]
+    pages = [layout.config, layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "**" / "*"]
+    files = [*pages, *tables, *products, beton, sidecar_path(beton), *of_runs]
+    return [str(path.relative_to(layout.root)) for path in files]
+
+
+def manifests(layout: Layout) -> list[str]:
+    """Patterns, below the experiment's folder, of the manifests of its jobs."""
+    alone = [stage for stage in MODULES if stage not in (*RUN_STAGES, "data", "render", "audit")]
+    paths = [
+        *map(layout.manifest, alone),
+        layout.manifest("data", "*-*"),
+        *(layout.manifest("render", target) for target in ("fig_*", "table_*")),
+        *(layout.run_manifest(stage, "*") for stage in RUN_STAGES),
+    ]
+    return [str(path.relative_to(layout.root)) for path in paths]

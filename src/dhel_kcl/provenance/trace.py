@@ -1,0 +1,375 @@
+"""Where a file, or one number of a figure or table, came from, in words: what `dhel-kcl trace` prints.
+
+Everything is read from the manifests, and each file that is named is hashed again. What no longer holds is said in the
+same line.
+"""
+
+import csv
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.text import Text
+from rich.tree import Tree
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, Run
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import Manifest, absolute, load_manifest, locate, shown
+from dhel_kcl.paper.render import load_results, load_target
+from dhel_kcl.provenance.seal import discarded
+
+_POSITIONS = ("x", "epoch", "index", "severity")
+"""What figures call the results' column `x`."""
+
+
+def lines(tree: Tree, indent: int = 0) -> Iterator[str]:
+    """The tree as plain lines, each indented below what it belongs to."""
+    yield " " * indent + str(tree.label)
+    for child in tree.children:
+        yield from lines(child, indent + 2)
+
+
+def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) -> Tree:
+    """The jobs and files that a file came from, down to betons and configuration; each file is told of once.
+
+    Args:
+        config: the experiment's configuration.
+        layout: its folder.
+        scripts: the folder of the figure and table scripts.
+        what: a script's name, or a path.
+
+    Raises:
+        InputError: no job of the experiment wrote the file.
+    """
+    targets = declarations.scripts(scripts)
+    history = _History(config, layout, targets)
+    for manifest in history.expected:
+        if manifest.exists():
+            history.load(manifest)
+    file = _find(layout, targets, what, history)
+    wanted = None
+    if history.job(file).stage == "render" and (points := file.with_suffix(".csv")).exists():
+        wanted = {run for row in _points(points) for run in row["runs"].split(";")}
+    seen: set[Path] = set()
+
+    def grow(branch: Tree, file: Path) -> None:
+        seen.add(file)
+        if file not in history.producers:
+            branch.add(history.told(file, "not made by the workflow"))
+            return
+        job = history.job(file)
+        seed = f", run seed {job.seeds['run']}" if "run" in job.seeds else ""
+        node = branch.add(history.told(file, f"{job.stage} of {job.subject}{seed}"))
+        shown_before = []
+        for used in history.inputs(file):
+            if used in history.manifests or (job.stage == "collect" and wanted and used.parent.name not in wanted):
+                continue  # a manifest describes a job that the tree shows; other runs are not behind this file
+            if used in seen:
+                shown_before.append(shown(used))
+            else:
+                grow(node, used)
+        if shown_before:
+            node.add(f"see above: {', '.join(shown_before)}")
+
+    root = Tree(str(file))
+    grow(root, absolute(file))
+    root.add(_configuration(history, layout))
+    return root
+
+
+def of_cell(
+    config: ExperimentConfig, layout: Layout, scripts: Path, what: str, cell: Sequence[str], column: str | None
+) -> Tree:
+    """The lineage of one number of a figure or table.
+
+    Args:
+        config: the experiment's configuration.
+        layout: its folder.
+        scripts: the folder of the figure and table scripts.
+        what: the figure or table: its name, or the path of one of its files.
+        cell: the row of its CSV: a number from 1, or one or more values such as ``loss=DHEL,batch_size=256``.
+        column: the column of the number; None takes `mean` if there is one, else the whole row.
+
+    Raises:
+        InputError: there is no such figure, row or column, or more than one such row.
+    """
+    targets = declarations.scripts(scripts)
+    target = Path(what).stem
+    if target not in targets:
+        raise InputError(f"{what}: --cell needs a figure or table; there are {', '.join(targets)}")
+    script = targets[target]
+    path = next(path for path in layout.products(target) if path.suffix == ".csv")
+    points = _points(path)
+    number = _row(points, cell, path)
+    row = points[number]
+    if column is not None and column not in row:
+        raise InputError(f"{path}: no column {column!r}; there are {', '.join(row)}")
+    if column is None and "mean" in row:
+        column = "mean"
+    runs = list(filter(None, row["runs"].split(";")))
+    history = _History(config, layout, targets)
+    history.load(layout.manifest("configure"), layout.manifest("render", target))
+    history.load(*(layout.manifest({"results": "collect"}.get(table, table)) for table in script.tables))
+
+    where = f"row {number + 1} of {path}"
+    number_of = f"{row['metric']} ({column})" if row.get("metric") and column != "metric" else column
+    tree = Tree(f"{row[column] or 'an empty cell'} is {number_of} in {where}" if column else where)
+    tree.add(f"the row: {_told(row)}")
+    tree.add(history.told(path))
+    tree.add(history.made(path, f"drawn by {script.path}"))
+    for used in history.inputs(absolute(path)):
+        node = tree.add(history.told(used, before="from "))
+        if used in history.producers:
+            node.add(history.made(used))
+    values, how = _measured(script, layout, runs, row, column)
+    node = tree.add(how)
+    betons: dict[Path, None] = {}
+    for run in runs:
+        own = values[values["run"] == run]
+        measured = ", ".join(_value(metric, rows["value"]) for metric, rows in own.groupby("metric", sort=False))
+        branch = node.add(f"run {run}: {measured or 'no value'}")
+        if run in config.runs:
+            sources = [absolute(layout.root / str(source)) for source in own["source"].dropna().unique()]
+            betons |= dict.fromkeys(_tell_of_run(branch, history, config.runs[run], sources))
+    for beton in betons:
+        tree.add(history.told(beton, before="images: ")).add(history.made(beton))
+    tree.add(_configuration(history, layout))
+    return tree
+
+
+def _tell_of_run(branch: Tree, history: "_History", run: Run, files: list[Path]) -> list[Path]:
+    """Add each job behind some files of a run, with what it wrote; returns the betons that they lead to."""
+    layout, dataset = history.layout, run.dataset
+    history.load(*(layout.run_manifest(stage, run.id) for stage in stages.run_stages(history.config)))
+    history.load(*(layout.manifest("data", f"{dataset.name}-{split}") for split in dataset.data.splits))
+    jobs: dict[Path, Tree] = {}
+    betons = []
+    for file in files:  # grows: what each file was made from follows it
+        job = history.producers.get(file)
+        if file.suffix == ".beton" and job:
+            betons.append(file)
+            continue
+        if job and job not in jobs:
+            jobs[job] = branch.add(history.made(file))
+        (jobs[job] if job else branch).add(history.told(file))
+        files += [used for used in history.inputs(file) if used not in files]
+    return betons
+
+
+class _History:
+    """The manifests behind something, and what is to be said of the files and jobs in them."""
+
+    def __init__(self, config: ExperimentConfig, layout: Layout, targets: Mapping[str, declarations.Script]) -> None:
+        self.config, self.layout, self.targets = config, layout, targets
+        self.expected = stages.expected_manifests(config, layout, targets)
+        self.manifests: dict[Path, Manifest] = {}
+        self.producers: dict[Path, Path] = {}
+        self._recorded: dict[Path, list[tuple[str, str]]] = {}
+        self._sha256 = functools.cache(sha256_file)
+        self._discarded = {absolute(path) for path in discarded(config, layout)}
+
+    def load(self, *paths: Path) -> None:
+        for path in paths:
+            if absolute(path) in self.manifests:
+                continue
+            self.manifests[absolute(path)] = job = load_manifest(path)
+            if (job.stage, job.subject) != self.expected[path]:
+                raise InputError(f"{path}: describes {job.stage} of {job.subject}; run the audit")
+            self.producers |= {locate(path, artifact): absolute(path) for artifact in job.outputs.values()}
+            for artifact in job.outputs.values():
+                self._recorded.setdefault(locate(path, artifact), []).insert(0, (artifact.sha256, job.stage))
+            for artifact in job.inputs.values():
+                self._recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
+
+    def job(self, file: Path) -> Manifest:
+        if absolute(file) not in self.producers:
+            raise InputError(f"{file}: its job's manifest does not record it; run the audit")
+        return self.manifests[self.producers[absolute(file)]]
+
+    def inputs(self, file: Path) -> list[Path]:
+        if file not in self.producers:
+            return []
+        path = self.producers[file]
+        return [locate(path, artifact) for artifact in self.manifests[path].inputs.values()]
+
+    def told(self, file: Path, *facts: str, before: str = "") -> Text:
+        """A file, its recorded sha256, and whether it still has it."""
+        file = absolute(file)
+        (sha256, _), *others = self._recorded.get(file, [("", "")])
+        wrong = []
+        if not file.is_file():
+            wrong = ["discarded after use" if file in self._discarded else "no longer there"]
+        elif not sha256:
+            wrong = ["recorded by no job"]
+        elif self._sha256(file) != sha256:
+            wrong = [f"CHANGED: its sha256 is now {self._sha256(file)}"]
+        if file.is_symlink() and file.is_relative_to(absolute(self.layout.root)):
+            wrong.append("a LINK, not the file that its job wrote")
+        wrong += sorted({f"CHANGED: {stage} used sha256 {other}" for other, stage in others if other != sha256})
+        known = [f"sha256 {sha256}"] if sha256 else []
+        return Text.assemble(f"{before}{shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
+
+    def made(self, file: Path, how: str = "") -> Text:
+        """A job: where, when, how long, by which code."""
+        job = self.job(file)
+        machine = ", ".join(str(job.hardware[part]) for part in ("cpu", "gpu") if part in job.hardware)
+        facts = [f"{how or _job(job)} on {job.host or 'a host without a name'} ({machine})"]
+        facts += [f"at {job.started}", f"took {job.seconds:g} s", f"code digest {job.source_digest}"]
+        facts += [f"commit {job.git_commit or 'unknown'}"]
+        wrong = ["UNCOMMITTED changes in the code"] if job.git_dirty else []
+        if job.git_dirty is None or job.git_commit is None:
+            wrong.append("whether the code was committed is NOT KNOWN")
+        if job.source_digest != stages.current_code(self.config, self.targets, job.stage, job.subject):
+            wrong.append("the code has CHANGED since")
+        return Text.assemble(", ".join(facts), _alarm(wrong))
+
+
+def _alarm(wrong: list[str]) -> tuple[str, str]:
+    return ("".join(f"; {each}" for each in wrong), "bold red")
+
+
+def _job(job: Manifest) -> str:
+    """What a job did, with the settings that it recorded."""
+    settings: Any = job.settings
+    try:
+        match job.stage:
+            case "pretrain":
+                loss = ", ".join(f"{key} {value}" for key, value in settings["loss"].items() if key != "name")
+                return (
+                    f"pretrained with loss {settings['loss']['name']}, {loss}, batch size {settings['batch_size']}, "
+                    f"learning rate {settings['learning_rate']}, {settings['dataset']['epochs']} epochs, "
+                    f"run seed {job.seeds['run']},"
+                )
+            case "data":
+                source = {key: value for key, value in settings["data"].items() if key in ("kind", "root") and value}
+                return f"written from {', '.join(f'{key} {value}' for key, value in source.items())}"
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{job.stage} of {job.subject}: its manifest lacks settings; run the audit") from error
+    did = "made" if job.stage not in stages.RUN_STAGES else "computed" if job.stage == "features" else "measured"
+    return f"{did} by {job.stage}" + (f" with run seed {job.seeds['run']}" if "run" in job.seeds else "")
+
+
+def _configuration(history: _History, layout: Layout) -> Text:
+    return history.told(layout.config, "the settings of every job", before="configuration: ")
+
+
+def _find(layout: Layout, targets: Mapping[str, declarations.Script], what: str, history: _History) -> Path:
+    if what in targets:
+        return next(path for path in layout.products(what) if path.suffix != ".csv")
+    for path in (Path(what), layout.root / what):
+        if absolute(path) in history.producers:
+            return path
+    raise InputError(f"{what}: no job of {layout.root} wrote such a file; its figures and tables: {', '.join(targets)}")
+
+
+def _points(path: Path) -> list[dict[str, str]]:
+    """The rows of a figure's or table's CSV, each cell as it is written."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            points = list(csv.DictReader(file, restval="", restkey=""))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV; run snakemake --cores 1 --force {path.stem}") from error
+    if not points or "runs" not in points[0]:
+        raise InputError(f"{path}: has no row that names runs; nothing to trace in it")
+    return points
+
+
+def _row(points: list[dict[str, str]], cell: Sequence[str], path: Path) -> int:
+    """The position of the row that `cell` names."""
+    if len(cell) == 1 and cell[0].isdecimal():
+        if not 1 <= int(cell[0]) <= len(points):
+            raise InputError(f"{path}: no row {cell[0]}; there are rows 1 to {len(points)}")
+        return int(cell[0]) - 1
+    titles = declarations.loss_titles()
+    matching = dict(enumerate(points))
+    between = rf",(?=(?:{'|'.join(map(re.escape, points[0]))})=)"
+    for condition in (each for part in cell for each in re.split(between, part)):
+        name, equals, wanted = condition.partition("=")
+        if not equals or name not in points[0]:
+            raise InputError(f"{path}: no cell {condition!r}; give a row number, or values of {', '.join(points[0])}")
+        known = ", ".join(dict.fromkeys(row[name] for row in matching.values()))
+        matching = {
+            index: row
+            for index, row in matching.items()
+            if _same(wanted, row[name]) or _same(wanted, titles.get(row[name], row[name]))
+        }
+        if not matching:
+            raise InputError(f"{path}: no row with {condition}; {name} is one of {known}")
+    if len(matching) > 1:
+        rows = [f"row {index + 1}: {_told(row)}" for index, row in matching.items()]
+        raise InputError("\n".join([*rows, f"{path}: these {len(rows)} rows match; add a value or give the number"]))
+    return next(iter(matching))
+
+
+def _same(wanted: str, text: str) -> bool:
+    try:
+        return float(wanted) == float(text)
+    except ValueError:
+        return wanted.casefold() == text.casefold()
+
+
+def _told(row: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in row.items() if text and name != "runs")
+
+
+def _measured(
+    script: declarations.Script, layout: Layout, runs: list[str], row: Mapping[str, str], column: str | None
+) -> tuple[pd.DataFrame, str]:
+    """The measurements of the row's runs that the number was computed from, and how, as far as arithmetic tells.
+
+    Of what the script reads, those measurements are taken that agree with the row in metric, representation,
+    corruption and position, wherever the row has such a column.
+    """
+    target = load_target(script.path)
+    metrics = (*target.metrics, *target.optional_metrics)
+    tables = [load_results(layout.table(name), metrics, name) for name in script.tables]
+    rows = pd.concat([table[table["run"].isin(runs)] for table in tables], ignore_index=True)
+    rows = rows[rows["metric"] == row["metric"]] if row.get("metric") in metrics else rows
+    named = {"representation": row.get("representation"), "corruption": row.get("corruption", row.get("measure"))}
+    for name, text in named.items():
+        if text and name in rows:
+            rows = _agreeing(rows, rows[name] == text)
+    for name in _POSITIONS:
+        if row.get(name):
+            rows = _agreeing(rows, [_same(row[name], str(x)) for x in rows["x"]])
+    read = dict.fromkeys(rows["metric"])
+    if not runs:
+        return rows, "no run is behind this row"
+    over = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    for metric in read:
+        of_metric = rows[rows["metric"] == metric]
+        if column and (how := _statistic(row[column], of_metric["value"])) is not None:
+            return of_metric, f"it is {how}{metric} of {over}:"
+    return rows, f"{script.path} computed it from {', '.join(read) or 'nothing'} of {over}:"
+
+
+def _agreeing(rows: pd.DataFrame, agrees: Any) -> pd.DataFrame:
+    """The rows that agree, and all rows of a metric none of whose rows does."""
+    agrees = pd.Series(agrees, index=rows.index, dtype=bool)
+    kept: pd.Series = agrees | ~agrees.groupby(rows["metric"]).transform("any")
+    return rows[kept]
+
+
+def _statistic(text: str, values: pd.Series) -> str | None:
+    """In words, the statistic of the values that a number is; a single value is a statistic of itself."""
+    known = {"": values.iloc[0]} if len(values) == 1 else {"the mean ": values.mean()}
+    known |= {"the standard deviation of ": values.std(), "the lowest ": values.min(), "the highest ": values.max()}
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return next((words for words, value in known.items() if math.isclose(number, value, rel_tol=1e-9)), None)
+
+
+def _value(metric: Any, values: pd.Series) -> str:
+    return f"{metric} {float(values.iloc[0])!r}" if len(values) == 1 else f"{metric} ({len(values)} values)"

@@ -1,0 +1,1 @@
+"""From measurements to the tidy table, and from it to statistics and verdicts."""

@@ -1,0 +1,173 @@
+"""One tidy table of everything that was measured: a row for each run, metric and position."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dhel_kcl import declarations
+from dhel_kcl.data.beton import open_beton
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, Run
+from dhel_kcl.files import atomic_path, sha256_file
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.stages import run_stages
+from dhel_kcl.results.measurements import (
+    AugmentedProbe,
+    Corruptions,
+    Evaluation,
+    Representations,
+    read_measured,
+    read_throughput,
+    read_training_log,
+)
+from dhel_kcl.training.outcome import read_outcome
+
+_TRAINING_METRICS = {
+    "loss": ("training_loss", ""),
+    "alignment": ("training_alignment", ""),
+    "energy": ("training_energy", ""),
+    "gradient_norm": ("gradient_norm", ""),
+    "learning_rate": ("learning_rate", ""),
+    "knn_top1": ("training_knn_top1", "h"),
+    "effective_rank_h": ("training_effective_rank", "h"),
+    "effective_rank_z": ("training_effective_rank", "z"),
+}
+"""Columns of a training log: the metric, and the representation that it is measured on."""
+
+_THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
+_COLUMNS = ("metric", "representation", "corruption", "x", "value")
+
+Measurement = dict[str, Any]
+
+
+def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
+    """Read what every run of the experiment measured.
+
+    Returns:
+        Columns: the run's keys (``run``, ``dataset``, ``backbone``, ``width``, ``epochs``,
+        ``train_images``, ``loss``, every hyperparameter of the losses (NaN where the run's loss has
+        no such one), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
+        (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
+        a curve (NaN for a scalar); ``value``;
+        ``source``, the file that holds the value, relative to the experiment's folder; and its
+        ``source_sha256``. A file that says of a representation why it, or a part of it, could not be measured has a row
+        of the metric ``not_measured`` with value 1.
+
+    Raises:
+        InputError: a file is missing or damaged, or that of a finished run holds nothing.
+    """
+    train_images = {
+        dataset.name: open_beton(layout.beton(dataset.name, dataset.data.pretrain_split)).num_images
+        for dataset in config.datasets
+    }
+    parts = []
+    for run in config.runs.values():
+        keys = _run_keys(run, train_images[run.dataset.name])
+        diverged = read_outcome(layout.outcome(run.id)).diverged
+        sources = layout.measurements(run.id, run_stages(config))
+        may_be_empty = set(sources) if diverged else set()
+        for source in sources:
+            origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
+            measurements = _table_of(source)
+            if measurements.empty and source not in may_be_empty:
+                raise InputError(f"{source}: holds nothing, but the run finished; delete it and run its rule again")
+            parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def training_rows(run: Run, log: Path) -> pd.DataFrame:
+    """What a run has logged so far, finished or not, in the columns of the results but for those of its origin.
+
+    Raises:
+        InputError: the log is not a table.
+    """
+    measurements = _table_of(log)
+    return pd.DataFrame(_run_keys(run, train_images=0), index=measurements.index).join(measurements)
+
+
+def write_results(table: pd.DataFrame, parquet: Path) -> None:
+    """Write the table as Parquet and, beside it, as CSV."""
+    with atomic_path(parquet.with_suffix(".csv")) as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_path(parquet) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def _table_of(source: Path) -> pd.DataFrame:
+    return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
+
+
+def read_measurements(source: Path) -> Iterator[Measurement]:
+    """Every value in one run's file of measurements, as (metric, representation, corruption, x, value).
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    match source.name:
+        case "outcome.json":
+            outcome = read_outcome(source)
+            yield _measurement("diverged", "", outcome.step, outcome.diverged)
+        case "evaluation.json" | "augmented_probe.json":
+            kind = Evaluation if source.name == "evaluation.json" else AugmentedProbe
+            for metric, value in read_measured(source, kind).values():
+                yield _measurement(metric, "h", math.nan, value)
+        case "corruptions.json":
+            of_corruptions = read_measured(source, Corruptions)
+            for corruption, accuracies in of_corruptions.accuracies():
+                for severity, value in enumerate(accuracies):
+                    yield _measurement("corrupted_top1", "h", severity, value, corruption)
+            if of_corruptions.not_measured is not None:
+                yield _measurement("not_measured", "h", math.nan, 1)
+        case "representation.json":
+            for representation, content in read_measured(source, Representations).contents():
+                if content.scalars is None or content.singular_value is None or content.similarity_density is None:
+                    yield _measurement("not_measured", representation, math.nan, 1)
+                    continue
+                for metric, value in content.scalars.model_dump().items():
+                    yield _measurement(metric, representation, math.nan, value)
+                for index, value in enumerate(content.singular_value, start=1):
+                    yield _measurement("singular_value", representation, index, value)
+                density = content.similarity_density
+                for x, value in zip(density.x, density.value, strict=True):
+                    yield _measurement("similarity_density", representation, x, value)
+        case "training_log.csv":
+            for row in read_training_log(source):
+                for column, (metric, representation) in _TRAINING_METRICS.items():
+                    if not math.isnan(row[column]):
+                        yield _measurement(metric, representation, row["epoch"], row[column])
+        case "throughput.csv":
+            for row in read_throughput(source):
+                for metric in _THROUGHPUT_METRICS:
+                    yield _measurement(metric, "", row["epoch"], row[metric])
+        case _:
+            raise ValueError(f"{source}: not a file of measurements")
+
+
+def _measurement(metric: str, representation: str, x: float, value: float, corruption: str = "") -> Measurement:
+    named = {"metric": metric, "representation": representation, "corruption": corruption}
+    return {**named, "x": float(x), "value": float(value)}
+
+
+def _run_keys(run: Run, train_images: int) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "dataset": run.dataset.name,
+        "backbone": run.dataset.encoder.backbone,
+        "width": run.dataset.encoder.width,
+        "epochs": run.dataset.epochs,
+        "train_images": train_images,
+        "loss": run.loss_label,
+        **{name: run.hyperparameters.get(name, math.nan) for name in declarations.hyperparameters()},
+        "learning_rate": run.learning_rate,
+        "batch_size": run.batch_size,
+        "seed": run.seed,
+    }
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path}: missing; run the rule that writes it")
+    return path

@@ -1,0 +1,1 @@
+"""From beton to encoder: pretraining one run."""

@@ -1,0 +1,95 @@
+"""Checkpoints of one run: written whole, checked when read, the newest few kept."""
+
+import hashlib
+import io
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dhel_kcl.console import console
+from dhel_kcl.errors import InputError
+from dhel_kcl.files import TEMPORARY, atomic_path, remove_abandoned
+
+_NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+class Checkpoints:
+    """The folder of a run's checkpoints, ``<folder>/<key>/step-<steps>-<sha256>.pt``.
+
+    The name holds the beginning of the content's sha256: a file that was truncated or altered is noticed, and the one
+    before is used. Each file can be read with `torch.load`.
+
+    Args:
+        folder: holds the checkpoints of every key.
+        key: hexadecimal digest of all that the training depends on; those of other keys are left alone.
+        kept: how many to keep.
+    """
+
+    def __init__(self, folder: Path, key: str, kept: int) -> None:
+        self.folder = folder
+        self.own = folder / key[:16]
+        self.kept = kept
+
+    def save(self, steps: int, state: dict[str, Any]) -> None:
+        """Write the state after `steps` steps, then remove the oldest checkpoints.
+
+        Raises:
+            InputError: the disk is full or the folder cannot be written; the earlier checkpoints are as they were.
+        """
+        content = io.BytesIO()
+        torch.save(state, content)
+        digest = hashlib.sha256(content.getbuffer()).hexdigest()[:16]
+        path = self.own / f"step-{steps:08d}-{digest}.pt"
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+        for older in self.paths()[self.kept :]:
+            older.unlink(missing_ok=True)
+
+    def paths(self) -> list[Path]:
+        """The checkpoints of this key, newest first."""
+        return sorted((path for path in self.own.glob("step-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+
+    def newest(self) -> dict[str, Any] | None:
+        """The state of the newest checkpoint that is whole, or None; damaged ones are named and removed.
+
+        Raises:
+            InputError: it is whole, but holds something else than tensors and plain values.
+        """
+        others = [path.parent for path in self.folder.glob("*/step-*.pt") if path.parent != self.own]
+        if others and not self.own.exists():
+            console.print(f"{others[0]}: checkpoints of other settings, code or images; they are not used")
+        for path in self.paths():
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # another process of this run found it damaged
+                continue
+            if (match := _NAME.fullmatch(path.name)) and hashlib.sha256(content).hexdigest().startswith(match[2]):
+                return self._load(path, content)
+            console.print(f"{path}: damaged (its sha256 is not the one in its name); removed, using the one before")
+            path.unlink(missing_ok=True)
+        return None
+
+    @staticmethod
+    def _load(path: Path, content: bytes) -> dict[str, Any]:
+        try:
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # a file of another origin may raise anything
+            raise InputError(
+                f"{path}: not a checkpoint of this program, so not loaded ({type(error).__name__}); delete it"
+            ) from error
+        if not isinstance(state, dict):
+            raise InputError(f"{path}: not a checkpoint of this program: it holds no state of a training; delete it")
+        return state
+
+    def discard(self) -> None:
+        """Remove the checkpoints of this key, and the folders if nothing else is there."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+        for path in self.own.glob(f"{TEMPORARY}*"):
+            remove_abandoned(path)
+        for folder in (self.own, self.folder):
+            with suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,319 @@
+"""What a run says while it trains: its log, its throughput, its progress bar, TensorBoard.
+
+The terms of each step stay on the device and are read every few steps, so that the host does not wait for each.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import pandas as pd
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dhel_kcl.console import console
+from dhel_kcl.files import atomic_path
+
+TERMS = ("loss", "alignment", "energy", "gradient_norm")
+LOG_COLUMNS = (
+    *("epoch", "step", *TERMS, "learning_rate"),
+    *("knn_top1", "effective_rank_h", "effective_rank_z"),
+)
+THROUGHPUT_COLUMNS = ("epoch", "seconds", "images_per_second", "waiting_for_data")
+SECONDS_BETWEEN_LINES = 60
+
+Item = TypeVar("Item")
+
+
+class Diverged(Exception):  # noqa: N818 - an event of training, not an error of the program
+    """A loss, gradient or weight was not finite.
+
+    Attributes:
+        step: number of the step in the run, from 1.
+        terms: loss, alignment, energy and gradient norm of that step; or ``weights``, if those after it are not finite.
+    """
+
+    def __init__(self, step: int, terms: dict[str, float]) -> None:
+        super().__init__(f"step {step}: {', '.join(f'{name} {value:g}' for name, value in terms.items())}")
+        self.step = step
+        self.terms = terms
+
+
+class TrainingLog:
+    """The log of one run: a row for each epoch, the means of the terms of its steps.
+
+    Args:
+        device: where the terms of a step are.
+        steps_per_epoch: steps in an epoch.
+        read_every: how many steps to collect on the device before the host reads them.
+    """
+
+    def __init__(self, device: torch.device, steps_per_epoch: int, read_every: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0
+        self.epochs: list[dict[str, float]] = []
+        self._rows: list[list[float]] = []
+        self._unread = torch.empty(read_every, len(TERMS), device=device)
+        self._num_unread = 0
+
+    def add(self, terms: Tensor) -> None:
+        """Note the (4,) terms of the next step, without waiting for the device."""
+        self._unread[self._num_unread].copy_(terms)
+        self._num_unread += 1
+        self.step += 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the terms must be read before the next step."""
+        return self._num_unread == len(self._unread)
+
+    def read(self) -> list[list[float]]:
+        """Read the terms of the steps since the last time.
+
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        rows: list[list[float]] = self._unread[: self._num_unread].tolist()
+        self._num_unread = 0
+        for number, row in enumerate(rows, start=self.step - len(rows) + 1):
+            if not all(math.isfinite(value) for value in row):
+                raise Diverged(number, dict(zip(TERMS, row, strict=True)))
+        self._rows += rows
+        return rows
+
+    def end_epoch(self, learning_rate: float, watched: Mapping[str, float]) -> dict[str, float]:
+        """Close the epoch, all of whose steps have been read: their means, and what the monitor `watched`."""
+        columns = zip(TERMS, zip(*self._rows, strict=True), strict=True)
+        means = {name: math.fsum(values) / len(values) for name, values in columns}
+        epoch = self.step // self.steps_per_epoch
+        row = {"epoch": epoch, "step": self.step, **means, "learning_rate": learning_rate, **watched}
+        self.epochs.append(row)
+        self._rows = []
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been read."""
+        return {"step": self.step, "epochs": self.epochs, "rows": torch.tensor(self._rows, dtype=torch.float64)}
+
+    def problem(self, state: dict[str, Any], total_steps: int) -> str | None:
+        """Say why `state` cannot be that of a log of at most `total_steps` steps; None if it can."""
+        step, epochs, rows = state["step"], state["epochs"], state["rows"]
+        if type(step) is not int or not 1 <= step <= total_steps:
+            return f"step {step!r} is not one of {total_steps}"
+        if not isinstance(rows, Tensor) or rows.dtype != torch.float64 or not bool(rows.isfinite().all()):
+            return "its rows are not finite numbers"
+        if rows.numel() != step % self.steps_per_epoch * len(TERMS):
+            return f"it has {rows.numel() // len(TERMS)} steps of the unfinished epoch"
+        if not isinstance(epochs, list) or len(epochs) != step // self.steps_per_epoch:
+            return "it does not have a row for each finished epoch"
+        always = LOG_COLUMNS[:-3]
+        for row in epochs:
+            if not isinstance(row, dict) or not set(always) <= row.keys() <= set(LOG_COLUMNS) or not _are_finite(row):
+                return "an epoch is not a row of finite numbers"
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.step, self.epochs, self._rows = state["step"], state["epochs"], state["rows"].tolist()
+        self._num_unread = 0
+
+    def write(self, path: Path) -> None:
+        """Write the finished epochs as CSV."""
+        write_rows(path, self.epochs, LOG_COLUMNS)
+
+
+class Throughput:
+    """Images per second of each epoch, and which share of the time the training waited for data.
+
+    Args:
+        images_per_step: positive pairs in a step, over all processes.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step = images_per_step
+        self.epochs: list[dict[str, float]] = []
+        self._restart()
+
+    def _restart(self) -> None:
+        self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
+
+    def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield the batches of an epoch, measuring how long each is waited for."""
+        self._restart()
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - asked
+            self._steps += 1
+            yield batch
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the epoch so far."""
+        return self._steps * self.images_per_step / max(time.monotonic() - self._started, 1e-9)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Close the epoch; one that was resumed counts from there."""
+        seconds = time.monotonic() - self._started
+        self.epochs.append(
+            {
+                "epoch": epoch,
+                "seconds": seconds,
+                "images_per_second": self.images_per_second,
+                "waiting_for_data": self._waited / seconds,
+            }
+        )
+
+    @staticmethod
+    def problem(epochs: Any) -> str | None:
+        """Say why `epochs` cannot be those of a run; None if they can."""
+        rows = epochs if isinstance(epochs, list) else [None]
+        if all(isinstance(row, dict) and row.keys() == set(THROUGHPUT_COLUMNS) and _are_finite(row) for row in rows):
+            return None
+        return "an epoch is not a row of finite numbers"
+
+    def write(self, path: Path) -> None:
+        """Write the epochs as CSV."""
+        write_rows(path, self.epochs, THROUGHPUT_COLUMNS)
+
+
+def _are_finite(row: Mapping[str, Any]) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in row.values())
+
+
+def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str]) -> None:
+    """Write rows as CSV with all of `columns`, also where there is no row."""
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows, columns=pd.Index(columns)).to_csv(temporary, index=False)
+
+
+class ProgressDisplay:
+    """A bar with loss, images per second and time left; where there is no terminal, a line now and then."""
+
+    def __init__(self, progress: Progress, task: TaskID, total_steps: int) -> None:
+        self._progress, self._task, self._total = progress, task, total_steps
+        self._last_line = time.monotonic()
+
+    def update(self, step: int, loss: float, images_per_second: float) -> None:
+        """Show where the run is."""
+        self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
+        if not console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self.line(f"step {step}/{self._total}: loss {loss:.4f}, {images_per_second:.0f} images/s")
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text)
+        self._last_line = time.monotonic()
+
+
+@contextmanager
+def progress_display(description: str, total_steps: int, completed: int) -> Iterator[ProgressDisplay]:
+    """Show a progress bar in this block."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}, {task.fields[rate]:.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total_steps, completed=completed, loss=math.nan, rate=0.0)
+        yield ProgressDisplay(progress, task, total_steps)
+
+
+class TensorBoard:
+    """Scalars for `tensorboard --logdir`; with no folder, nothing.
+
+    They are no result: where they cannot be written, as on a full disk, one line says so and the run goes on without
+    them. That is why they are written here: the library's writer fails in a thread of its own.
+
+    Args:
+        folder: where the events go; what an interrupted run wrote after `step` is superseded.
+        step: the step that the run goes on from.
+    """
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        if folder is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        with self._going_on_without():
+            if step == 0 and not folder.is_symlink():
+                for earlier in folder.glob("events.out.tfevents.*"):
+                    earlier.unlink()
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / f"events.out.tfevents.{time.time_ns():019d}.{platform.node()}").open("wb")
+        first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
+        if step:  # readers drop what an earlier file has from there on
+            start = SessionLog(status=SessionLog.START)
+            first.append(Event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._write(first)
+
+    def steps(self, rows: list[list[float]], last_step: int) -> None:
+        """Add the terms of consecutive steps, of which `last_step` is the last."""
+        self._add(
+            (f"step/{name}", value, step)
+            for step, row in enumerate(rows, start=last_step - len(rows) + 1)
+            for name, value in zip(TERMS, row, strict=True)
+        )
+
+    def epoch(self, row: Mapping[str, float], images_per_second: float) -> None:
+        """Add the means of an epoch."""
+        named = {**row, "images_per_second": images_per_second}
+        self._add((f"epoch/{name}", named[name], int(row["step"])) for name in named if name not in ("epoch", "step"))
+
+    def close(self) -> None:
+        """End the file."""
+        if self._file is not None:
+            with self._going_on_without():
+                self._file.close()
+
+    def _add(self, scalars: Iterable[tuple[str, float, int]]) -> None:
+        if self._file is None:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._write(
+            [
+                Event(
+                    wall_time=time.time(),
+                    step=step,
+                    summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]),
+                )
+                for tag, value, step in scalars
+            ]
+        )
+
+    def _write(self, events: Iterable[Any]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._file is None:
+            return
+        with self._going_on_without():
+            writer = RecordWriter(self._file)
+            for event in events:
+                writer.write(event.SerializeToString())
+            writer.flush()
+
+    @contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            console.print(f"{self._folder}: no more events for TensorBoard ({error.strerror}); the run goes on without")
+            if self._file is not None:
+                with suppress(OSError):  # closing writes what is left, which fails as well
+                    self._file.close()
+            self._file = None

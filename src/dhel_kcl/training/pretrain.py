@@ -1,0 +1,366 @@
+"""Contrastive pretraining of one run.
+
+Two views of each image go through the encoder in one pass (so that batch normalisation sees both), and the loss pulls
+their projections together. Checkpoints every few steps make the run resumable in mid-epoch, to the bit; they are
+removed when the final weights are written. Started by `torchrun`, the processes train one run together.
+"""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dhel_kcl.console import console
+from dhel_kcl.data.beton import open_beton
+from dhel_kcl.data.loader import TwoViewLoader
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig, Run
+from dhel_kcl.files import sha256_json, write_json
+from dhel_kcl.losses.build import build_loss
+from dhel_kcl.losses.pair_loss import PairLoss
+from dhel_kcl.losses.streaming.unit_views import deferred_checks
+from dhel_kcl.training.checkpoints import Checkpoints
+from dhel_kcl.training.devices import prepare_device, training_dtype
+from dhel_kcl.training.encoder import build_encoder, save_encoder
+from dhel_kcl.training.log import Diverged, ProgressDisplay, TensorBoard, Throughput, TrainingLog, progress_display
+from dhel_kcl.training.monitor import Monitor
+from dhel_kcl.training.optimizer import build_optimizer, build_schedule
+from dhel_kcl.training.processes import Processes, synchronise_batch_norm
+from dhel_kcl.training.tensor_files import is_finite
+
+
+def train_step(
+    encoder: Callable[[Tensor], tuple[Tensor, Tensor]],
+    contrastive_loss: PairLoss,
+    optimizer: Optimizer,
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    world_size: int = 1,
+) -> Tensor:
+    """One optimiser step on a batch of positive pairs; on one device, the host does not wait for it.
+
+    Args:
+        encoder: gives ``(h, z)``; in training mode.
+        contrastive_loss: of the whole batch, over all processes.
+        optimizer: of the encoder's parameters.
+        view1: (B, 3, S, S), float32, this process's share of the batch.
+        view2: (B, 3, S, S), the other view of the same images.
+        dtype: of the encoder's arithmetic; the parameters and the loss are float32.
+        world_size: number of processes whose gradients are averaged.
+
+    Returns:
+        (4,) on the device: the loss, its terms ``alignment`` and ``energy``, and the norm of the gradient, all before
+        the step. What is not finite is returned as it is.
+    """
+    with torch.autocast(view1.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        _, z = encoder(torch.cat([view1, view2]))
+    with deferred_checks():
+        terms = contrastive_loss.terms(*z.chunk(2))
+    loss = terms.alignment + terms.energy
+    optimizer.zero_grad(set_to_none=True)
+    # Each process has the whole batch's gradient of its own rows; averaging would divide their sum.
+    (world_size * loss).backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradient_norm = nn.utils.get_total_norm(gradients)
+    optimizer.step()
+    return torch.stack([loss.detach(), terms.alignment.detach(), terms.energy.detach(), gradient_norm])
+
+
+_PARTS = ("encoder", "optimizer", "schedule", "loader", "log")
+
+
+class _Training:
+    """Everything that a run's training consists of, and its state."""
+
+    def __init__(
+        self, run: Run, compute: ComputeConfig, beton: Path, device: torch.device, processes: Processes
+    ) -> None:
+        self.run, self.compute, self.device, self.processes = run, compute, device, processes
+        self.loader = TwoViewLoader(
+            beton,
+            batch_size=run.batch_size,
+            image_size=run.dataset.image_size,
+            augmentation=run.augmentation,
+            seed=run.seed,
+            num_workers=compute.loader_workers,
+            device=device,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+        self.total_steps = run.dataset.epochs * len(self.loader)
+        self.dtype = training_dtype(compute, device)
+        self.encoder = build_encoder(run.dataset.encoder, run.seed).to(device)
+        synchronise_batch_norm(self.encoder, processes, device)
+        self.optimizer = build_optimizer(self.encoder, run.dataset.optimizer, run.learning_rate)
+        self.schedule = build_schedule(self.optimizer, run.dataset.optimizer, self.total_steps)
+        self.loss = build_loss(run.loss)
+        self.log = TrainingLog(device, len(self.loader), compute.log_every_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in _PARTS}
+
+    def newest_state(self, checkpoints: Checkpoints) -> dict[str, Any] | None:
+        """The state of the newest checkpoint, checked; None if there is no checkpoint.
+
+        Raises:
+            InputError: the checkpoint does not hold the state of this training.
+        """
+        state = checkpoints.newest()
+        if state is not None and (problem := self._problem(state)):
+            raise InputError(f"{checkpoints.paths()[0]}: not a checkpoint of this run: {problem}; delete it")
+        return state
+
+    def _problem(self, state: dict[str, Any]) -> str | None:
+        """Say what a checkpoint's state lacks, or has that the state of this training has not."""
+        expected: dict[str, Any] = self.state_dict()
+        # Until the first step the optimiser has no buffers, and the log no rows.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        has_momentum = self.run.dataset.optimizer.momentum != 0
+        buffers = {i: {"momentum_buffer": p} for i, p in enumerate(parameters)} if has_momentum else {}
+        expected["optimizer"] = expected["optimizer"] | {"state": buffers}
+        log = state.get("log")
+        if not isinstance(log, dict) or log.keys() != expected["log"].keys():
+            return "log is not that of a training"
+        if problem := self.log.problem(log, self.total_steps):
+            return f"log: {problem}"
+        if problem := Throughput.problem(state.get("throughput")):
+            return f"throughput: {problem}"
+        same = {"log": log, "throughput": state["throughput"]}
+        return _difference(state, expected | same, "state") or _wrong_place(state, len(self.loader))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+    def train(
+        self, checkpoints: Checkpoints, monitor: Monitor, board: TensorBoard, throughput: Throughput, log_path: Path
+    ) -> None:
+        """Train from the present state to the end of the last epoch.
+
+        Raises:
+            Diverged: a loss, gradient or weight was not finite.
+            InputError: the run was asked to stop, and its checkpoint is written.
+        """
+        parallel = self.processes.data_parallel(self.encoder, self.device)
+        forward = torch.compile(parallel) if self.compute.compile else parallel
+        parallel.train()
+        with progress_display(self.run.id, self.total_steps, self.log.step) as display, _stop_signal() as asked_to_stop:
+            while self.log.step < self.total_steps:
+                for view1, view2, _, _ in throughput.timed(self.loader):
+                    learning_rate = float(self.schedule.get_last_lr()[0])
+                    self.log.add(
+                        train_step(
+                            forward,
+                            self.loss,
+                            self.optimizer,
+                            view1,
+                            view2,
+                            dtype=self.dtype,
+                            world_size=self.processes.world_size,
+                        )
+                    )
+                    self.schedule.step()
+                    stopping = asked_to_stop()
+                    due = self.log.step % self.compute.checkpoint_every_steps == 0
+                    ends = self.log.step % len(self.loader) == 0
+                    if due or ends or stopping or self.log.is_full:
+                        self._read_log(board, display, throughput)
+                    if ends:
+                        self._end_epoch(learning_rate, monitor, board, display, throughput, log_path)
+                    kept = due or stopping or self.log.step == self.total_steps
+                    if kept and not all(map(is_finite, self.encoder.state_dict().values())):
+                        raise Diverged(self.log.step, {"weights": math.nan})
+                    if kept and self.processes.is_first:
+                        checkpoints.save(self.log.step, self.state_dict() | {"throughput": throughput.epochs})
+                    if stopping:
+                        raise InputError(
+                            f"{self.run.id}: stopped after step {self.log.step} of {self.total_steps} as asked; "
+                            "the same command goes on from there"
+                        )
+
+    def _read_log(self, board: TensorBoard, display: ProgressDisplay, throughput: Throughput) -> None:
+        rows = self.log.read()
+        board.steps(rows, self.log.step)
+        if rows:
+            display.update(self.log.step, rows[-1][0], throughput.images_per_second)
+
+    def _end_epoch(
+        self,
+        learning_rate: float,
+        monitor: Monitor,
+        board: TensorBoard,
+        display: ProgressDisplay,
+        throughput: Throughput,
+        log_path: Path,
+    ) -> None:
+        epoch = self.log.step // len(self.loader)
+        throughput.end_epoch(epoch)
+        watching = monitor.is_due(epoch) and self.processes.is_first
+        row = self.log.end_epoch(learning_rate, monitor.measure(self.encoder) if watching else {})
+        rate = throughput.images_per_second
+        board.epoch(row, rate)
+        knn = f", k-NN accuracy {row['knn_top1']:.3f}" if "knn_top1" in row else ""
+        display.line(
+            f"epoch {epoch}/{self.run.dataset.epochs}: loss {row['loss']:.4f}{knn}, "
+            f"learning rate {learning_rate:.4g}, {rate:.0f} images/s"
+        )
+        if self.processes.is_first:
+            self.log.write(log_path)
+
+
+def pretrain(
+    run: Run,
+    compute: ComputeConfig,
+    beton: Path,
+    identity: str,
+    folder: Path,
+    monitor: MonitorConfig | None = None,
+) -> Checkpoints:
+    """Train one run and write its ``encoder.safetensors``, ``training_log.csv``, ``throughput.csv``, ``outcome.json``.
+
+    The log is there, up to the last finished epoch, while the run trains. A run whose loss, gradient or weights are not
+    finite ends as diverged: ``outcome.json`` says at which step and with which terms, and the weights are those of the
+    last checkpoint, or the initial ones.
+
+    Args:
+        run: what to train.
+        compute: device, precision, threads, and how often to read the log and write a checkpoint.
+        beton: the images.
+        identity: digest of the settings and the code that the weights depend on; a checkpoint made under another one
+            is not resumed.
+        folder: the run's folder.
+        monitor: how to watch the encoder; not at all by default.
+
+    Returns:
+        The run's checkpoints, which the caller discards when the files are sure to stay; from them the same call writes
+        the files again without training.
+
+    Raises:
+        InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT,
+            SIGTERM or SIGHUP, in which case its checkpoint is written.
+    """
+    processes = Processes.of_environment()
+    console.quiet = not processes.is_first
+    device = prepare_device(compute, processes.local_rank)
+    with processes.joined(device):
+        training = _Training(run, compute, beton, device, processes)
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        arithmetic = [device.type, gpu, str(training.dtype), torch.__version__, processes.world_size]
+        key = sha256_json([identity, open_beton(beton).sha256, *arithmetic])
+        checkpoints = Checkpoints(folder / "checkpoints", key, compute.checkpoints_kept)
+        throughput = Throughput(run.batch_size)
+        if (state := training.newest_state(checkpoints)) is not None:
+            throughput.epochs = state["throughput"]
+            training.load_state_dict(state)
+            console.print(f"{checkpoints.own}: resuming after step {training.log.step} of {training.total_steps}")
+        watcher = Monitor(
+            monitor or MonitorConfig(),
+            beton,
+            image_size=run.dataset.image_size,
+            num_workers=compute.loader_workers,
+            device=device,
+        )
+        events = folder / "tensorboard" if compute.tensorboard and processes.is_first else None
+        board = TensorBoard(events, training.log.step)
+        log_path = folder / "training_log.csv"
+        outcome: dict[str, Any] = {"status": "finished", "step": training.total_steps}
+        try:
+            training.train(checkpoints, watcher, board, throughput, log_path)
+        except Diverged as event:
+            outcome = _diverged(event, training, checkpoints)
+        finally:
+            board.close()
+        if processes.is_first:
+            facts = {"device": device.type, "dtype": str(training.dtype).removeprefix("torch.")}
+            write_json(folder / "outcome.json", {**outcome, **facts, "processes": processes.world_size})
+            training.log.write(log_path)
+            throughput.write(folder / "throughput.csv")
+            save_encoder(training.encoder, folder / "encoder.safetensors")
+        return checkpoints
+
+
+def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Put the last finite weights back and say what happened."""
+    run = training.run
+    state = training.newest_state(checkpoints)
+    initial = build_encoder(run.dataset.encoder, run.seed).state_dict()
+    training.encoder.load_state_dict(initial if state is None else state["encoder"])
+    kept = 0 if state is None else state["log"]["step"]
+    epoch = math.ceil(event.step / len(training.loader))
+    # At the first step no update has been made that a lower rate could change.
+    advice = "Check the loss's hyperparameters" if event.step == 1 else "A lower optimizer.learning_rate may help"
+    console.print(
+        f"{run.id}: diverged in epoch {epoch} at {event} (of {training.total_steps}); recorded as diverged, with the "
+        f"weights after step {kept}. {advice}"
+    )
+    terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
+    return {"status": "diverged", "step": event.step, "epoch": epoch, "weights_of_step": kept, "terms": terms}
+
+
+def _difference(found: Any, expected: Any, place: str) -> str | None:
+    """Say where two states differ in their keys, lengths, or the types, shapes and dtypes of their values."""
+    match expected:
+        case Tensor():
+            kind = expected.dtype, tuple(expected.shape)
+            same = isinstance(found, Tensor) and (found.dtype, tuple(found.shape)) == kind and is_finite(found)
+        case dict():
+            same = isinstance(found, dict) and found.keys() == expected.keys()
+        case list() | tuple():
+            same = isinstance(found, list | tuple) and len(found) == len(expected)
+        case float():
+            same = isinstance(found, int | float) and math.isfinite(found)
+        case _:
+            same = type(found) is type(expected)
+    if not same:
+        return f"{place} is not what it should be"
+    parts = (
+        expected.items() if isinstance(expected, dict) else enumerate(expected) if isinstance(expected, list) else ()
+    )
+    problems = (_difference(found[key], value, f"{place}.{key}") for key, value in parts)
+    return next(filter(None, problems), None)
+
+
+def _wrong_place(state: dict[str, Any], steps_per_epoch: int) -> str | None:
+    """Say which part of a checkpoint is of another step than its log."""
+    step = state["log"]["step"]
+    loader = state["loader"]
+    if loader["epoch"] * steps_per_epoch + loader["batch"] != step:
+        return f"its loader is not at step {step}"
+    return None if state["schedule"]["last_epoch"] == step else f"its schedule is not at step {step}"
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Any]:
+    """Give a function that says whether SIGINT, SIGTERM or SIGHUP came; a second SIGINT acts as without this block.
+
+    The others come several times: from a terminal that closes, from the scheduler and from `orphans`. Several processes
+    do not agree on the step at which to stop: there the signals act at once.
+    """
+    received = threading.Event()
+    handled: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.set()
+        if number == signal.SIGINT:
+            signal.signal(number, handled[number])
+
+    if threading.current_thread() is threading.main_thread() and Processes.of_environment().world_size == 1:
+        for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(asking) is not signal.SIG_IGN:  # as nohup has it
+                handled[asking] = signal.signal(asking, note)
+    try:
+        yield received.is_set
+    finally:
+        for each, previous in handled.items():
+            signal.signal(each, previous)

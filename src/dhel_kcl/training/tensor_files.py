@@ -1,0 +1,89 @@
+"""Files of named tensors (safetensors): equal bytes for equal values, read whole, and refused if they hold others.
+
+They are read into memory instead of being mapped: a mapped file that is cut short while it is used crashes the process.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dhel_kcl.errors import InputError
+from dhel_kcl.files import atomic_path
+
+Kind = tuple[torch.dtype, tuple[int, ...]]
+"""What a tensor should be: its dtype and its shape."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write contiguous CPU tensors, and named texts beside them, atomically.
+
+    Raises:
+        InputError: the disk is full or the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(dict(tensors), dict(notes) if notes else None))
+
+
+def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the texts of a file that `write_tensors` wrote.
+
+    Args:
+        path: the file.
+        missing: what to say, after the path, if it is not there.
+        remedy: what to do, besides deleting it, if it is damaged.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {missing}") from error
+    try:
+        tensors: dict[str, Tensor] = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, AssertionError, AttributeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: damaged ({reason}); delete it and {remedy}") from error
+    return tensors, header.get("__metadata__", {})
+
+
+def difference(tensors: Mapping[str, Tensor], expected: Mapping[str, Kind]) -> str | None:
+    """Say in what way tensors are not the expected ones, all of them and finite; None if they are."""
+    if absent := sorted(expected.keys() - tensors.keys()):
+        return f"lacks {_some(absent)}"
+    if others := sorted(tensors.keys() - expected.keys()):
+        return f"holds {_some(others)} too"
+    for name, (dtype, shape) in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            return f"{name} has shape {tuple(tensor.shape)} instead of {shape}"
+        if tensor.dtype != dtype:
+            return f"{name} is {_name(tensor.dtype)} instead of {_name(dtype)}"
+        if not is_finite(tensor):
+            return f"{name} holds NaN or infinity"
+    return None
+
+
+def kinds(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
+    """Dtype and shape of each tensor."""
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
