@@ -318,7 +318,7 @@ def test_the_protocols_are_those_of_the_public_code(
 
 def test_every_value_of_a_protocol_names_its_source() -> None:
     """A comment on the line, or on the line above it, says where the value comes from."""
-    lines = (REPOSITORY / "src" / "dhel_kcl" / "protocols.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (REPOSITORY / "src" / "dhel_kcl" / "experiment" / "protocols.yaml").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("simclr_cifar:"))
     for number, line in enumerate(lines[start:], start):
         key, _, value = line.partition("#")[0].strip().partition(":")

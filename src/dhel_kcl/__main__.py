@@ -8,8 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-INTERRUPTED = 130
-"""The status of a process that Ctrl-C ended."""
+from dhel_kcl.errors import INTERRUPTED
 
 
 def main() -> None:

@@ -19,8 +19,7 @@ except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl import declarations
-from dhel_kcl.__main__ import INTERRUPTED
-from dhel_kcl.errors import InputError, escaped, few
+from dhel_kcl.errors import INTERRUPTED, InputError, escaped, few
 from dhel_kcl.experiment.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.experiment.strict_yaml import read_scalars
 from dhel_kcl.files import private_folder
@@ -425,7 +424,7 @@ def theory(experiment: Experiment) -> None:
     """Check the theorems numerically; needs no data and no run. Writes theory.parquet and theory.csv."""
     layout, config = _open(experiment)
     from dhel_kcl.results.collect import write_results
-    from dhel_kcl.theory.verification import verify
+    from dhel_kcl.results.theory import verify
 
     with record(
         layout.manifest("theory"),

@@ -4,6 +4,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+INTERRUPTED = 130
+"""The exit status of a process that Ctrl-C ended."""
+
 FEW = 10
 """How many names a message gives; it counts the others."""
 

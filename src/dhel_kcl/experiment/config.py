@@ -150,7 +150,7 @@ class AugmentationConfig(_Strict):
 
 @cache
 def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
-    """The augmentations of `data/augmentations.yaml`, which gives the source of each value, by name."""
+    """The augmentations of `augmentations.yaml`, which gives the source of each value, by name."""
     text = resources.files("dhel_kcl.experiment").joinpath("augmentations.yaml").read_text(encoding="utf-8")
     values = read_yaml(text, "augmentations.yaml")
     return {name: AugmentationConfig.model_validate(each) for name, each in values.items()}

@@ -22,7 +22,7 @@ MODULES = {
     "corruptions": "dhel_kcl.evaluation.corruptions",
     "analyse": "dhel_kcl.evaluation.analyse",
     "collect": "dhel_kcl.results.collect",
-    "theory": "dhel_kcl.theory.verification",
+    "theory": "dhel_kcl.results.theory",
     "render": "dhel_kcl.paper.render",
     "explorer": "dhel_kcl.paper.explorer",
     "report": "dhel_kcl.paper.report",

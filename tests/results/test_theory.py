@@ -5,7 +5,7 @@ import pytest
 
 from dhel_kcl.experiment.config import TheoryConfig
 from dhel_kcl.paper.render import THEORY_COLUMNS
-from dhel_kcl.theory.verification import verify
+from dhel_kcl.results.theory import verify
 
 CONFIG = TheoryConfig.model_validate(
     {
