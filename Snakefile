@@ -12,24 +12,11 @@ if Path("dhel-kcl.sif").exists():
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/pretrain.smk"
-
-
-if experiment.compute.keep_features:
-
-    include: "workflow/rules/features.smk"
-    include: "workflow/rules/evaluate.smk"
-    include: "workflow/rules/analyse.smk"
-
-else:
-
-    include: "workflow/rules/measure.smk"
-
-
-include: "workflow/rules/augmented_probe.smk"
-include: "workflow/rules/corruptions.smk"
-include: "workflow/rules/theory.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/results.smk"
 include: "workflow/rules/paper.smk"
+include: "workflow/rules/provenance.smk"
 
 
 wildcard_constraints:
@@ -67,5 +54,4 @@ rule all:
     input:
         layout.explorer,
         layout.report,
-        layout.crate,
         layout.audit,

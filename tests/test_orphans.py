@@ -16,8 +16,8 @@ HERE = str(Path("/proc/self/ns/pid").readlink())
 
 JOB = """
 import signal, sys, time
-from dhel_kcl.jobs import orphans
-from dhel_kcl.jobs.orphans import end_when_orphaned
+from dhel_kcl.jobs import running as orphans
+from dhel_kcl.jobs.running import end_when_orphaned
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     orphans.GRACE_SECONDS = 1
@@ -28,7 +28,7 @@ time.sleep(600)
 # A shell of its own between the scheduler and the job, which the shell does not become.
 SCHEDULER = """
 import subprocess, sys, time
-from dhel_kcl.jobs.orphans import announce_scheduler, stop_jobs_on_signals
+from dhel_kcl.jobs.running import announce_scheduler, stop_jobs_on_signals
 if sys.argv[1] != "by hand":
     announce_scheduler()
 stop_jobs_on_signals()

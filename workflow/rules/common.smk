@@ -8,15 +8,20 @@ import tempfile
 
 from snakemake.cli import get_argument_parser
 
-from dhel_kcl import declarations
-
-from dhel_kcl.jobs import stages
-from dhel_kcl.experiment.config import load_combined
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import load_combined
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.orphans import announce_scheduler, stop_jobs_on_signals
-from dhel_kcl.provenance.repair import RunningMark, marks, repair_after_crash
+from dhel_kcl.jobs.running import (
+    RunningMark,
+    announce_scheduler,
+    marks,
+    stop_jobs_on_signals,
+)
+from dhel_kcl.jobs.stages import FEATURE_STAGES, STAGES, run_stages
+from dhel_kcl.provenance.repair import repair_after_crash
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
@@ -46,13 +51,14 @@ def runs_jobs():
 
 
 try:
-    experiment = load_combined(
+    config = load_combined(
         workflow.configfiles or [Path("config/config.yaml")],
         workflow.config_settings.config,
         sys.argv if workflow.is_main_process else (),
     )
-    targets = declarations.scripts(stages.SCRIPTS)
-    layout = Layout(Path("results") / experiment.name)
+    layout = Layout(Path("results") / config.name)
+    experiment = Experiment(config, layout)
+    targets = experiment.targets
     # Not each job of a cluster; and the parser takes a while.
     if workflow.is_main_process and marks(layout) and runs_jobs():
         if any(Path(".snakemake/locks").glob("*.lock")):
@@ -66,61 +72,70 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 # What is stale follows from the manifests, not from Snakemake's records. Jobs of a cluster are told what to do.
-stale = stale_jobs(experiment, layout, targets) if workflow.is_main_process else {}
-for line in explain(stale, stages.expected_manifests(experiment, layout, targets)):
+stale = stale_jobs(experiment) if workflow.is_main_process else {}
+for line in explain(stale, experiment):
     console.print(line)
 
 running = RunningMark(layout.running)
-resolved_config = json.dumps(experiment.model_dump(mode="json"))  # ASCII
+resolved_config = json.dumps(config.model_dump(mode="json"))  # ASCII
 
 # As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each
 # process that runs a job reads this file again, so it is that machine's folder.
 job_resources = {
-    "mem_mb": experiment.compute.memory_mb,
-    "runtime": experiment.compute.runtime_minutes,
+    "mem_mb": config.compute.memory_mb,
+    "runtime": config.compute.runtime_minutes,
     "tmpdir": tempfile.gettempdir(),
 }
 
 
-def force_if_stale(*of_rule, name=None):
-    """An input function that gives no file, and has its job forced if it is stale: only jobs that are asked for are."""
+def subject_of(stage, wildcards):
+    """What a job is about: the rules of runs have the wildcard run, those of splits dataset and split."""
+    if stage.each == "experiment":
+        return config.name
+    return "/".join(map(str, wildcards))
+
+
+def asks_for(name, subject=None):
+    """An input function: what the jobs of a stage ask for. It forces those that are stale: only jobs that are needed."""
+
+    def files(wildcards):
+        job = Job(
+            experiment, STAGES[name], subject or subject_of(STAGES[name], wildcards)
+        )
+        if job.manifest in stale:
+            workflow.dag.forcefiles.add(str(job.manifest))
+        return [*job.asks_for, *map(ancient, job.comes_after)]
+
+    return files
+
+
+def force_if_stale(*names):
+    """An input function that gives no file, and forces its job if that of one of these stages is stale."""
 
     def force(wildcards):
-        subject = name or "-".join(map(str, wildcards))
-        for stage in of_rule:
-            if stage == "audit":
-                manifest = layout.audit
-            elif stage in stages.RUN_STAGES:
-                manifest = layout.run_manifest(stage, subject)
-            else:
-                manifest = layout.manifest(stage, subject)
-            if manifest in stale:
-                workflow.dag.forcefiles.add(str(manifest))
+        for name in names:
+            asks_for(name)(wildcards)
         return []
 
     return force
 
 
-def dataset_of(run):
-    return experiment.run(run).dataset
+def writes(name, subject):
+    """The files of a stage's jobs, the manifest last; a subject may have wildcards."""
+    stage = STAGES[name]
+    return [*stage.writes(layout, subject).values(), stage.manifest(layout, subject)]
 
 
-def pretrain_beton(run):
-    dataset = dataset_of(run)
-    return layout.beton(dataset.name, dataset.data.pretrain_split)
+def log_of(name, subject=""):
+    return layout.log(*STAGES[name].label(subject))
 
 
-def data_manifests(run):
-    dataset = dataset_of(run)
-    return [
-        layout.manifest("data", f"{dataset.name}-{split}")
-        for split in dataset.data.splits
-    ]
+def benchmark_of(name, subject=""):
+    return layout.benchmark(*STAGES[name].label(subject))
 
 
-def probe_betons(run):
-    dataset = dataset_of(run)
-    return [layout.beton(dataset.name, split) for split in ("train", "test")]
+def gpus(name):
+    return STAGES[name].gpus(config.compute)
 
 
 def in_report(path, category):

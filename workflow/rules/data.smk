@@ -1,22 +1,16 @@
 rule data:
     """Write one split of a data set as an FFCV beton with a checksum sidecar."""
     input:
-        force_if_stale("data"),
-        class_list=lambda wildcards: experiment.dataset(
-            wildcards.dataset
-        ).data.class_list
-        or [],
+        asks_for("data"),
     output:
-        beton=layout.beton("{dataset}", "{split}"),
-        sidecar=f"{layout.beton('{dataset}', '{split}')}.json",
-        manifest=layout.manifest("data", "{dataset}-{split}"),
+        writes("data", "{dataset}/{split}"),
     log:
-        layout.log("data", "{dataset}-{split}"),
+        log_of("data", "{dataset}/{split}"),
     benchmark:
-        layout.benchmark("data", "{dataset}-{split}")
+        benchmark_of("data", "{dataset}/{split}")
     conda:
         "../../envs/environment.yaml"
-    threads: experiment.compute.threads
+    threads: config.compute.threads
     resources:
         **job_resources,
     params:

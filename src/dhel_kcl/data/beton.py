@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dhel_kcl.data.sources import ImageArray, ImageSource, LabelArray
 from dhel_kcl.errors import InputError, escaped, few, listed, quoted
 from dhel_kcl.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from dhel_kcl.jobs.layout import sidecar_path
 
 BETON_VERSION = 2
 FIELDS = {"image": "RGBImageField", "label": "IntField"}
@@ -82,11 +83,6 @@ class BetonInfo(BaseModel):
     left_out: dict[str, int]
     versions: dict[str, str]
     sidecar_sha256: str = ""
-
-
-def sidecar_path(path: Path) -> Path:
-    """Path of a beton's sidecar."""
-    return path.with_name(path.name + ".json")
 
 
 def write_beton(

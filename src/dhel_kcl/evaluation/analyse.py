@@ -12,6 +12,7 @@ from dhel_kcl.console import console
 from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, Features, load_features
 from dhel_kcl.experiment.config import AnalysisConfig
 from dhel_kcl.files import write_json
+from dhel_kcl.jobs.job import Job
 
 
 def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: Path) -> None:
@@ -62,3 +63,14 @@ def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor, config:
         "singular_value": metrics.singular_values(x).tolist(),
         "similarity_density": {"x": ((edges[:-1] + edges[1:]) / 2).tolist(), "value": density.tolist()},
     }
+
+
+def run(job: Job) -> None:
+    """Measure the representation of one run.
+
+    Raises:
+        InputError: as `analyse`.
+    """
+    (features,), (output,) = job.reads.values(), job.writes.values()
+    with job.recorded():
+        analyse(features, job.config.analysis, job.config.compute.threads, output)

@@ -22,6 +22,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.evaluate import why_not_classified
 from dhel_kcl.experiment.config import AugmentationConfig, ComputeConfig, ProbeConfig, Run
 from dhel_kcl.files import write_json
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.training.devices import prepare_device
 from dhel_kcl.training.encoder import Encoder, load_encoder
@@ -168,3 +169,15 @@ def evaluate(
         measured = {"not_measured": str(error)}
         console.print(f"{run.id}: not measured: {error}")
     write_json(output, measured)
+
+
+def run(job: Job) -> None:
+    """Evaluate one run by the public protocol.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    read, betons = job.reads, {split: job.reads[f"{split}.beton"] for split in ("train", "test")}
+    (output,) = job.writes.values()
+    with job.recorded({"run": job.run.seed}):
+        evaluate(job.run, job.config.compute, read["encoder.safetensors"], read["outcome.json"], betons, output)

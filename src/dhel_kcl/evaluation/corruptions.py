@@ -19,6 +19,7 @@ from dhel_kcl.evaluation.evaluate import LinearClassifier, load_classifier
 from dhel_kcl.evaluation.features import BATCH_SIZE
 from dhel_kcl.experiment.config import ComputeConfig, Run
 from dhel_kcl.files import write_json
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.training.devices import prepare_device
 from dhel_kcl.training.encoder import Encoder, load_encoder
 from dhel_kcl.training.outcome import read_outcome
@@ -130,3 +131,14 @@ def evaluate(
         measured = {"not_measured": str(error)}
         console.print(f"{run.id}: not measured: {error}")
     write_json(output, measured)
+
+
+def run(job: Job) -> None:
+    """Evaluate one run on corrupted test images.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    (encoder, outcome, classifier, test), (output,) = job.reads.values(), job.writes.values()
+    with job.recorded({"run": job.run.seed}):
+        evaluate(job.run, job.config.compute, encoder, outcome, classifier, test, output)

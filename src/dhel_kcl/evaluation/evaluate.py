@@ -25,6 +25,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.feature_cache import load_features
 from dhel_kcl.experiment.config import EvaluationConfig
 from dhel_kcl.files import write_json
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.metrics import knn_accuracy
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.training.tensor_files import Kind, difference, read_tensors, write_tensors
@@ -237,3 +238,14 @@ def evaluate(
         console.print(f"{features_path}: not measured: {content['not_measured']}")
     save_classifier(classifier, classifier_path, None if classifier else content["not_measured"])
     write_json(output, content)
+
+
+def run(job: Job) -> None:
+    """Evaluate the frozen features of one run.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    (features,), seed = job.reads.values(), job.run.seed
+    with job.recorded({"run": seed}):
+        evaluate(features, job.config.evaluation, seed, job.config.compute.threads, *job.writes.values())

@@ -10,6 +10,7 @@ from dhel_kcl.console import console
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
 from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, save_features
 from dhel_kcl.experiment.config import ComputeConfig, Run
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.training.devices import prepare_device
 from dhel_kcl.training.encoder import Encoder, load_encoder
 from dhel_kcl.training.outcome import read_outcome
@@ -86,3 +87,15 @@ def _outputs(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
 def _concatenate(names: Sequence[str], batches: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
     columns = zip(*batches, strict=True)
     return {name: torch.cat([part.cpu() for part in parts]) for name, parts in zip(names, columns, strict=True)}
+
+
+def run(job: Job) -> None:
+    """Compute the features of one run's frozen encoder.
+
+    Raises:
+        InputError: as `extract_features`.
+    """
+    read, betons = job.reads, {split: job.reads[f"{split}.beton"] for split in ("train", "test")}
+    with job.recorded({"run": job.run.seed}):
+        encoder, outcome = read["encoder.safetensors"], read["outcome.json"]
+        extract_features(job.run, job.config.compute, encoder, outcome, betons, job.writes["features.safetensors"])

@@ -1,151 +1,174 @@
-"""The jobs of an experiment, as their manifests record them: which stage used whose files, and what each took."""
+"""What has been done: all manifests of an experiment as one graph of jobs and files."""
 
+import functools
+import hashlib
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import networkx as nx
+from pydantic import ValidationError
 
-from dhel_kcl.jobs.manifest import Manifest, absolute, load_manifest, locate
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
 
-_BOX_WIDTH, _BOX_HEIGHT, _GAP_ALONG, _GAP_ACROSS = 130, 44, 30, 22
+State = Literal["as recorded", "missing", "changed", "discarded"]
 
 
-def load_jobs(paths: Iterable[Path]) -> dict[Path, Manifest]:
-    """Read manifests.
+class History:
+    """The jobs of an experiment, the files that each read and wrote, and what has become of these since.
 
-    Raises:
-        InputError: one is missing or malformed.
+    Files are named by their absolute paths; manifests by the paths under which they were loaded.
+
+    Attributes:
+        manifests: the manifests that were loaded, in that order.
+        written: the files that these jobs wrote, each with the manifest of its job and what that records.
     """
-    return {path: load_manifest(path) for path in paths}
+
+    def __init__(self, manifests: Iterable[Path] = (), discarded: Iterable[Path] = ()) -> None:
+        """Load manifests.
+
+        Args:
+            manifests: their paths.
+            discarded: files that the workflow deletes once they were used.
+
+        Raises:
+            InputError: a manifest is missing or malformed.
+        """
+        self.manifests: dict[Path, Manifest] = {}
+        self.written: dict[Path, tuple[Path, Artifact]] = {}
+        self._paths: dict[Path, Path] = {}
+        self._discarded = {absolute(path) for path in discarded}
+        self._hashed = functools.cache(sha256_file)
+        self._of_manifests: dict[Path, str] = {}
+        self._users: dict[Path, list[tuple[Path, Artifact]]] = {}
+        for path in manifests:
+            self.load(path)
+
+    def load(self, path: Path) -> Manifest:
+        """Add the job that a manifest describes, unless it is there.
+
+        Raises:
+            InputError: the manifest is missing or malformed.
+            OSError: it cannot be read.
+        """
+        place = absolute(path)
+        if place not in self._paths:
+            try:
+                content = path.read_bytes()
+                manifest = Manifest.model_validate_json(content)
+            except (FileNotFoundError, ValidationError):
+                manifest = load_manifest(path)  # says what is wrong, in one line
+                content = path.read_bytes()
+            self._paths[place], self.manifests[path] = path, manifest
+            self._of_manifests[place] = hashlib.sha256(content).hexdigest()
+            self.written |= {file: (path, artifact) for file, artifact in self.outputs(path).items()}
+            for file, artifact in self.inputs(path).items():
+                self._users.setdefault(file, []).append((path, artifact))
+        return self.manifests[self._paths[place]]
+
+    def outputs(self, manifest: Path) -> dict[Path, Artifact]:
+        """The files that a job wrote, with what its manifest records of each."""
+        return _located(manifest, self.manifests[manifest].outputs)
+
+    def inputs(self, manifest: Path) -> dict[Path, Artifact]:
+        """The files that a job read, likewise."""
+        return _located(manifest, self.manifests[manifest].inputs)
+
+    def writer(self, file: Path) -> Path | None:
+        """The manifest of the job that wrote a file, or that the file itself is; None if no job did."""
+        place = absolute(file)
+        if place in self._paths:
+            return self._paths[place]
+        return self.written[place][0] if place in self.written else None
+
+    def is_manifest(self, file: Path) -> bool:
+        """Whether a file is one of the manifests that were loaded."""
+        return absolute(file) in self._paths
+
+    def recorded(self, file: Path) -> str | None:
+        """The sha256 of a file by its job's manifest, or as a manifest that was loaded; None if no job wrote it."""
+        place = absolute(file)
+        if place in self._of_manifests:
+            return self._of_manifests[place]
+        return self.written[place][1].sha256 if place in self.written else None
+
+    def users(self, file: Path) -> list[tuple[Path, Artifact]]:
+        """The manifests of the jobs that read a file, each with what it records."""
+        return self._users.get(absolute(file), [])
+
+    def sha256(self, file: Path) -> str:
+        """The sha256 of a file, which is read once."""
+        return self._hashed(absolute(file))
+
+    @property
+    def files_hashed(self) -> int:
+        """How many files `sha256` has read."""
+        return self._hashed.cache_info().currsize
+
+    def state(self, file: Path, recorded: Artifact) -> State:
+        """Say what has become of a file that a manifest describes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if not file.is_file():
+            return "discarded" if absolute(file) in self._discarded else "missing"
+        return "as recorded" if self.sha256(file) == recorded.sha256 else "changed"
+
+    def graph(self) -> nx.DiGraph:
+        """Graph of the files: an arrow leads from each file that a job read to each one that it wrote."""
+        graph = nx.DiGraph()
+        for path in self.manifests:
+            graph.add_nodes_from(self.outputs(path))
+            for used in self.inputs(path):
+                graph.add_edges_from((used, file) for file in self.outputs(path))
+        return graph
+
+    def stage_costs(self) -> list[dict[str, Any]]:
+        """Sum up what each stage took; figures and tables count as stages of their own.
+
+        Returns:
+            For each stage its name (`stage`), the number of `jobs`, their time in all (`total`), seconds of the median
+            and the longest one (`median`, `longest`), the highest peak memory in MiB (`memory`), and the stages whose
+            files it used (`uses`).
+        """
+        jobs: dict[str, list[Path]] = {}
+        for path, job in self.manifests.items():
+            jobs.setdefault(_shown_stage(job), []).append(path)
+        costs = []
+        for stage, paths in jobs.items():
+            seconds = [self.manifests[path].seconds for path in paths]
+            memory = [peak for path in paths if (peak := self.manifests[path].peak_memory_mib) is not None]
+            used = {self.writer(file) for path in paths for file in self.inputs(path)}
+            uses = {_shown_stage(self.manifests[path]) for path in used if path is not None} - {stage}
+            costs.append(
+                {
+                    "stage": stage,
+                    "jobs": len(paths),
+                    "total": timedelta(seconds=round(sum(seconds))),
+                    "median": statistics.median(seconds),
+                    "longest": max(seconds),
+                    "memory": max(memory, default=None),
+                    "uses": [each for each in jobs if each in uses],
+                }
+            )
+        return costs
+
+    def hardware(self) -> list[dict[str, Any]]:
+        """The kinds of machines that the jobs ran on, most used first, each with its number of `jobs`."""
+        counts = Counter(tuple(job.hardware.items()) for job in self.manifests.values())
+        return [{**dict(facts), "jobs": count} for facts, count in counts.most_common()]
 
 
-def stage_graph(jobs: Mapping[Path, Manifest]) -> nx.DiGraph:
-    """Graph of the stages that ran: an edge leads from a stage to each one that used a file of its.
-
-    Figures and tables count as stages of their own. A manifest that a job read counts as a file of the job that it
-    describes.
-
-    Returns:
-        Nodes are names of stages, in the order of `jobs`; their attribute `jobs` lists the manifests.
-    """
-    graph = nx.DiGraph()
-    producers: dict[Path, str] = {}
-    for path, job in jobs.items():
-        stage = _stage(job)
-        if stage not in graph:
-            graph.add_node(stage, jobs=[])
-        graph.nodes[stage]["jobs"].append(job)
-        producers |= {locate(path, artifact): stage for artifact in job.outputs.values()}
-        producers[absolute(path)] = stage
-    for path, job in jobs.items():
-        used = dict.fromkeys(producers.get(locate(path, artifact)) for artifact in job.inputs.values())
-        graph.add_edges_from((producer, _stage(job)) for producer in used if producer is not None)
-    return graph
+def _located(manifest: Path, artifacts: Mapping[str, Artifact]) -> dict[Path, Artifact]:
+    return {locate(manifest, artifact): artifact for artifact in artifacts.values()}
 
 
-def _stage(job: Manifest) -> str:
+def _shown_stage(job: Manifest) -> str:
     if job.stage != "render":
         return job.stage
     return "figures" if job.subject.startswith("fig_") else "tables"
-
-
-def stage_costs(graph: nx.DiGraph) -> list[dict[str, Any]]:
-    """What each stage took: jobs, their time in all, seconds of the median and the longest, highest peak memory (MiB).
-
-    `uses` names the stages whose files it used.
-    """
-    costs = []
-    for stage, jobs in graph.nodes(data="jobs"):
-        seconds = [job.seconds for job in jobs]
-        memory = [job.peak_memory_mib for job in jobs if job.peak_memory_mib is not None]
-        costs.append(
-            {
-                "stage": stage,
-                "jobs": len(jobs),
-                "total": timedelta(seconds=round(sum(seconds))),
-                "median": statistics.median(seconds),
-                "longest": max(seconds),
-                "memory": max(memory, default=None),
-                "uses": list(graph.predecessors(stage)),
-            }
-        )
-    return costs
-
-
-def hardware(jobs: Iterable[Manifest]) -> list[dict[str, Any]]:
-    """The kinds of machines that the jobs ran on, most used first, each with its number of `jobs`."""
-    counts = Counter(tuple(job.hardware.items()) for job in jobs)
-    return [{**dict(facts), "jobs": count} for facts, count in counts.most_common()]
-
-
-def drawing(graph: nx.DiGraph, *, downwards: bool = False) -> dict[str, Any]:
-    """Where to draw each stage and arrow: layers from left to right, each stage just before the first that uses it.
-
-    Arrows that follow from others are left out. One that spans several layers has an invisible place in each of
-    them, so that it passes no box.
-
-    Args:
-        graph: stages without cycles.
-        downwards: layers from top to bottom instead.
-
-    Returns:
-        `width`, `height`, `box_width` and `box_height`; `boxes` with `x`, `y` and `stage`; and `arrows`, each an SVG
-        path. `stage_graph.svg.j2` draws them.
-    """
-    reduced = nx.transitive_reduction(graph)
-    layers: list[list[Any]] = [
-        [stage for stage in graph if stage in generation]
-        for generation in map(set, nx.topological_generations(reduced.reverse()))
-    ][::-1]
-    column = {stage: index for index, layer in enumerate(layers) for stage in layer}
-    chains = []
-    for start, end in sorted(reduced.edges):
-        between = [(start, end, index) for index in range(column[start] + 1, column[end])]
-        for place in between:
-            layers[place[2]].append(place)
-        chains.append([start, *between, end])
-    row = _rows(layers, nx.Graph(pair for chain in chains for pair in pairwise(chain)))
-    first = min(row.values(), default=0)
-    length, breadth = (_BOX_HEIGHT, _BOX_WIDTH) if downwards else (_BOX_WIDTH, _BOX_HEIGHT)
-    along = {place: index * (length + _GAP_ALONG) for index, layer in enumerate(layers) for place in layer}
-    across = {place: (value - first) * (breadth + _GAP_ACROSS) for place, value in row.items()}
-    x, y = (across, along) if downwards else (along, across)
-    routes = [[(along[place], across[place] + breadth / 2) for place in chain] for chain in chains]
-    return {
-        "width": max(x.values(), default=0) + _BOX_WIDTH,
-        "height": max(y.values(), default=0) + _BOX_HEIGHT,
-        "box_width": _BOX_WIDTH,
-        "box_height": _BOX_HEIGHT,
-        "arrows": [_arrow(route, length, downwards) for route in routes],
-        "boxes": [{"stage": stage, "x": x[stage], "y": y[stage]} for stage in graph],
-    }
-
-
-def _rows(layers: list[list[Any]], links: nx.Graph) -> dict[Any, float]:
-    """The row of each place, around 0: in each layer places are sorted by the mean row of their neighbours."""
-    row = {place: index - (len(layer) - 1) / 2 for layer in layers for index, place in enumerate(layer)}
-    for _ in range(8):
-        for layer in layers:
-            means = {place: statistics.fmean(row[other] for other in links[place]) for place in layer if place in links}
-            ordered = sorted(layer, key={**row, **means}.__getitem__)
-            row |= {place: index - (len(layer) - 1) / 2 for index, place in enumerate(ordered)}
-    return row
-
-
-def _arrow(places: Sequence[tuple[float, float]], length: float, downwards: bool) -> str:
-    """A smooth line from the end of the first place, through the others, to the beginning of the last one."""
-
-    def point(along: float, across: float) -> str:
-        return f"{across:g},{along:g}" if downwards else f"{along:g},{across:g}"
-
-    straight = "V" if downwards else "H"
-    path = f"M{point(places[0][0] + length, places[0][1])}"
-    for (_, start), (along, end) in pairwise(places):
-        bend = along - _GAP_ALONG / 2
-        path += f"C{point(bend, start)} {point(bend, end)} {point(along, end)}{straight}{along + length:g}"
-    return path.rpartition(straight)[0]

@@ -1,7 +1,7 @@
 """Where every file of an experiment lives; the command line and the workflow both ask here."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,19 +68,6 @@ class Layout:
     def corruptions(self, run: str) -> Path:
         """Accuracies of the linear classifier on corrupted test images."""
         return self.run(run) / "corruptions.json"
-
-    def measurements(self, run: str, stages: Sequence[str]) -> list[Path]:
-        """The files that hold everything that some stages measured on one run."""
-        return [file(run) for stage in stages for file in self._measured_by().get(stage, ())]
-
-    def _measured_by(self) -> dict[str, tuple[Callable[[str], Path], ...]]:
-        return {
-            "pretrain": (self.outcome, self.training_log, self.throughput),
-            "evaluate": (self.evaluation,),
-            "augmented_probe": (self.augmented_probe,),
-            "corruptions": (self.corruptions,),
-            "analyse": (self.representation,),
-        }
 
     @property
     def results(self) -> Path:
@@ -167,6 +154,11 @@ class Layout:
     def benchmark(self, *parts: str) -> Path:
         """Time and memory of a job, as Snakemake measures them."""
         return self.root / "benchmarks" / f"{'/'.join(parts)}.tsv"
+
+
+def sidecar_path(beton: Path) -> Path:
+    """The JSON file beside a beton that says what it holds."""
+    return beton.with_name(f"{beton.name}.json")
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -1,222 +1,422 @@
-"""The stages of an experiment: what each depends on, and hence when its results are out of date."""
+"""THE TABLE: what each stage reads, writes and depends on, in the order of the path from configuration to report.
 
-import functools
-from collections.abc import Iterable, Mapping
+Rules, commands, manifests, staleness, repair, audit, trace and crate follow from these rows. To add a stage, write a
+module with a function ``run(job)`` (see `dhel_kcl.jobs.job`), a row here and a rule in ``workflow/rules``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dhel_kcl import declarations
-from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig
-from dhel_kcl.files import sha256_file, sha256_json
-from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import source_digest
+from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.layout import Layout, sidecar_path
 
-MODULES = {
-    "configure": "dhel_kcl.experiment.config",
-    "data": "dhel_kcl.data.beton",
-    "pretrain": "dhel_kcl.training.pretrain",
-    "features": "dhel_kcl.evaluation.features",
-    "evaluate": "dhel_kcl.evaluation.evaluate",
-    "augmented_probe": "dhel_kcl.evaluation.augmented_probe",
-    "corruptions": "dhel_kcl.evaluation.corruptions",
-    "analyse": "dhel_kcl.evaluation.analyse",
-    "collect": "dhel_kcl.results.collect",
-    "theory": "dhel_kcl.results.theory",
-    "render": "dhel_kcl.paper.render",
-    "explorer": "dhel_kcl.paper.explorer",
-    "report": "dhel_kcl.paper.report",
-    "crate": "dhel_kcl.provenance.crate",
-    "audit": "dhel_kcl.provenance.audit",
-}
-"""The module that a stage runs."""
-
-RUN_STAGES = ("pretrain", "features", "evaluate", "augmented_probe", "corruptions", "analyse")
-"""Stages that each run goes through, in order; `run_stages` gives those of an experiment."""
-
-FEATURE_STAGES = ("features", "evaluate", "analyse")
-"""The stages that compute and measure a run's features; one job does all three if the features are not kept."""
-
-SCRIPTS = Path("paper_figures")
-"""The folder of the figure and table scripts; each is a target of its name."""
-
-_SOURCES_OF = {"data": "dhel_kcl.data.sources"}
+Files = dict[str, Path]
+"""Paths by the names under which a manifest records them."""
 
 
-def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
-    """The stages that each run of an experiment goes through."""
-    asked = {"augmented_probe": config.evaluation.augmented_images, "corruptions": config.evaluation.corruptions}
-    return tuple(stage for stage in RUN_STAGES if asked.get(stage, True))
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of the table.
 
+    A job of the stage is about a *subject*: the experiment's name, ``dataset/split``, a run's id, or a figure or table.
 
-def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
-    """The part of the configuration that a job's outputs depend on, as JSON values.
-
-    Args:
-        config: the experiment.
-        stage: a key of `MODULES`.
-        subject: the run for a stage of `RUN_STAGES`, ``dataset/split`` for ``data``, else ignored.
-
-    Raises:
-        InputError: the experiment has no such run or data set.
+    Attributes:
+        name: name of the stage, its command, and its rule.
+        each: what there is one job for.
+        module: the module whose function ``run`` does a job.
+        help: the first line of ``dhel-kcl NAME --help``.
+        writes: the files that a job writes.
+        reads: the files that a job reads.
+        depends: the settings that a job depends on, as JSON values.
+        gathers: manifests that the workflow asks for instead of the files of runs that the job reads.
+        after: manifests of jobs that come first although the job reads none of their files.
+        measured: names of those written files whose measurements `collect` gathers.
+        plugins: modules that a job runs because the configuration names what they define.
+        declared: further things that its code depends on, as JSON values.
+        asked: whether a configuration asks for the stage.
+        gpus: how many GPUs a job uses, where the experiment uses any.
     """
-    if stage == "data":
-        dataset = config.dataset(subject.partition("/")[0])
-        return dataset.model_dump(mode="json", include={"data"})
-    if stage in RUN_STAGES:
-        run, compute = config.run(subject), config.compute
-        threads, device = compute.threads, {"device": compute.device, "tf32": compute.tf32}
-        match stage:
-            case "pretrain":
-                values = run.model_dump(mode="json", exclude={"probe_augmentation"})
-                for key in ("augmentation", "protocol", "probe"):  # resolved, or of no account here
-                    values["dataset"].pop(key)
-                values["dataset"]["optimizer"].pop("learning_rate")
-                arithmetic = compute.model_dump(include={"precision", "compile", "gpus_per_run"})
-                return {**values, "monitor": config.monitor.model_dump(), "threads": threads, **device, **arithmetic}
-            case "features":
-                views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
-                return {**views, "seed": run.seed, "threads": threads, **device}
-            case "evaluate":
-                values = config.evaluation.model_dump(mode="json", exclude={"augmented_images", "corruptions"})
-                return {**values, "threads": threads, "seed": run.seed}
-            case "augmented_probe":
-                values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
-                probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
-                return {**values, **probe, "threads": threads, **device}
-            case "corruptions":
-                return {"image_size": run.dataset.image_size, "seed": run.seed, "threads": threads, **device}
-            case "analyse":
-                return {**config.analysis.model_dump(mode="json"), "threads": threads}
-    if stage == "collect":
-        return {"runs": list(config.runs), "stages": list(run_stages(config))}
-    if stage == "explorer":
-        return {"stages": list(run_stages(config))}
-    if stage == "theory":
-        return config.theory.model_dump(mode="json")
-    return config.model_dump(mode="json") if stage in ("configure", "report", "crate") else {}
+
+    name: str
+    each: Literal["experiment", "split", "run", "target"]
+    module: str
+    help: str
+    writes: Callable[[Layout, str], Files]
+    reads: Callable[[Experiment, str], Files] = lambda experiment, subject: {}
+    depends: Callable[[Experiment, str], Any] = lambda experiment, subject: {}
+    gathers: Callable[[Experiment, str], Iterable[Path]] = lambda experiment, subject: ()
+    after: Callable[[Experiment, str], Iterable[Path]] = lambda experiment, subject: ()
+    measured: tuple[str, ...] = ()
+    plugins: Callable[[Experiment, str], tuple[str, ...]] = lambda experiment, subject: ()
+    declared: Callable[[], list[Any]] = list
+    asked: Callable[[ExperimentConfig], bool] = lambda config: True
+    gpus: Callable[[ComputeConfig], int] | None = None
+
+    def subjects(self, experiment: Experiment) -> list[str]:
+        """What an experiment has jobs of this stage for; nothing if it does not ask for the stage."""
+        config = experiment.config
+        if not self.asked(config):
+            return []
+        match self.each:
+            case "split":
+                return [f"{each.name}/{split}" for each in config.datasets for split in each.data.splits]
+            case "run":
+                return list(config.runs)
+            case "target":
+                return list(experiment.targets)
+        return [config.name]
+
+    def manifest(self, layout: Layout, subject: str) -> Path:
+        """Where a job's manifest lies."""
+        if self.each == "run":
+            return layout.run_manifest(self.name, subject)
+        return layout.manifest(*self.label(subject))
+
+    def label(self, subject: str) -> tuple[str, ...]:
+        """What a job's log, benchmark and manifest are called after: the stage and, of several jobs, the subject."""
+        return (self.name,) if self.each == "experiment" else (self.name, subject.replace("/", "-"))
 
 
-def plugins(config: ExperimentConfig, stage: str, subject: str = "") -> tuple[str, ...]:
-    """Modules that a job imports because the configuration names what they define.
-
-    Raises:
-        InputError: the experiment has no such run or data set.
-    """
-    if stage == "data":
-        return (declarations.kinds()[config.dataset(subject.partition("/")[0]).data.kind].module,)
-    if stage == "pretrain":
-        loss = config.run(subject).loss
-        named = [declarations.losses()[str(loss["name"])]]
-        named += [declarations.kernels()[str(loss["kernel"])]] if "kernel" in loss else []
-        return tuple(each.module for each in named)
-    return ()
+def _by_name(*paths: Path) -> Files:
+    return {path.name: path for path in paths}
 
 
-@functools.cache
-def code_digest(stage: str, *plugged_in: str) -> str:
-    """Digest of the source code that a stage runs, and of the modules in `plugged_in`, one job's `plugins`."""
-    modules = {MODULES[stage], _SOURCES_OF.get(stage, MODULES[stage]), *plugged_in}
-    return sha256_json([*sorted(source_digest(module) for module in modules), *_declared(stage)])[:16]
+def _by_path(layout: Layout, paths: Iterable[Path]) -> Files:
+    """Paths by their place in the experiment's folder, or, of those outside, in the clone."""
+    return {str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path): path for path in paths}
 
 
-def _declared(stage: str) -> list[Any]:
-    """What a stage depends on besides modules: files, and what the losses and data sets declare."""
-    match stage:
-        case "report":
-            return [sha256_file(_template(name)) for name in ("report.html", "stage_graph.svg")]
-        case "collect":
-            return [declarations.hyperparameters()]
-        case "crate":
-            return [sha256_file(path) for path in workflow_files()]
-        case "render" | "explorer":
-            titles = {name: kind.title for name, kind in declarations.kinds().items()}
-            templates = [sha256_file(_template("explorer.html"))] if stage == "explorer" else []
-            return [declarations.hyperparameters(), declarations.loss_titles(), titles, *templates]
-    return []
+def _whole(experiment: Experiment, subject: str) -> Any:
+    return experiment.config.model_dump(mode="json")
 
 
-def _template(name: str) -> Path:
+def _threads_and_device(experiment: Experiment) -> dict[str, Any]:
+    compute = experiment.config.compute
+    return {"threads": compute.threads, "device": compute.device, "tf32": compute.tf32}
+
+
+def _labelled_betons(experiment: Experiment, run: str) -> list[Path]:
+    dataset = experiment.config.run(run).dataset.name
+    return [experiment.layout.beton(dataset, split) for split in ("train", "test")]
+
+
+def _frozen_encoder(experiment: Experiment, run: str) -> Files:
+    """What a stage reads that applies a run's encoder to labelled images."""
+    layout = experiment.layout
+    return _by_name(layout.encoder(run), layout.outcome(run), *_labelled_betons(experiment, run))
+
+
+def _one_gpu(compute: ComputeConfig) -> int:
+    return min(1, compute.gpus_per_run)
+
+
+def template(name: str) -> Path:
+    """The template of a page."""
     return Path(__file__).parents[1] / "paper" / f"{name}.j2"
 
 
-def script_digest(script: Path) -> str:
-    """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    shared = sorted(path for path in script.parent.glob("*.py") if not path.name.startswith(("fig_", "table_")))
-    modules = [
-        code_digest("render"),
-        source_digest("dhel_kcl.results.robustness"),
-        source_digest("dhel_kcl.results.statistics"),
+def _titles() -> list[Any]:
+    kinds = {name: kind.title for name, kind in declarations.kinds().items()}
+    return [declarations.hyperparameters(), declarations.loss_titles(), kinds]
+
+
+# data
+
+
+def _class_list(experiment: Experiment, split: str) -> Files:
+    listed = experiment.config.dataset(split.partition("/")[0]).data.class_list
+    return {"class_list": listed} if listed else {}
+
+
+def _source(experiment: Experiment, split: str) -> Any:
+    return experiment.config.dataset(split.partition("/")[0]).model_dump(mode="json", include={"data"})
+
+
+def _kind(experiment: Experiment, split: str) -> tuple[str, ...]:
+    return (declarations.kinds()[experiment.config.dataset(split.partition("/")[0]).data.kind].module,)
+
+
+# training
+
+
+def _pretrain_beton(experiment: Experiment, run: str) -> Files:
+    dataset = experiment.config.run(run).dataset
+    return _by_name(experiment.layout.beton(dataset.name, dataset.data.pretrain_split))
+
+
+def _betons_checked(experiment: Experiment, run: str) -> list[Path]:
+    """Not read here: their jobs check what later stages need of the images, before hours of training are spent."""
+    dataset = experiment.config.run(run).dataset
+    return [STAGES["data"].manifest(experiment.layout, f"{dataset.name}/{split}") for split in dataset.data.splits]
+
+
+def _training(experiment: Experiment, run: str) -> Any:
+    config = experiment.config
+    values = config.run(run).model_dump(mode="json", exclude={"probe_augmentation"})
+    for key in ("augmentation", "protocol", "probe"):  # resolved, or of no account here
+        values["dataset"].pop(key)
+    values["dataset"]["optimizer"].pop("learning_rate")
+    arithmetic = config.compute.model_dump(include={"precision", "compile", "gpus_per_run"})
+    return {**values, "monitor": config.monitor.model_dump(), **_threads_and_device(experiment), **arithmetic}
+
+
+def _loss(experiment: Experiment, run: str) -> tuple[str, ...]:
+    loss = experiment.config.run(run).loss
+    named = [declarations.losses()[str(loss["name"])]]
+    named += [declarations.kernels()[str(loss["kernel"])]] if "kernel" in loss else []
+    return tuple(each.module for each in named)
+
+
+# evaluation
+
+
+def _views(experiment: Experiment, subject: str) -> Any:
+    run = experiment.config.run(subject)
+    views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
+    return {**views, "seed": run.seed, **_threads_and_device(experiment)}
+
+
+def _probe(experiment: Experiment, run: str) -> Any:
+    config = experiment.config
+    values = config.evaluation.model_dump(mode="json", exclude={"augmented_images", "corruptions"})
+    return {**values, "threads": config.compute.threads, "seed": config.run(run).seed}
+
+
+def _augmented_probe(experiment: Experiment, subject: str) -> Any:
+    run = experiment.config.run(subject)
+    values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
+    probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
+    return {**values, **probe, **_threads_and_device(experiment)}
+
+
+def _classified(experiment: Experiment, subject: str) -> Files:
+    layout, run = experiment.layout, experiment.config.run(subject)
+    test = layout.beton(run.dataset.name, "test")
+    return _by_name(layout.encoder(run.id), layout.outcome(run.id), layout.classifier(run.id), test)
+
+
+def _corrupted(experiment: Experiment, subject: str) -> Any:
+    run = experiment.config.run(subject)
+    return {"image_size": run.dataset.image_size, "seed": run.seed, **_threads_and_device(experiment)}
+
+
+def _analysis(experiment: Experiment, run: str) -> Any:
+    config = experiment.config
+    return {**config.analysis.model_dump(mode="json"), "threads": config.compute.threads}
+
+
+# results
+
+
+def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
+    """The stages that each run of an experiment goes through, in order."""
+    return tuple(stage.name for stage in STAGES.values() if stage.each == "run" and stage.asked(config))
+
+
+def measurements(layout: Layout, run: str, stages: Iterable[str]) -> list[Path]:
+    """The files that hold everything that some stages measured on one run."""
+    return [STAGES[stage].writes(layout, run)[name] for stage in stages for name in STAGES[stage].measured]
+
+
+def _everything_measured(experiment: Experiment, subject: str) -> Files:
+    config, layout = experiment.config, experiment.layout
+    files = [path for run in config.runs for path in measurements(layout, run, run_stages(config))]
+    files += [layout.beton(dataset.name, dataset.data.pretrain_split) for dataset in config.datasets]
+    return _by_path(layout, files)
+
+
+def _of_stages(experiment: Experiment, stages: Iterable[str]) -> list[Path]:
+    """The manifests of an experiment's jobs of some stages."""
+    return [
+        STAGES[stage].manifest(experiment.layout, subject)
+        for stage in stages
+        for subject in STAGES[stage].subjects(experiment)
     ]
-    return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
 
 
-def current_code(config: ExperimentConfig, targets: Mapping[str, declarations.Script], stage: str, subject: str) -> str:
-    """Digest of the source code that a job would run now; its manifest records the one that it ran.
-
-    Raises:
-        InputError: the experiment has no such run or data set.
-    """
-    if stage == "render":
-        return script_digest(targets[subject].path)
-    return code_digest(stage, *plugins(config, stage, subject))
+def _runs_and_betons(experiment: Experiment, subject: str) -> list[Path]:
+    """One file of each job, its last, stands for the others: naming thousands of those again would slow planning."""
+    return _of_stages(experiment, ("data", *run_stages(experiment.config)))
 
 
-def job_digest(config: ExperimentConfig, stage: str, subject: str = "") -> str:
-    """Digest of everything but the input files that a job's outputs depend on: settings and source code."""
-    code = code_digest(stage, *plugins(config, stage, subject))
-    return sha256_json([settings(config, stage, subject), code])[:16]
+# paper
 
 
-def expected_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> dict[Path, tuple[str, str]]:
-    """Every manifest that a complete experiment with these figures and tables has, with its stage and subject."""
-    expected = {layout.manifest("configure"): ("configure", config.name)}
-    for dataset in config.datasets:
-        for split in dataset.data.splits:
-            expected[layout.manifest("data", f"{dataset.name}-{split}")] = ("data", f"{dataset.name}/{split}")
-    for run in config.runs:
-        for stage in run_stages(config):
-            expected[layout.run_manifest(stage, run)] = (stage, run)
-    expected[layout.manifest("collect")] = ("collect", config.name)
-    expected[layout.manifest("theory")] = ("theory", config.name)
-    for target in targets:
-        expected[layout.manifest("render", target)] = ("render", target)
-    expected[layout.manifest("explorer")] = ("explorer", config.name)
-    expected[layout.manifest("report")] = ("report", config.name)
-    expected[layout.manifest("crate")] = ("crate", config.name)
-    return expected
+def _tables_and_data(experiment: Experiment, target: str) -> Files:
+    script = experiment.targets[target]
+    tables = [experiment.layout.table(name) for name in script.tables]
+    return {table.stem: table for table in tables} | {str(file): file for file in script.data}
 
 
-def workflow_files() -> list[Path]:
-    """What defines the workflow: the rules, their environment, and the figure and table scripts.
-
-    Raises:
-        InputError: they are not in the current folder.
-    """
-    if not (main := Path("Snakefile")).exists():
-        raise InputError(f"{main}: missing; run this in the root of the repository")
-    patterns = (
-        "workflow/rules/*.smk",
-        "workflow/report/*.rst",
-        "envs/environment*",
-        "envs/lock.txt",
-        f"{SCRIPTS}/*.py",
-    )
-    return [main, *(path for each in patterns for path in sorted(Path().glob(each)) if path.is_file())]
+def _results_and_trainings(experiment: Experiment, subject: str) -> Files:
+    layout = experiment.layout
+    return _by_path(layout, [layout.results, *_of_stages(experiment, ("pretrain",))])
 
 
-def pretraining_manifests(config: ExperimentConfig, layout: Layout) -> dict[str, Path]:
-    """The manifest of each run's pretraining, which the explorer shows."""
-    return {run: layout.run_manifest("pretrain", run) for run in config.runs}
+def _all_products(experiment: Experiment, subject: str) -> Files:
+    """Every product, and the manifests of the jobs before, which the report summarises."""
+    layout = experiment.layout
+    products = [path for target in experiment.targets for path in layout.products(target)]
+    return _by_path(layout, [layout.results, layout.theory, layout.explorer, *products, *reported(experiment)])
 
 
-def reported_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> list[Path]:
-    """The manifests that the report summarises: of every job before it, but for the writing of the configuration."""
-    jobs = expected_manifests(config, layout, targets)
-    return [path for path, (stage, _) in jobs.items() if stage not in ("configure", "report", "crate")]
+def reported(experiment: Experiment) -> list[Path]:
+    """The manifests of every job before the report, but for the writing of the configuration."""
+    before = [name for name in STAGES if name not in ("configure", "report")]
+    return _of_stages(experiment, before)
 
 
-def crated_manifests(config: ExperimentConfig, layout: Layout, targets: Iterable[str]) -> list[Path]:
-    """The manifests that the crate describes: of every job before it."""
-    jobs = expected_manifests(config, layout, targets)
-    return [path for path, (stage, _) in jobs.items() if stage != "crate"]
+_ROWS = (
+    Stage(
+        name="configure",
+        each="experiment",
+        module="dhel_kcl.jobs.configure",
+        help="Check a configuration and write it, with every default filled in, as the experiment's config.yaml.",
+        writes=lambda layout, name: {"config": layout.config},
+        depends=_whole,
+    ),
+    Stage(
+        name="data",
+        each="split",
+        module="dhel_kcl.data.data",
+        help="Write one split of a data set as an FFCV beton with a checksum sidecar; download it first if need be.",
+        reads=_class_list,
+        writes=lambda layout, split: {
+            "beton": layout.beton(*split.split("/")),
+            "sidecar": sidecar_path(layout.beton(*split.split("/"))),
+        },
+        depends=_source,
+        plugins=_kind,
+    ),
+    Stage(
+        name="pretrain",
+        each="run",
+        module="dhel_kcl.training.pretrain",
+        help="Pretrain one run; interrupted, the same command continues from the last checkpoint.",
+        reads=_pretrain_beton,
+        after=_betons_checked,
+        writes=lambda layout, run: _by_name(
+            layout.encoder(run), layout.outcome(run), layout.training_log(run), layout.throughput(run)
+        ),
+        depends=_training,
+        plugins=_loss,
+        measured=("outcome.json", "training_log.csv", "throughput.csv"),
+        gpus=lambda compute: compute.gpus_per_run,
+    ),
+    Stage(
+        name="features",
+        each="run",
+        module="dhel_kcl.evaluation.features",
+        help="Compute the frozen encoder's features of one run for the train and test images.",
+        reads=_frozen_encoder,
+        writes=lambda layout, run: _by_name(layout.features(run)),
+        depends=_views,
+        gpus=_one_gpu,
+    ),
+    Stage(
+        name="evaluate",
+        each="run",
+        module="dhel_kcl.evaluation.evaluate",
+        help="Measure linear-probe and k-nearest-neighbour accuracy of one run's frozen features.",
+        reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
+        writes=lambda layout, run: _by_name(layout.evaluation(run), layout.classifier(run)),
+        depends=_probe,
+        measured=("evaluation.json",),
+    ),
+    Stage(
+        name="augmented_probe",
+        each="run",
+        module="dhel_kcl.evaluation.augmented_probe",
+        help="Evaluate one run by the public protocol: a linear probe trained by SGD on augmented images.",
+        reads=_frozen_encoder,
+        writes=lambda layout, run: _by_name(layout.augmented_probe(run)),
+        depends=_augmented_probe,
+        measured=("augmented_probe.json",),
+        asked=lambda config: config.evaluation.augmented_images,
+        gpus=_one_gpu,
+    ),
+    Stage(
+        name="corruptions",
+        each="run",
+        module="dhel_kcl.evaluation.corruptions",
+        help="Measure the accuracy of one run's linear classifier on corrupted test images.",
+        reads=_classified,
+        writes=lambda layout, run: _by_name(layout.corruptions(run)),
+        depends=_corrupted,
+        measured=("corruptions.json",),
+        asked=lambda config: config.evaluation.corruptions,
+        gpus=_one_gpu,
+    ),
+    Stage(
+        name="analyse",
+        each="run",
+        module="dhel_kcl.evaluation.analyse",
+        help="Measure alignment, uniformity, rank and spectrum of one run's features.",
+        reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
+        writes=lambda layout, run: _by_name(layout.representation(run)),
+        depends=_analysis,
+        measured=("representation.json",),
+    ),
+    Stage(
+        name="collect",
+        each="experiment",
+        module="dhel_kcl.results.collect",
+        help="Gather every run's measurements into one tidy table, results.parquet and results.csv.",
+        reads=_everything_measured,
+        gathers=_runs_and_betons,
+        writes=lambda layout, name: {"parquet": layout.results, "csv": layout.results.with_suffix(".csv")},
+        depends=lambda experiment, name: {
+            "runs": list(experiment.config.runs),
+            "stages": list(run_stages(experiment.config)),
+        },
+        declared=lambda: [declarations.hyperparameters()],
+    ),
+    Stage(
+        name="theory",
+        each="experiment",
+        module="dhel_kcl.results.theory",
+        help="Check the theorems numerically, without data or runs; write theory.parquet and theory.csv.",
+        writes=lambda layout, name: {"parquet": layout.theory, "csv": layout.theory.with_suffix(".csv")},
+        depends=lambda experiment, name: experiment.config.theory.model_dump(mode="json"),
+    ),
+    Stage(
+        name="render",
+        each="target",
+        module="dhel_kcl.paper.render",
+        help="Draw one figure (PNG, PDF and its numbers as CSV) or write one table (Markdown and CSV).",
+        reads=_tables_and_data,
+        writes=lambda layout, target: _by_name(*layout.products(target)),
+        declared=_titles,
+    ),
+    Stage(
+        name="explorer",
+        each="experiment",
+        module="dhel_kcl.paper.explorer",
+        help="Write one HTML page that works offline, to filter the runs and look into each of them.",
+        reads=_results_and_trainings,
+        writes=lambda layout, name: {"explorer": layout.explorer},
+        depends=lambda experiment, name: {"stages": list(run_stages(experiment.config))},
+        declared=lambda: [*_titles(), sha256_file(template("explorer.html"))],
+    ),
+    Stage(
+        name="report",
+        each="experiment",
+        module="dhel_kcl.paper.report",
+        help="Write one self-contained HTML page with every figure, table and setting.",
+        reads=_all_products,
+        writes=lambda layout, name: {"report": layout.report},
+        depends=_whole,
+        declared=lambda: [sha256_file(template("report.html"))],
+    ),
+)
+
+STAGES: Mapping[str, Stage] = {row.name: row for row in _ROWS}
+"""The stages by name, in the order of the path."""
+
+FEATURE_STAGES = ("features", "evaluate", "analyse")
+"""The stages that compute and measure a run's features; one job does all three if the features are not kept."""

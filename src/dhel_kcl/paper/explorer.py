@@ -17,7 +17,10 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 
 from dhel_kcl.errors import InputError
+from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.manifest import Manifest, load_manifest
+from dhel_kcl.jobs.stages import STAGES, run_stages
 from dhel_kcl.paper.page import fill, write_page
 from dhel_kcl.paper.render import import_script, load_results
 from dhel_kcl.results.robustness import HYPERPARAMETERS
@@ -36,6 +39,8 @@ _DATA = '<script type="application/json" id="data">'
 _DIVERGED = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.3,0Z"
 _WIDTH, _HEIGHT = 480, 300
 _NEAR = alt.Scale(zero=False)
+
+STYLE = SCRIPTS / "style.py"
 
 
 def write_explorer(
@@ -365,3 +370,20 @@ def _svg_path(marker: str) -> str:
         letters[code] + ("" if code == Outline.CLOSEPOLY else ",".join(f"{value:.3f}" for value in vertices))
         for vertices, code in outline.iter_segments(simplify=False)
     )
+
+
+def run(job: Job) -> str:
+    """Write the page of single runs.
+
+    Raises:
+        InputError: as `write_explorer`.
+    """
+    (page,) = job.writes.values()
+    with job.recorded():
+        write_explorer(job.layout.results, trainings(job.experiment), STYLE, page, run_stages(job.config))
+    return str(page)
+
+
+def trainings(experiment: Experiment) -> dict[str, Path]:
+    """Give the manifest of each run's pretraining, which the page shows."""
+    return {run: STAGES["pretrain"].manifest(experiment.layout, run) for run in experiment.config.runs}

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from dhel_kcl.declarations import read_script
 from dhel_kcl.errors import InputError
 from dhel_kcl.files import atomic_path
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.results.robustness import HYPERPARAMETERS
 
 RESULT_COLUMNS = [
@@ -326,3 +327,15 @@ def _save(figure: Figure, paths: list[Path]) -> None:
     for path in paths:
         with mpl.rc_context({"pdf.fonttype": 42}), atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=200, metadata=unstamped[path.suffix])
+
+
+def run(job: Job) -> str:
+    """Draw one figure, or write one table.
+
+    Raises:
+        InputError: as `render`.
+    """
+    script, products = job.experiment.targets[job.subject], list(job.writes.values())
+    with job.recorded():
+        render(script.path, [job.layout.table(name) for name in script.tables], products[0].parent)
+    return "\n".join(map(str, products))

@@ -4,40 +4,23 @@ import base64
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import sha256_file
-from dhel_kcl.jobs.history import drawing, hardware, load_jobs, stage_costs, stage_graph
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
-from dhel_kcl.jobs.stages import SCRIPTS, reported_manifests
+from dhel_kcl.jobs.stages import reported
 from dhel_kcl.paper.page import fill, write_page
 from dhel_kcl.paper.render import Target, load_results, load_target, read_points
-
-
-def write_report(
-    config_path: Path,
-    results: Path,
-    figures_dir: Path,
-    tables_dir: Path,
-    output: Path,
-    scripts_dir: Path = SCRIPTS,
-    theory: Path | None = None,
-    explorer: Path | None = None,
-    manifests: Iterable[Path] = (),
-) -> None:
-    """Write the report of all figures and tables that have a script; see `report_text`."""
-    targets = [load_target(script.path) for script in scripts(scripts_dir).values()]
-    text = report_text(
-        config_path, results, figures_dir, tables_dir, output, targets, theory, explorer, manifests, results.parent
-    )
-    write_page(text, output)
 
 
 def report_text(
@@ -65,7 +48,7 @@ def report_text(
         targets: the figures and tables, of which it shows all.
         theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
         explorer: the page of single runs, to link to.
-        manifests: the manifests of the jobs, whose graph, hardware and run times are shown.
+        manifests: the manifests of the jobs, whose run times and hardware are shown.
         experiment: the experiment's folder, as the command that audits it names it.
 
     Raises:
@@ -74,9 +57,7 @@ def report_text(
     config = load_config(config_path)
     table = load_results(results, ("linear_top1", "training_loss"))
     targets = sorted(targets, key=lambda target: target.name != "table_claims")
-    jobs = load_jobs(manifests)
-    graph = stage_graph(jobs)
-    costs = stage_costs(graph)
+    history = History(manifests)
     return fill(
         "report.html.j2",
         config=config,
@@ -84,10 +65,8 @@ def report_text(
         runs=table["run"].nunique(),
         evaluated=table.loc[table["metric"] == "linear_top1", "run"].nunique(),
         explorer=_link(explorer, output) if explorer else None,
-        graph=drawing(graph),
-        notes={cost["stage"]: f"{cost['jobs']} job{'s' if cost['jobs'] > 1 else ''}" for cost in costs},
-        costs=costs,
-        hardware=hardware(jobs.values()),
+        costs=history.stage_costs(),
+        hardware=history.hardware(),
         tables=[_section(target, tables_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, output) for target in targets if target.draw],
         results_folder=experiment,
@@ -125,13 +104,12 @@ def _image(png: Path) -> str:
     return base64.b64encode(png.read_bytes()).decode()
 
 
-def compare_report(config: ExperimentConfig, layout: Layout, scripts_dir: Path) -> tuple[bool, list[str]]:
+def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
     """Compare an experiment's report with what it is made from.
 
     Args:
-        config: the experiment.
-        layout: its folder, or a release of it; figures and tables that it does not have are no part of its report.
-        scripts_dir: the figure and table scripts.
+        experiment: the experiment, or a release of it; figures and tables that it does not have are no part of its
+            report.
 
     Returns:
         Whether it is, to the letter, what this code makes now; and, as a report of other code can be true all the same,
@@ -140,25 +118,43 @@ def compare_report(config: ExperimentConfig, layout: Layout, scripts_dir: Path) 
     Raises:
         InputError: a file is missing or unreadable.
     """
-    every = scripts(scripts_dir).values()
-    targets = [load_target(each.path) for each in every if all(map(Path.is_file, layout.products(each.name)))]
+    layout, every = experiment.layout, experiment.targets
+    there = {name: script for name, script in every.items() if all(map(Path.is_file, layout.products(name)))}
+    experiment = replace(experiment, chosen=there)
+    targets = [load_target(script.path) for script in there.values()]
     page, tables = layout.report.read_text(encoding="utf-8"), [layout.results, layout.theory]
     if wrong := list(contradictions(page, layout.config, tables, layout.figures, layout.tables, targets)):
         return False, wrong
     called = load_manifest(layout.manifest("report")).command
-    text = report_text(
+    return page == report_of(experiment, Path(called[-1]) if called else layout.root), []
+
+
+def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None) -> str:
+    """Give the text of an experiment's report, as `report_text`.
+
+    Args:
+        experiment: the experiment, or a release of it.
+        folder: its folder, as the command that audits it names it.
+        drawn: where the figures, tables and pages lie, if they were drawn again elsewhere; a script of the reader's own
+            has no manifest there.
+
+    Raises:
+        InputError: as `report_text`.
+    """
+    layout, manifests = experiment.layout, reported(experiment)
+    shown = drawn or layout
+    return report_text(
         layout.config,
         layout.results,
-        layout.figures,
-        layout.tables,
-        layout.report,
-        targets,
+        shown.figures,
+        shown.tables,
+        shown.report,
+        [load_target(script.path) for script in experiment.targets.values()],
         layout.theory,
-        layout.explorer,
-        reported_manifests(config, layout, [target.name for target in targets]),
-        Path(called[-1]) if called else layout.root,
+        shown.explorer,
+        [path for path in manifests if path.exists()] if drawn else manifests,
+        folder,
     )
-    return page == text, []
 
 
 def contradictions(
@@ -206,3 +202,15 @@ def contradictions(
 
 def _link(path: Path, output: Path) -> str:
     return Path(os.path.relpath(path, output.parent)).as_posix()
+
+
+def run(job: Job) -> str:
+    """Write the report.
+
+    Raises:
+        InputError: as `report_text`.
+    """
+    (page,) = job.writes.values()
+    with job.recorded():
+        write_page(report_of(job.experiment, job.layout.root), page)
+    return str(page)

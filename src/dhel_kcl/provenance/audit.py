@@ -7,35 +7,29 @@ that each job used what the job before it wrote, compares the whole folder with 
 audit that passed, reads every measurement again, and makes every table, figure and page again.
 """
 
-import functools
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
-
-import networkx as nx
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig
-from dhel_kcl.files import atomic_path, read_json, sha256_file, write_json
-from dhel_kcl.jobs import stages
+from dhel_kcl.files import atomic_path
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job, jobs
 from dhel_kcl.jobs.layout import Layout, walk
-from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, changes_since, load_manifest, locate, shown
+from dhel_kcl.jobs.manifest import Artifact, absolute, changes_since, shown
 from dhel_kcl.jobs.ownership import is_release
-from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows
+from dhel_kcl.jobs.stages import STAGES, run_stages
+from dhel_kcl.paper.explorer import STYLE, explorer_text, read_rows, run_rows, trainings
 from dhel_kcl.paper.render import load_results, points_equal, read_points, render
 from dhel_kcl.paper.report import compare_report
-from dhel_kcl.provenance.crate import crate_metadata, profiles
-from dhel_kcl.provenance.seal import Seal, differences, discarded, file_digests, read_seal
-from dhel_kcl.results.collect import collect, write_results
-
-Targets = Mapping[str, declarations.Script]
-Expected = Mapping[Path, tuple[str, str]]
-Sha256 = Callable[[Path], str]
+from dhel_kcl.provenance.crate import outdated
+from dhel_kcl.provenance.seal import Seal, differences, file_digests, read_seal
+from dhel_kcl.results.collect import collect
+from dhel_kcl.results.table import write_results
 
 
 @dataclass
@@ -91,38 +85,32 @@ class Outcome:
         )
 
 
-def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
-    """Audit one experiment.
-
-    Args:
-        config: its configuration.
-        layout: its folder.
-        scripts: the folder of the figure and table scripts.
-    """
-    outcome = Outcome()
-    sha256 = functools.cache(sha256_file)
-    targets = declarations.scripts(scripts)
-    expected = stages.expected_manifests(config, layout, targets)
+def audit(experiment: Experiment) -> Outcome:
+    """Audit one experiment."""
+    outcome, layout = Outcome(), experiment.layout
+    expected, history = jobs(experiment), History(discarded=experiment.discarded)
     with outcome.blaming(layout.root):
         _check_links(layout, outcome)
-    manifests = _load_manifests(expected, outcome)
-    _check_files(config, layout, manifests, sha256, outcome)
-    outcome.files = sha256.cache_info().currsize
-    _check_jobs(config, layout, targets, expected, manifests, outcome)
-    if len(manifests) == len(expected):
-        _check_chains(config, layout, targets, manifests, outcome)
+    for path in expected:
+        with outcome.blaming(path):
+            history.load(path)
+    outcome.manifests = len(history.manifests)
+    _check_files(history, outcome)
+    outcome.files = history.files_hashed
+    _check_jobs(experiment, expected, history, outcome)
+    if len(history.manifests) == len(expected):
+        _check_chains(expected, history, outcome)
     with outcome.blaming(layout.root):
-        outcome.sha256 = file_digests(config, layout, sha256)
+        outcome.sha256 = file_digests(experiment, history.sha256)
         _check_seal(layout, outcome)
     if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
-        remade = _Remade(config, targets, manifests, outcome)
-        _check_measurements(config, layout, outcome)
+        remade = _Remade(expected, history, outcome)
+        _check_measurements(experiment, outcome)
         _check_tables(layout, remade, outcome)
-        _check_points(layout, targets, remade, outcome)
-        _check_explorer(config, layout, scripts, remade, outcome)
-        _check_report(config, layout, scripts, remade, outcome)
-        _check_crate(config, layout, scripts, remade, outcome)
-        _check_software(layout, manifests[layout.manifest("crate")], outcome)
+        _check_points(experiment, remade, outcome)
+        _check_explorer(experiment, remade, outcome)
+        _check_report(experiment, remade, outcome)
+        _check_crate(experiment, history, outcome)
         outcome.warnings += remade.warnings()
         if not outcome.problems and layout.audit.exists() and read_seal(layout.audit) != outcome.seal:
             outcome.blame(layout.audit, "gives other counts than this audit; restore it, or delete it and audit again")
@@ -167,83 +155,57 @@ def _check_links(layout: Layout, outcome: Outcome) -> None:
             outcome.blame(path, f"{said}; {'remove it' if circle else 'put the file itself here, or remove the link'}")
 
 
-def _load_manifests(expected: Expected, outcome: Outcome) -> dict[Path, Manifest]:
-    manifests = {}
-    for path in expected:
-        with outcome.blaming(path):
-            manifests[path] = load_manifest(path)
-    outcome.manifests = len(manifests)
-    return manifests
-
-
-def _producers(manifests: dict[Path, Manifest]) -> dict[Path, tuple[Path, Artifact]]:
-    return {
-        locate(path, artifact): (path, artifact)
-        for path, manifest in manifests.items()
-        for artifact in manifest.outputs.values()
-    }
-
-
-def _check_files(
-    config: ExperimentConfig, layout: Layout, manifests: dict[Path, Manifest], sha256: Sha256, outcome: Outcome
-) -> None:
-    producers, described = _producers(manifests), {absolute(path) for path in manifests}
-    may_be_missing = {absolute(path) for path in discarded(config, layout)}
+def _check_files(history: History, outcome: Outcome) -> None:
+    """Compare every file with what the manifest of the job that wrote it, or else of those that read it, records."""
     links = set(outcome.blamed)
 
     def check(file: Path, recorded: Artifact, manifest: Path) -> None:
         if file in links:
             return
         with outcome.blaming(file):
-            if not file.is_file():
-                if file not in may_be_missing:
+            match history.state(file, recorded):
+                case "missing":
                     outcome.blame(file, f"missing, but recorded in {shown(manifest)}")
-            elif sha256(file) != recorded.sha256:
-                outcome.blame(file, f"changed since {shown(manifest)} recorded it")
+                case "changed":
+                    outcome.blame(file, f"changed since {shown(manifest)} recorded it")
 
-    for file, (producer, artifact) in producers.items():
+    for file, (producer, artifact) in history.written.items():
         check(file, artifact, producer)
-    for path, manifest in manifests.items():
-        for artifact in manifest.inputs.values():
-            file = locate(path, artifact)
-            if file in described and sha256(file) != artifact.sha256:
-                outcome.blame(
-                    file,
-                    f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
-                )
-            elif file not in producers:
+    for path, manifest in history.manifests.items():
+        for file, artifact in history.inputs(path).items():
+            if history.is_manifest(file):
+                if history.recorded(file) != artifact.sha256:
+                    outcome.blame(
+                        file,
+                        f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
+                    )
+            elif file not in history.written:
                 check(file, artifact, path)
-            elif producers[file][1].sha256 != artifact.sha256:
+            elif history.written[file][1].sha256 != artifact.sha256:
                 outcome.blame(
                     file,
                     f"{manifest.stage} of {manifest.subject} used another version than the one that "
-                    f"{shown(producers[file][0])} records; run the workflow again",
+                    f"{shown(history.written[file][0])} records; run the workflow again",
                 )
 
 
-def _check_jobs(
-    config: ExperimentConfig,
-    layout: Layout,
-    targets: Targets,
-    expected: Expected,
-    manifests: dict[Path, Manifest],
-    outcome: Outcome,
-) -> None:
+def _check_jobs(experiment: Experiment, expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
     """Compare what each manifest says of its job with what the experiment asks for and the code that is there now."""
     uncommitted: dict[str, list[str]] = {}
     unknown: dict[str, list[str]] = {}
     outdated: dict[str, list[str]] = {}
-    for path, manifest in manifests.items():
-        stage, subject = expected[path]
+    for path, manifest in history.manifests.items():
+        job = expected[path]
+        stage, subject = job.stage.name, job.subject
         if (manifest.stage, manifest.subject) != (stage, subject):
             outcome.blame(path, f"describes {manifest.stage} of {manifest.subject}, not {stage} of {subject}")
-        if stage != "render" and manifest.settings != stages.settings(config, stage, subject):
-            outcome.blame(path, f"made under other settings than {layout.config} has now")
+        if manifest.settings != job.settings:
+            outcome.blame(path, f"made under other settings than {experiment.layout.config} has now")
         if manifest.git_dirty:
             uncommitted.setdefault(stage, []).append(subject)
         elif manifest.git_dirty is None or manifest.git_commit is None:
             unknown.setdefault(stage, []).append(subject)
-        if manifest.source_digest != stages.current_code(config, targets, stage, subject):
+        if manifest.source_digest != job.code:
             outdated.setdefault(stage, []).append(subject)
     outcome.uncommitted = [
         f"uncommitted changes were in the code when {stage} ran for {_some(subjects)}"
@@ -254,9 +216,9 @@ def _check_jobs(
     ]
     outcome.warnings += outcome.uncommitted
     for stage, subjects in outdated.items():
-        since = f"{stages.MODULES[stage]} or code that it uses has changed since {stage} ran for {_some(subjects)}"
-        if stage == "render":
-            drawn_by = ", ".join(shown(targets[subject].path) for subject in subjects)
+        since = f"{STAGES[stage].module} or code that it uses has changed since {stage} ran for {_some(subjects)}"
+        if STAGES[stage].each == "target":
+            drawn_by = ", ".join(shown(experiment.targets[subject].path) for subject in subjects)
             since = f"{drawn_by} or code used there has changed since render ran"
         outcome.warnings.append(since)
 
@@ -266,43 +228,25 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _check_chains(
-    config: ExperimentConfig, layout: Layout, targets: Targets, manifests: dict[Path, Manifest], outcome: Outcome
-) -> None:
-    """Walk back from each measurement and product; the walk must pass through what it was made from."""
-    graph = nx.DiGraph()
-    for path, manifest in manifests.items():
-        written = [locate(path, artifact) for artifact in manifest.outputs.values()]
-        graph.add_nodes_from(written)
-        for artifact in manifest.inputs.values():
-            graph.add_edges_from((locate(path, artifact), file) for file in written)
+def _check_chains(expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
+    """Compare the files that each job read and wrote with those that its stage reads and writes: so the chain is whole.
 
-    def require(file: Path, *needed: Path) -> None:
-        origins = nx.ancestors(graph, absolute(file)) if absolute(file) in graph else set()
-        for missing in sorted({absolute(path) for path in needed} - origins):
-            outcome.blame(file, f"its manifests do not lead back to {shown(missing)}")
-
-    measuring = stages.run_stages(config)
-    for run in config.runs.values():
-        data = run.dataset.data
-        betons = [layout.beton(run.dataset.name, split) for split in data.splits]
-        for measurement in (layout.evaluation(run.id), layout.representation(run.id)):
-            require(measurement, layout.features(run.id), layout.encoder(run.id), *betons)
-        if "augmented_probe" in measuring:
-            require(layout.augmented_probe(run.id), layout.encoder(run.id), *betons)
-        if "corruptions" in measuring:
-            require(layout.corruptions(run.id), layout.encoder(run.id), layout.classifier(run.id), *betons)
-        for training in (layout.outcome(run.id), layout.training_log(run.id)):
-            require(training, layout.beton(run.dataset.name, data.pretrain_split))
-    require(layout.results, *(file for run in config.runs for file in layout.measurements(run, measuring)))
-    for target, script in targets.items():
-        for product in layout.products(target):
-            require(product, *map(layout.table, script.tables))
-    products = [product for target in targets for product in layout.products(target)]
-    require(layout.explorer, layout.results, *stages.pretraining_manifests(config, layout).values())
-    require(layout.report, *products, layout.explorer, *stages.reported_manifests(config, layout, targets))
-    for described in (layout.crate, layout.sbom):
-        require(described, layout.report, layout.manifest("report"))
+    The file that a configuration was read from may be any.
+    """
+    for path, job in expected.items():
+        wrote = {absolute(file) for file in job.writes.values()}
+        for missing in sorted(wrote - history.outputs(path).keys()):
+            outcome.blame(missing, f"{shown(path)} does not record it; run the workflow again")
+        for other in sorted(history.outputs(path).keys() - wrote):
+            outcome.blame(other, f"{shown(path)} records it, but {job.stage.name} writes no such file")
+        if job.stage.name == "configure":
+            continue
+        read = {absolute(file) for file in job.reads.values()}
+        for missing in sorted(read - history.inputs(path).keys()):
+            for file in job.writes.values():
+                outcome.blame(file, f"its manifest does not lead back to {shown(missing)}")
+        for other in sorted(history.inputs(path).keys() - read):
+            outcome.blame(path, f"records {shown(other)}, which {job.stage.name} does not read")
 
 
 def _check_seal(layout: Layout, outcome: Outcome) -> None:
@@ -314,9 +258,10 @@ def _check_seal(layout: Layout, outcome: Outcome) -> None:
                 outcome.blame(layout.root / name, difference)
 
 
-def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outcome) -> None:
+def _check_measurements(experiment: Experiment, outcome: Outcome) -> None:
+    layout = experiment.layout
     with outcome.blaming(layout.results):
-        written, measured = load_results(layout.results), collect(config, layout)
+        written, measured = load_results(layout.results), collect(experiment)
         outcome.measurements = len(measured)
         if len(written) != len(measured) or list(written) != list(measured):
             outcome.blame(layout.results, "does not list the measurements of the runs; collect again")
@@ -330,10 +275,8 @@ def _check_measurements(config: ExperimentConfig, layout: Layout, outcome: Outco
 class _Remade:
     """Compares files with what their jobs would write now, and tells a change of a file from one of what wrote it."""
 
-    def __init__(
-        self, config: ExperimentConfig, targets: Targets, manifests: Mapping[Path, Manifest], outcome: Outcome
-    ) -> None:
-        self._config, self._targets, self._manifests, self._outcome = config, targets, manifests, outcome
+    def __init__(self, expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
+        self._expected, self._history, self._outcome = expected, history, outcome
         self._changed: dict[str, list[str]] = {}
 
     def compare(self, file: Path, same: bool, by: Path, problem: str, *changes: str) -> None:
@@ -348,9 +291,7 @@ class _Remade:
         """
         if same:
             return
-        job = self._manifests[by]
-        code = stages.current_code(self._config, self._targets, job.stage, job.subject)
-        if reasons := [*changes_since(job, code), *changes]:
+        if reasons := [*changes_since(self._history.manifests[by], self._expected[by].code), *changes]:
             self._changed.setdefault("; ".join(reasons), []).append(shown(file))
         else:
             self._outcome.blame(file, problem)
@@ -375,12 +316,13 @@ def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
             remade.compare(written, same, layout.manifest(stage), f"{table.name} gives other values; {stage} again")
 
 
-def _check_points(layout: Layout, targets: Targets, remade: _Remade, outcome: Outcome) -> None:
+def _check_points(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
+    layout = experiment.layout
     known: dict[str, set[str]] = {}
     for name in declarations.TABLES:
         with outcome.blaming(layout.table(name)):
             known[name] = set(load_results(layout.table(name), table=name)["run"])
-    for script in targets.values():
+    for script in experiment.targets.values():
         if known.keys() >= set(script.tables):
             runs = set().union(*(known[name] for name in script.tables))
             _check_target(layout, script, runs, remade, outcome)
@@ -412,23 +354,24 @@ def _check_target(
                     remade.compare(product, same, layout.manifest("render", script.name), said)
 
 
-def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
-    manifests, style = stages.pretraining_manifests(config, layout), scripts / "style.py"
+def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
+    layout, manifests = experiment.layout, trainings(experiment)
     with outcome.blaming(layout.explorer):
-        current = run_rows(layout.results, manifests, style, layout.root)
+        current = run_rows(layout.results, manifests, STYLE, layout.root)
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
             outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
             return
-        page = explorer_text(layout.results, manifests, style, layout.explorer, stages.run_stages(config))
+        page = explorer_text(layout.results, manifests, STYLE, layout.explorer, run_stages(experiment.config))
         same = layout.explorer.read_text(encoding="utf-8") == page
         said = "shows the values of the runs on a page that was changed; make explorer again"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)
 
 
-def _check_report(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
+def _check_report(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
+    layout = experiment.layout
     with outcome.blaming(layout.report):
-        same, wrong = compare_report(config, layout, scripts)
+        same, wrong = compare_report(experiment)
         for part in wrong:
             outcome.blame(layout.report, f"{part} is not what the experiment has; make report again")
         if not wrong:
@@ -436,40 +379,13 @@ def _check_report(config: ExperimentConfig, layout: Layout, scripts: Path, remad
             remade.compare(layout.report, same, layout.manifest("report"), said)
 
 
-def _check_crate(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
-    """Compare the crate's metadata with the manifests, and the files that it describes with the metadata."""
-    with outcome.blaming(layout.crate), tempfile.TemporaryDirectory() as folder:
-        contradicted = False
-        for entity in read_json(layout.crate)["@graph"]:
-            is_file = "File" in (kind if isinstance(kind := entity["@type"], list) else [kind])
-            if is_file and outcome.sha256.get(unquote(entity["@id"])) != entity["sha256"]:
-                contradicted = True
-                outcome.blame(layout.root / unquote(entity["@id"]), f"not the file that {layout.crate.name} describes")
-        if contradicted:
-            return
-        again = Path(folder, layout.crate.name)
-        write_json(again, crate_metadata(config, layout, scripts))
-        edited = _digests(layout.source, profiles(layout.source)) != _digests(Path(), profiles(Path()))
-        changes = ["workflow/profiles has changed since"] if edited else []
-        said = "not what the manifests say; make crate again"
-        remade.compare(
-            layout.crate, layout.crate.read_bytes() == again.read_bytes(), layout.manifest("crate"), said, *changes
-        )
-
-
-def _digests(root: Path, files: Sequence[Path]) -> dict[Path, str]:
-    return {file.relative_to(root): sha256_file(file) for file in files}
-
-
-def _check_software(layout: Layout, job: Manifest, outcome: Outcome) -> None:
-    """Compare the bill of materials with the versions that the job which wrote it recorded."""
-    with outcome.blaming(layout.sbom):
-        listed = {_normalised(part["name"]): part["version"] for part in read_json(layout.sbom)["components"]}
-        for name, version in job.packages.items():
-            if name != "python" and (other := listed.get(_normalised(name))) != version:
-                outcome.blame(layout.sbom, f"lists {name} {other}, but its job ran with {version}; make crate again")
-
-
-def _normalised(package: str) -> str:
-    """A package's name as PyPI compares names."""
-    return re.sub("[-_.]+", "-", package).lower()
+def _check_crate(experiment: Experiment, history: History, outcome: Outcome) -> None:
+    """Warn of a crate that describes the experiment as it was, or is not, as nothing is made from it."""
+    layout = experiment.layout
+    if not layout.crate.exists():
+        return
+    with outcome.blaming(layout.crate):
+        if reason := outdated(experiment, history):
+            outcome.warnings.append(
+                f"{layout.crate}: {reason}; call `dhel-kcl crate {layout.root}` again, or delete it"
+            )

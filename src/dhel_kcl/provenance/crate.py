@@ -2,32 +2,31 @@
 
 It follows the profile Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5) and says what the manifests
 say: each job is a `CreateAction`, whose instrument is the code that it ran, object the files and settings that it used,
-and result the files that it wrote. The crate is the experiment's folder, with a copy of the workflow.
+and result the files that it wrote. The crate is the experiment's folder, or a release, with a copy of the workflow.
 """
 
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig
-from dhel_kcl.files import atomic_path, sha256_file, sha256_json, write_json
-from dhel_kcl.jobs import stages
-from dhel_kcl.jobs.history import load_jobs
+from dhel_kcl.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
+from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute
+from dhel_kcl.jobs.stages import STAGES
 from dhel_kcl.provenance.sbom import write_sbom
-from dhel_kcl.provenance.seal import discarded
 
 Reference = dict[str, str]
 
@@ -44,7 +43,15 @@ _FORMATS = {
     **{".png": "image/png", ".pdf": "application/pdf", ".smk": "text/plain", "": "text/plain"},
 }
 _COMPLETED = "http://schema.org/CompletedActionStatus"
-_BEFORE_RESULTS = {"configure", "data", *stages.RUN_STAGES}
+_BEFORE_RESULTS = {"configure", *(name for name, stage in STAGES.items() if stage.each in ("split", "run"))}
+_WORKFLOW = (
+    "Snakefile",
+    "workflow/rules/*.smk",
+    "workflow/report/*.rst",
+    "envs/environment*",
+    "envs/lock.txt",
+    f"{SCRIPTS}/*.py",
+)
 
 
 def profiles(clone: Path) -> list[Path]:
@@ -52,15 +59,26 @@ def profiles(clone: Path) -> list[Path]:
     return sorted(clone.glob("workflow/profiles/*/*.yaml"))
 
 
-def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list[Path]:
-    """Make the experiment's folder a crate: list its software, copy the workflow into it, and write the metadata.
+def workflow_files() -> list[Path]:
+    """What defines the workflow: the rules, their environment, and the figure and table scripts.
+
+    Raises:
+        InputError: they are not in the current folder.
+    """
+    if not Path("Snakefile").exists():
+        raise InputError("Snakefile: missing; run this in the root of the repository")
+    return [path for each in _WORKFLOW for path in sorted(Path().glob(each)) if path.is_file()]
+
+
+def write_crate(experiment: Experiment, output: Path | None = None, published: Iterable[Path] = ()) -> list[Path]:
+    """Make a folder a crate: list the software, copy the workflow into it, and write the metadata.
 
     The same manifests in the same environment give the same bytes.
 
     Args:
-        config: the experiment.
-        layout: its folder.
-        scripts: the folder of the figure and table scripts.
+        experiment: the experiment, whose folder becomes the crate if no other is given.
+        output: the folder of a release, which becomes the crate instead.
+        published: the files of the experiment that the release has.
 
     Returns:
         The files that were written.
@@ -68,34 +86,60 @@ def write_crate(config: ExperimentConfig, layout: Layout, scripts: Path) -> list
     Raises:
         InputError: a manifest, or a file that one records, is missing or another than it was.
     """
-    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
-    write_sbom(layout.sbom)
-    files = _Files(config, layout, jobs)
-    copies = files.copy_workflow(layout.source)
-    _remove_old_copies(layout, copies)
-    write_json(layout.crate, _describe(config, jobs, files))
-    return [layout.crate, layout.sbom, *copies]
+    made, there = Layout(output or experiment.layout.root), set(map(absolute, published))
+    manifests = [path for path in jobs(experiment) if output is None or absolute(path) in there]
+    history = History(manifests, experiment.discarded)
+    write_sbom(made.sbom)
+    files = _Files(experiment, history, made, None if output is None else there)
+    copies = files.copy_workflow(made.source)
+    _remove_old_copies(made, copies)
+    write_json(made.crate, _describe(experiment, history, files))
+    return [made.crate, made.sbom, *copies]
 
 
 def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
     """Remove what an earlier crate copied and this one does not, unless somebody changed it."""
-    if not (manifest := layout.manifest("crate")).exists():
+    if not layout.crate.exists():
         return
     source, new = absolute(layout.source), {absolute(path) for path in copies}
-    for artifact in load_manifest(manifest).outputs.values():
-        file = locate(manifest, artifact)
-        if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == artifact.sha256:
+    for file, sha256 in described(layout).items():
+        if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == sha256:
             file.unlink()
 
 
-def crate_metadata(config: ExperimentConfig, layout: Layout, scripts: Path) -> dict[str, Any]:
-    """What `write_crate` would write as the crate's metadata now, with the list of software that is there.
+def described(layout: Layout) -> dict[Path, str]:
+    """The files of a crate with the sha256 that its metadata give.
 
     Raises:
-        InputError: a manifest, or a file that one records, is missing, or two manifests contradict each other.
+        InputError: the metadata cannot be read.
     """
-    jobs = load_jobs(stages.crated_manifests(config, layout, declarations.scripts(scripts)))
-    return _describe(config, jobs, _Files(config, layout, jobs))
+    try:
+        files = [
+            entity
+            for entity in read_json(layout.crate)["@graph"]
+            if "File" in (kind if isinstance(kind := entity["@type"], list) else [kind])
+        ]
+        return {absolute(layout.root / unquote(entity["@id"])): str(entity["sha256"]) for entity in files}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{layout.crate}: not the metadata of a crate; delete it and make the crate again") from error
+
+
+def outdated(experiment: Experiment, history: History) -> str | None:
+    """Say why the crate of an experiment is not what `write_crate` would make of it now; None if it is.
+
+    Args:
+        experiment: the experiment.
+        history: all its jobs.
+
+    Raises:
+        InputError: the crate cannot be read, or two manifests contradict each other.
+    """
+    layout = experiment.layout
+    for file, sha256 in described(layout).items():
+        if not file.is_file() or history.sha256(file) != sha256:
+            return f"describes another {file.relative_to(absolute(layout.root))} than there is"
+    now = _describe(experiment, history, _Files(experiment, history, layout, None))
+    return None if read_json(layout.crate) == json.loads(json.dumps(now)) else "does not say what the manifests say"
 
 
 class _Files:
@@ -107,31 +151,37 @@ class _Files:
         from_outside: the files that no job wrote but one read.
     """
 
-    def __init__(self, config: ExperimentConfig, layout: Layout, jobs: Mapping[Path, Manifest]) -> None:
-        self._clone = Path.cwd()
-        self._names = {self._clone: Path(layout.source.name), absolute(layout.root): Path()}
-        self._discarded = {absolute(path) for path in discarded(config, layout)}
+    def __init__(self, experiment: Experiment, history: History, made: Layout, published: set[Path] | None) -> None:
+        """Gather the files; `made` is the crate's folder, `published` what it has of the experiment: all if None."""
+        self._clone, self._published = Path.cwd(), published
+        self._root = absolute(experiment.layout.root)
+        self._names = {self._clone: Path(made.source.name), self._root: Path()}
+        self._discarded = {absolute(path) for path in experiment.discarded}
         self._recorded: dict[Path, tuple[Artifact, Path]] = {}
         self.made: dict[Path, list[Path]] = {}
         self.used: dict[Path, list[Path]] = {}
-        for path, job in jobs.items():
-            made = {locate(path, artifact): (artifact, path) for artifact in job.outputs.values()}
-            self._recorded |= made
-            self.made[path] = [*made, self._add(path)]
+        for path in history.manifests:
+            outputs = {file: (artifact, path) for file, artifact in history.outputs(path).items()}
+            self._recorded |= outputs
+            self.made[path] = [*outputs, self._add(path)]
         by_jobs = set(self._recorded)
-        for path, job in jobs.items():
-            used = {locate(path, artifact): artifact for artifact in job.inputs.values()}
-            for file, artifact in used.items():
+        for path in history.manifests:
+            for file, artifact in (used := history.inputs(path)).items():
                 known, origin = self._recorded.setdefault(file, (artifact, path))
                 if known.sha256 != artifact.sha256:
                     raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
             self.used[path] = list(used)
         self.from_outside = [file for file in self._recorded if file not in by_jobs]
-        for file in [layout.sbom, *stages.workflow_files(), *profiles(Path())]:
+        for file in [*workflow_files(), *profiles(Path())]:
             self._add(file)
+        bill = self._add(experiment.layout.sbom, made.sbom)
+        if published is not None:
+            published.add(bill)
 
-    def _add(self, file: Path) -> Path:
-        described = Artifact(path=file.name, sha256=sha256_file(file), bytes=file.stat().st_size)
+    def _add(self, file: Path, there: Path | None = None) -> Path:
+        """Add a file that no job wrote; it lies `there` if not in its place."""
+        there = there or file
+        described = Artifact(path=file.name, sha256=sha256_file(there), bytes=there.stat().st_size)
         self._recorded.setdefault(absolute(file), (described, file))
         return absolute(file)
 
@@ -151,7 +201,9 @@ class _Files:
         for file, (artifact, origin) in self._recorded.items():
             if not self._has(file):
                 continue
-            inside = self._home(file) != self._clone
+            inside = self._home(file) == self._root
+            if inside and self._published is not None:
+                continue  # its bytes were compared when the release was made
             same = file.exists() and file.stat().st_size == artifact.bytes
             if not (same and (inside or sha256_file(file) == artifact.sha256)):
                 raise InputError(f"{file}: missing or changed since {origin} recorded it; run the workflow again")
@@ -169,7 +221,9 @@ class _Files:
         return next((each for each in (file, *file.parents) if each in self._names), None)
 
     def _has(self, file: Path) -> bool:
-        return file not in self._discarded and self._home(file) is not None
+        if file in self._discarded or (home := self._home(file)) is None:
+            return False
+        return self._published is None or home != self._root or file in self._published
 
     def reference(self, file: Path) -> Reference:
         """The id of a file: its path in the crate, or a fragment if the crate does not have it."""
@@ -212,8 +266,9 @@ class _Graph:
             self.entities[owner["@id"]].setdefault(key, []).append(reference)
 
 
-def _describe(config: ExperimentConfig, jobs: Mapping[Path, Manifest], files: _Files) -> dict[str, Any]:
+def _describe(experiment: Experiment, history: History, files: _Files) -> dict[str, Any]:
     """The crate's metadata, JSON-LD."""
+    config, jobs = experiment.config, history.manifests
     graph = _Graph()
     for entity in files.entities():
         graph.entities[entity["@id"]] = entity

@@ -2,7 +2,7 @@
 
 A release has no images, weights or features. It has the tidy tables, every product and page, each run's measurements,
 the manifests of all jobs, and the sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` reads too.
-It has neither the crate nor the seal, which list files that a release leaves out.
+It is an RO-Crate, unless it was made from an earlier release. It lacks the seal, which lists files that it leaves out.
 """
 
 import os
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,17 +19,20 @@ from typing import NoReturn
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import TEMPORARY, sha256_file
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job, code_digest, jobs
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import absolute, changes_since, load_manifest, locate
+from dhel_kcl.jobs.manifest import absolute, changes_since, load_manifest
 from dhel_kcl.jobs.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
+from dhel_kcl.jobs.stages import STAGES, measurements, run_stages
+from dhel_kcl.provenance.crate import described, write_crate
 
 README = "README.md"
 
 _MANIFEST = r"manifests/.+\.json|.+\.manifest\.json"
-_IF_THERE = ("sbom.json", "manifests/crate.json")
 _THEORY_STAGES = ("configure", "theory", "render")
 
 
@@ -57,26 +60,25 @@ class Product:
         return f"{self.release} {self.name}: {', '.join(said)}"
 
 
-def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Path, theory_only: bool = False) -> int:
-    """Copy what is published of a finished experiment into a folder, whole or not at all.
+def release(experiment: Experiment, output: Path, theory_only: bool = False) -> int:
+    """Copy what is published of a finished experiment into a folder, whole or not at all, and make that an RO-Crate.
 
     A release that is there already, and is as it was published, is replaced, but for its README.md. Nothing else is.
+    One that is made from an earlier release is no crate: what the jobs read outside of the experiment is not there.
 
     Args:
-        config: the experiment.
-        layout: its folder, or an earlier release.
-        scripts: the folder of the figure and table scripts.
+        experiment: the experiment, or an earlier release.
         output: the folder of the release.
         theory_only: leave out the runs and whatever is made from them.
 
     Returns:
-        The number of files that were copied.
+        The number of files in the release.
 
     Raises:
         InputError: the experiment is not complete or not consistent, or `output` holds something else.
     """
-    _check_replaceable(output)
-    files = _contents(config, layout, declarations.scripts(scripts), theory_only)
+    check_replaceable(output)
+    layout, files = experiment.layout, contents(experiment, theory_only)
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(
@@ -91,6 +93,9 @@ def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Pat
         for name in sums:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(layout.root / name, made / name)
+        if not is_release(layout.root):
+            crate = write_crate(experiment, made, files)
+            sums |= {path.relative_to(made).as_posix(): sha256_file(path) for path in crate}
         _write_sums(made, sums)
         if (output / README).is_file():
             shutil.copyfile(output / README, made / README)
@@ -105,19 +110,27 @@ def release(config: ExperimentConfig, layout: Layout, scripts: Path, output: Pat
     return len(sums)
 
 
-def _contents(
-    config: ExperimentConfig, layout: Layout, scripts: Mapping[str, declarations.Script], theory_only: bool
-) -> list[Path]:
-    targets = [name for name, script in scripts.items() if not theory_only or script.tables == ("theory",)]
-    files = [layout.config, layout.theory, *(path for target in targets for path in layout.products(target))]
+def contents(experiment: Experiment, theory_only: bool = False) -> list[Path]:
+    """List the files of an experiment that a release has."""
     if theory_only:
-        manifests = stages.expected_manifests(config, layout, targets)
-        return [*files, *(path for path, (stage, _) in manifests.items() if stage in _THEORY_STAGES)]
-    measuring = stages.run_stages(config)
-    measurements = [path for run in config.runs for path in layout.measurements(run, measuring)]
-    optional = [path for name in _IF_THERE if (path := layout.root / name).is_file()]
-    crated = stages.crated_manifests(config, layout, targets)
-    return [*files, layout.results, layout.explorer, layout.report, *measurements, *crated, *optional]
+        of_theory = {name: script for name, script in experiment.targets.items() if script.tables == ("theory",)}
+        done = jobs(replace(experiment, chosen=of_theory)).values()
+        published = [job for job in done if job.stage.name in _THEORY_STAGES]
+    else:
+        published = list(jobs(experiment).values())
+    manifests = [job.manifest for job in published]
+    written = [path for job in published for path in _published(job)]
+    return [path for path in [*written, *manifests] if path not in experiment.discarded]
+
+
+def _published(job: Job) -> list[Path]:
+    """What a release has of the files that a job wrote: no images and no weights, and of tables the Parquet."""
+    match job.stage.each:
+        case "split":
+            return []
+        case "run":
+            return [job.writes[name] for name in job.stage.measured]
+    return [path for name, path in job.writes.items() if name != "csv"]
 
 
 def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
@@ -133,7 +146,7 @@ def verify(folder: Path) -> None:
     _refuse(_problems(folder))
 
 
-def _check_replaceable(output: Path) -> None:
+def check_replaceable(output: Path) -> None:
     """Refuse a place for a release unless nothing is there, a README.md alone, or a release as it was published.
 
     Raises:
@@ -177,13 +190,17 @@ def _not_ours(folder: Path, sums: Mapping[str, str]) -> list[str]:
     if not records_configuration(layout):
         return [f"{layout.config}: not what {layout.manifest('configure')} records"]
     manifests = [name for name in sums if re.fullmatch(_MANIFEST, name)]
-    jobs = {folder / name: load_manifest(folder / name) for name in manifests}
-    written = {(locate(path, each), each.sha256) for path, job in jobs.items() for each in job.outputs.values()}
+    history = History(folder / name for name in manifests)
+    written = {file.resolve(): artifact.sha256 for file, (_, artifact) in history.written.items()}
+    crate = described(layout) if layout.crate.exists() else {}
     patterns = _released(Layout(Path("/")))
     return [
         f"{folder / name}: not a file of a release"
-        for name in sorted(sums.keys() - set(manifests))
-        if ((folder / name).resolve(), sums[name]) not in written or not _matches(name, patterns)
+        for name in sorted(sums.keys() - {*manifests, layout.crate.name})
+        if not (
+            (written.get((folder / name).resolve()) == sums[name] and _matches(name, patterns))
+            or crate.get(absolute(folder / name)) == sums[name]
+        )
     ]
 
 
@@ -200,7 +217,8 @@ def _drawn(layout: Layout) -> list[Path]:
 def _released(layout: Layout) -> list[Path]:
     """The names, with wildcards, of the files of a release besides its manifests."""
     tables = [layout.table(name) for name in declarations.TABLES]
-    return [layout.config, layout.sbom, *tables, *_drawn(layout), *layout.measurements("*", stages.RUN_STAGES)]
+    measured = measurements(layout, "*", (name for name, stage in STAGES.items() if stage.each == "run"))
+    return [layout.config, layout.sbom, *tables, *_drawn(layout), *measured]
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -221,18 +239,18 @@ def _problems(folder: Path) -> list[str]:
 def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
     names = {absolute(folder / name): name for name in sums}
-    described = [name for name in sums if re.fullmatch(_MANIFEST, name)]
-    manifests = {name: load_manifest(folder / name) for name in described}
-    outputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.outputs.values()]
-    inputs = [(name, artifact) for name, manifest in manifests.items() for artifact in manifest.inputs.values()]
+    history = History(folder / name for name in sums if re.fullmatch(_MANIFEST, name))
     problems: dict[str, str] = {}
-    for described_by, artifact in (*outputs, *inputs):
-        name = names.get(locate(folder / described_by, artifact), "")
-        if sums.get(name, artifact.sha256) != artifact.sha256:
-            problems.setdefault(name, f"{folder / name}: not the file that {described_by} records; one was changed")
-    written = {locate(folder / described_by, artifact) for described_by, artifact in outputs}
+    recorded = [(path, history.outputs(path)) for path in history.manifests]
+    recorded += [(path, history.inputs(path)) for path in history.manifests]
+    for manifest, files in recorded:
+        for file, artifact in files.items():
+            name = names.get(file, "")
+            if sums.get(name, artifact.sha256) != artifact.sha256:
+                by = manifest.relative_to(folder).as_posix()
+                problems.setdefault(name, f"{folder / name}: not the file that {by} records; one was changed")
     for file, name in names.items():
-        if file.suffix == ".parquet" and file not in written:
+        if file.suffix == ".parquet" and file not in history.written:
             problems[name] = f"{folder / name}: no manifest records the job that wrote it"
     return list(problems.values())
 
@@ -275,7 +293,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Product]:
+def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> Iterator[Product]:
     """Make every figure, table and page of some releases again, from their tables, on all cores.
 
     Every file of every release is verified first. A release without results has the figures and tables of the
@@ -283,8 +301,8 @@ def redraw(folders: Sequence[Path], scripts: Path, output: Path) -> Iterator[Pro
 
     Args:
         folders: the releases.
-        scripts: the folder of the figure and table scripts.
         output: where the products go, in a folder of each release's name, which is new or of an earlier redraw.
+        scripts: the folder of the figure and table scripts.
 
     Yields:
         Each product once it is made and compared with the released one.
@@ -348,28 +366,17 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
 
 
 def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
-    from dhel_kcl.paper.explorer import read_rows, run_rows, write_explorer
-    from dhel_kcl.paper.report import compare_report, write_report
+    from dhel_kcl.paper.explorer import STYLE, read_rows, run_rows, trainings, write_explorer
+    from dhel_kcl.paper.page import write_page
+    from dhel_kcl.paper.report import compare_report, report_of
 
-    released, made = Layout(folder), Layout(output / folder.resolve().name)
-    config, style = load_config(released.config), scripts / "style.py"
-    manifests = stages.pretraining_manifests(config, released)
-    write_explorer(released.results, manifests, style, made.explorer, stages.run_stages(config))
-    rows = run_rows(released.results, manifests, style, released.root)
-    jobs = stages.reported_manifests(config, released, declarations.scripts(scripts))
-    write_report(
-        released.config,
-        released.results,
-        made.figures,
-        made.tables,
-        made.report,
-        scripts,
-        theory=released.theory,
-        explorer=made.explorer,
-        manifests=[path for path in jobs if path.exists()],  # a script of the reader's own has none
-    )
-    same, wrong = compare_report(config, released, scripts)
-    changes = changes_since(load_manifest(released.manifest("report")), stages.code_digest("report"))
+    experiment, made = Experiment.open(folder, scripts), Layout(output / folder.resolve().name)
+    released, manifests = experiment.layout, trainings(experiment)
+    write_explorer(released.results, manifests, STYLE, made.explorer, run_stages(experiment.config))
+    rows = run_rows(released.results, manifests, STYLE, released.root)
+    write_page(report_of(experiment, released.root, made), made.report)
+    same, wrong = compare_report(experiment)
+    changes = changes_since(load_manifest(released.manifest("report")), code_digest("report"))
     return [
         Product(folder, "explorer", read_rows(released.explorer) == rows),
         Product(folder, "report", same or (bool(changes) and not wrong)),

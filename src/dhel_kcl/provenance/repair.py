@@ -4,82 +4,25 @@ A file gets its name when it is whole and on the disk (`files.atomic_path`), so 
 A disk that loses power may lose what it said it had; Snakemake, which looks at names and times, would use what is left.
 """
 
-import fcntl
 import itertools
 import os
-import platform
-import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config, resolved_text
-from dhel_kcl.files import TEMPORARY, read_json, remove_abandoned, sha256_file
+from dhel_kcl.files import TEMPORARY, read_json, remove_abandoned
+from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import absolute, load_manifest, locate
+from dhel_kcl.jobs.manifest import absolute, load_manifest
 from dhel_kcl.jobs.ownership import is_experiment, is_release
-from dhel_kcl.jobs.stages import MODULES, RUN_STAGES
+from dhel_kcl.jobs.running import is_running, marks
+from dhel_kcl.jobs.stages import STAGES
 
 SUFFIX = ".damaged"
 """What the name of a file that was moved aside ends in."""
-
-
-class RunningMark:
-    """A file that is there while a workflow runs on an experiment, and that one which crashed leaves behind.
-
-    Each workflow has one of its own, ``HOST-PID``, and locks it; the system gives the lock up when a process ends,
-    however it ends.
-
-    Args:
-        folder: the experiment's folder of marks, `Layout.running`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{platform.node()}-{os.getpid()}"
-        self._lock = -1
-
-    def set(self) -> None:
-        """Write and lock the file, as a workflow that begins."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.fsync(self._lock)
-
-    def clear(self) -> None:
-        """Remove the file, as a workflow that ends."""
-        os.close(self._lock)
-        self.path.unlink(missing_ok=True)
-
-
-def marks(layout: Layout) -> list[Path]:
-    """The marks of an experiment's workflows; whatever else lies in their folder is none."""
-    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name))
-
-
-def is_running(mark: Path) -> bool | None:
-    """Whether the workflow of a mark runs; None where this cannot be told.
-
-    That is for a mark of another machine that is not locked here, one that this user may not read, and on file systems
-    without locks.
-    """
-    try:
-        descriptor = os.open(mark, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False if mark.name.rpartition("-")[0] == platform.node() else None
 
 
 def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
@@ -227,7 +170,7 @@ def _remove_abandoned(layout: Layout) -> None:
 
 def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
     """Damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
-    folder = layout.root
+    folder, history = layout.root, History()
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
     written = {absolute(path): path for path in _found(folder, outputs(layout))}
@@ -235,13 +178,12 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
         with _named(path):
             time = path.stat().st_mtime_ns  # before it is read: a job may replace it
             try:
-                manifest = load_manifest(path)
+                history.load(path)
             except InputError:
                 damaged[path] = "not a manifest"
                 continue
         kept = False
-        for artifact in manifest.outputs.values():
-            listed = locate(path, artifact)
+        for listed, artifact in history.outputs(path).items():
             if listed not in written:
                 if os.path.lexists(listed):
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
@@ -251,7 +193,7 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 continue
             file = written[listed]
             with _named(file):
-                if not file.exists() or sha256_file(file) == artifact.sha256:
+                if history.state(file, artifact) != "changed":
                     continue
                 newer = file.stat().st_mtime_ns > time
             if newer and jobs_may_run:
@@ -289,26 +231,22 @@ def _named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be checked ({error.strerror}); repair its disk or move it away") from error
 
 
+_SUBJECTS = {"experiment": ("",), "split": ("*/*",), "run": ("*",), "target": ("fig_*", "table_*")}
+"""Patterns of what jobs are about, by `Stage.each`."""
+
+
 def outputs(layout: Layout) -> list[str]:
     """Patterns, below the experiment's folder, of the files that its jobs list in manifests as their outputs."""
-    from dhel_kcl.data.beton import sidecar_path  # loads NumPy, which the workflow need not wait for
-
-    run, beton = "*", layout.beton("*", "*")
-    of_runs = [layout.encoder(run), layout.features(run), layout.classifier(run), *layout.measurements(run, RUN_STAGES)]
-    tables = [path.with_suffix(suffix) for path in (layout.results, layout.theory) for suffix in (".parquet", ".csv")]
-    products = [*layout.products("fig_*"), *layout.products("table_*")]
-    pages = [layout.config, layout.explorer, layout.report, layout.crate, layout.sbom, layout.source / "**" / "*"]
-    files = [*pages, *tables, *products, beton, sidecar_path(beton), *of_runs]
+    files = [
+        file
+        for stage in STAGES.values()
+        for subject in _SUBJECTS[stage.each]
+        for file in stage.writes(layout, subject).values()
+    ]
     return [str(path.relative_to(layout.root)) for path in files]
 
 
 def manifests(layout: Layout) -> list[str]:
     """Patterns, below the experiment's folder, of the manifests of its jobs."""
-    alone = [stage for stage in MODULES if stage not in (*RUN_STAGES, "data", "render", "audit")]
-    paths = [
-        *map(layout.manifest, alone),
-        layout.manifest("data", "*-*"),
-        *(layout.manifest("render", target) for target in ("fig_*", "table_*")),
-        *(layout.run_manifest(stage, "*") for stage in RUN_STAGES),
-    ]
+    paths = [stage.manifest(layout, each) for stage in STAGES.values() for each in _SUBJECTS[stage.each]]
     return [str(path.relative_to(layout.root)) for path in paths]

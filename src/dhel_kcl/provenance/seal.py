@@ -19,8 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig
 from dhel_kcl.files import TEMPORARY, sha256_file, sha256_json
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.provenance.repair import SUFFIX
 
@@ -67,23 +67,26 @@ def read_seal(path: Path) -> Seal:
     return seal
 
 
-def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """What a seal of the experiment's folder, as it is now, lists; folders that are links are entered.
+def file_digests(experiment: Experiment, sha256: Callable[[Path], str]) -> dict[str, str]:
+    """List what a seal of the experiment's folder, as it is now, holds; folders that are links are entered.
+
+    The crate is apart, as it may be made when the audit is over.
 
     Args:
-        config: the experiment's configuration.
-        layout: its folder.
+        experiment: the experiment.
         sha256: gives the digest of a file.
 
     Raises:
         InputError: a file or folder cannot be read.
     """
+    layout = experiment.layout
     apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
-    apart |= {layout.live(run) for run in config.runs} | discarded(config, layout)
+    apart |= {layout.live(run) for run in experiment.config.runs} | experiment.discarded
+    apart |= {layout.crate, layout.sbom}
     found = {}
     try:
         for path in walk(layout.root):
-            aside = path.name.startswith(TEMPORARY) or path.name.endswith(SUFFIX)
+            aside = path.name.startswith(TEMPORARY) or path.name.endswith(SUFFIX) or layout.source in path.parents
             if not aside and not apart & {path, path.parent}:
                 found[path.relative_to(layout.root).as_posix()] = sha256(path) if path.is_file() else "not a file"
     except OSError as error:
@@ -91,11 +94,6 @@ def file_digests(config: ExperimentConfig, layout: Layout, sha256: Callable[[Pat
             f"{error.filename}: cannot be read ({error.strerror}); check the disk and its permissions"
         ) from error
     return dict(sorted(found.items()))
-
-
-def discarded(config: ExperimentConfig, layout: Layout) -> set[Path]:
-    """Files that the workflow deletes once they were used."""
-    return set() if config.compute.keep_features else {layout.features(run) for run in config.runs}
 
 
 def changed(layout: Layout, seal: Seal, files: Iterable[Path]) -> list[Path]:

@@ -5,31 +5,23 @@ files, by which it goes too, are then those of the copying. So a job is stale if
 other settings, by other code, or from other files than there are now. Times are set right where they contradict that.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from dhel_kcl.declarations import Script
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig
-from dhel_kcl.files import sha256_file
-from dhel_kcl.jobs import stages
-from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import Manifest, absolute, locate
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job, jobs
+from dhel_kcl.jobs.manifest import absolute
+from dhel_kcl.jobs.stages import FEATURE_STAGES
 from dhel_kcl.provenance.seal import read_seal
 
-_ASKING_FOR_MANIFESTS = ("collect", "explorer", "report", "crate")
-"""Stages whose rules ask for the manifests of jobs before them, besides the files that they read."""
 
-
-def stale_jobs(config: ExperimentConfig, layout: Layout, targets: Mapping[str, Script]) -> dict[Path, str]:
+def stale_jobs(experiment: Experiment) -> dict[Path, str]:
     """Find the jobs that were done, and have to be done again.
 
     Jobs that were never done, or whose manifest is gone, are not among them: Snakemake sees that a file is missing.
@@ -38,127 +30,112 @@ def stale_jobs(config: ExperimentConfig, layout: Layout, targets: Mapping[str, S
     Where all that a job read is as it recorded it, but newer than what it wrote, as after copying, what it wrote is
     given the time of the newest file that it read.
 
-    Args:
-        config: the experiment.
-        layout: its folder.
-        targets: the figure and table scripts, by name.
-
     Returns:
         The manifest of each such job, with the reason in a few words.
     """
     stale: dict[Path, str] = {}
-    history = _History(config, layout, targets)
-    for path, (stage, subject) in stages.expected_manifests(config, layout, targets).items():
+    history = History()
+    for path, job in jobs(experiment).items():
         try:
-            content = path.read_bytes()
+            history.load(path)
+        except InputError:
+            if path.is_file():
+                stale[path] = "its manifest cannot be read"
+            continue
         except OSError:
             continue
-        try:
-            job = Manifest.model_validate_json(content)
-        except ValidationError:
-            stale[path] = "its manifest cannot be read"
-            continue
         # No rule runs configure: each call that runs jobs does.
-        if stage != "configure" and (reason := history.changed(path, job, stage, subject)):
+        if job.stage.name != "configure" and (reason := _changed(job, history)):
             stale[path] = reason
-        history.add(path, job, hashlib.sha256(content).hexdigest())
-    if layout.audit.exists() and (reason := history.changed_since_audit()):
+    layout = experiment.layout
+    if layout.audit.exists() and (reason := _changed_since_audit(experiment, history)):
         stale[layout.audit] = reason
     return stale
 
 
-def explain(stale: Mapping[Path, str], jobs: Mapping[Path, tuple[str, str]]) -> Iterator[str]:
+def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
     """Say why jobs are stale, one line for each stage and reason.
 
     Args:
         stale: as `stale_jobs` gives it.
-        jobs: stage and subject of each job, as `stages.expected_manifests` gives them.
+        experiment: the experiment.
     """
+    every = jobs(experiment)
     alike: dict[tuple[str, str], list[str]] = {}
     for path, reason in stale.items():
-        stage, subject = jobs.get(path, ("audit", path.parent.name))
+        stage, subject = (every[path].stage.name, every[path].subject) if path in every else ("audit", path.parent.name)
         alike.setdefault((stage, reason), []).append(subject)
     for (stage, reason), subjects in alike.items():
         others = f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""
         yield f"{stage} of {subjects[0]}{others} is stale: {reason}"
 
 
-class _History:
-    """The jobs whose manifests have been read so far, and the files that they wrote."""
+def _changed(job: Job, history: History) -> str | None:
+    """Say why a job is stale, if it is; else set the times of what it wrote right.
 
-    def __init__(self, config: ExperimentConfig, layout: Layout, targets: Mapping[str, Script]) -> None:
-        self._config, self._layout, self._targets = config, layout, targets
-        self._sha256 = cache(sha256_file)
-        self._recorded: dict[Path, str] = {}
-        self._producers: dict[Path, Path] = {}
-        self._manifests: list[Path] = []
+    Args:
+        job: the job.
+        history: it and the jobs before it.
+    """
+    path, done = job.manifest, history.manifests[job.manifest]
+    if (done.stage, done.subject) != (job.stage.name, job.subject):
+        return f"its manifest describes {done.stage} of {done.subject}"
+    if done.settings != (settings := json.loads(json.dumps(job.settings))):
+        return ", ".join(_differences(done.settings, settings))
+    if done.source_digest != job.code:
+        return "its code has changed"
+    keeps = job.config.compute.keep_features
+    if job.stage.name == "features" and job.layout.features(job.subject).exists() != keeps:
+        return f"compute.keep_features is {json.dumps(keeps)} now"
+    read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
+    for file, sha256 in read.items():
+        # A file that no job wrote may be missing; then Snakemake says so.
+        now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
+        if now != sha256:
+            return f"{file.name}, which it read, has changed"
+    written = [path, *history.outputs(path), job.layout.benchmark(*_rule(job))]
+    return _out_of_order(history, read, job.asks_for, written)
 
-    def add(self, path: Path, job: Manifest, sha256: str) -> None:
-        written = {locate(path, artifact): artifact.sha256 for artifact in job.outputs.values()}
-        self._recorded |= written
-        self._recorded[absolute(path)] = sha256
-        self._producers |= dict.fromkeys(written, path)
-        self._manifests.append(path)
 
-    def changed(self, path: Path, job: Manifest, stage: str, subject: str) -> str | None:
-        """Say why a job is stale, if it is; else set the times of what it wrote right."""
-        if (job.stage, job.subject) != (stage, subject):
-            return f"its manifest describes {job.stage} of {job.subject}"
-        config, layout = self._config, self._layout
-        settings = {} if stage == "render" else json.loads(json.dumps(stages.settings(config, stage, subject)))
-        if job.settings != settings:
-            return ", ".join(_differences(job.settings, settings))
-        if job.source_digest != stages.current_code(config, self._targets, stage, subject):
-            return "its code has changed"
-        if stage == "features" and layout.features(subject).exists() != config.compute.keep_features:
-            return f"compute.keep_features is {json.dumps(config.compute.keep_features)} now"
-        read = {locate(path, artifact): artifact.sha256 for artifact in job.inputs.values()}
-        for file, sha256 in read.items():
-            # A file that no job wrote may be missing; then Snakemake says so.
-            now = self._recorded.get(file) or (self._sha256(file) if file.is_file() else sha256)
-            if now != sha256:
-                return f"{file.name}, which it read, has changed"
-        asked_for = self._manifests if stage in _ASKING_FOR_MANIFESTS else []
-        written = [path, *(locate(path, artifact) for artifact in job.outputs.values())]
-        written.append(layout.benchmark(*self._rule(stage, subject)))
-        return self._out_of_order(read, asked_for, written)
+def _changed_since_audit(experiment: Experiment, history: History) -> str | None:
+    """Say why the audit is stale, if it is; else set its time right."""
+    layout = experiment.layout
+    try:
+        sealed = read_seal(layout.audit).sha256
+    except InputError:
+        return "its seal cannot be read"
+    for path in history.manifests:
+        if sealed.get(path.relative_to(layout.root).as_posix()) != history.recorded(path):
+            return f"{path} is not the one that it saw"
+    audited = {absolute(layout.report): sealed.get(layout.report.name, "")}
+    return _out_of_order(history, audited, history.manifests, [layout.audit, layout.benchmark("audit")])
 
-    def changed_since_audit(self) -> str | None:
-        """Say why the audit is stale, if it is; else set its time right."""
-        layout = self._layout
-        try:
-            sealed = read_seal(layout.audit).sha256
-        except InputError:
-            return "its seal cannot be read"
-        for path in self._manifests:
-            if sealed.get(path.relative_to(layout.root).as_posix()) != self._recorded[absolute(path)]:
-                return f"{path} is not the one that it saw"
-        audited = {absolute(file): sealed.get(file.name, "") for file in (layout.report, layout.crate, layout.sbom)}
-        return self._out_of_order(audited, self._manifests, [layout.audit, layout.benchmark("audit")])
 
-    def _rule(self, stage: str, subject: str) -> tuple[str, ...]:
-        """The rule that does a job, and what its files are called after."""
-        if stage in stages.RUN_STAGES:
-            together = stage in stages.FEATURE_STAGES and not self._config.compute.keep_features
-            return "measure" if together else stage, subject
-        return (stage, subject.replace("/", "-")) if stage in ("data", "render") else (stage,)
+def _rule(job: Job) -> tuple[str, ...]:
+    """What the benchmark of the rule that does a job is called after."""
+    if job.stage.name in FEATURE_STAGES and not job.config.compute.keep_features:
+        return ("measure", job.subject)
+    return job.stage.label(job.subject)
 
-    def _out_of_order(self, read: Mapping[Path, str], asked_for: Iterable[Path], written: list[Path]) -> str | None:
-        """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
 
-        A file that was discarded counts with the time of the manifest of its job.
-        """
-        times = {file: _time(file) or _time(self._producers.get(file, file)) for file in [*read, *asked_for]}
-        newest = max(times.values(), default=0)
-        older = [file for file in written if 0 < _time(file) < newest]
-        oldest = min(map(_time, older), default=newest)
-        for file, sha256 in read.items():
-            if times[file] > oldest and file.is_file() and self._sha256(file) != sha256:
-                return f"{file.name}, which it read, has changed"
-        for file in older:
-            with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
-                os.utime(file, ns=(newest, newest))
-        return None
+def _out_of_order(
+    history: History, read: Mapping[Path, str], asked_for: Iterable[Path], written: list[Path]
+) -> str | None:
+    """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
+
+    A file that was discarded counts with the time of the manifest of its job.
+    """
+    times = {file: _time(file) or _time(history.writer(file) or file) for file in [*read, *asked_for]}
+    newest = max(times.values(), default=0)
+    older = [file for file in written if 0 < _time(file) < newest]
+    oldest = min(map(_time, older), default=newest)
+    for file, sha256 in read.items():
+        if times[file] > oldest and file.is_file() and history.sha256(file) != sha256:
+            return f"{file.name}, which it read, has changed"
+    for file in older:
+        with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
+            os.utime(file, ns=(newest, newest))
+    return None
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:

@@ -5,7 +5,6 @@ same line.
 """
 
 import csv
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +17,14 @@ from rich.tree import Tree
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, Run
-from dhel_kcl.files import sha256_file
-from dhel_kcl.jobs import stages
+from dhel_kcl.experiment.config import Run
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import Manifest, absolute, load_manifest, locate, shown
+from dhel_kcl.jobs.manifest import Manifest, absolute, shown
+from dhel_kcl.jobs.stages import STAGES, run_stages
 from dhel_kcl.paper.render import load_results, load_target
-from dhel_kcl.provenance.seal import discarded
 
 _POSITIONS = ("x", "epoch", "index", "severity")
 """What figures call the results' column `x`."""
@@ -37,40 +37,37 @@ def lines(tree: Tree, indent: int = 0) -> Iterator[str]:
         yield from lines(child, indent + 2)
 
 
-def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) -> Tree:
+def of_file(experiment: Experiment, what: str) -> Tree:
     """The jobs and files that a file came from, down to betons and configuration; each file is told of once.
 
     Args:
-        config: the experiment's configuration.
-        layout: its folder.
-        scripts: the folder of the figure and table scripts.
+        experiment: the experiment.
         what: a script's name, or a path.
 
     Raises:
         InputError: no job of the experiment wrote the file.
     """
-    targets = declarations.scripts(scripts)
-    history = _History(config, layout, targets)
-    for manifest in history.expected:
-        if manifest.exists():
-            history.load(manifest)
-    file = _find(layout, targets, what, history)
+    origins = _Origins(experiment)
+    origins.load(*(manifest for manifest in origins.expected if manifest.exists()))
+    file = _find(experiment, what, origins)
     wanted = None
-    if history.job(file).stage == "render" and (points := file.with_suffix(".csv")).exists():
+    if origins.job(file).stage == "render" and (points := file.with_suffix(".csv")).exists():
         wanted = {run for row in _points(points) for run in row["runs"].split(";")}
     seen: set[Path] = set()
 
     def grow(branch: Tree, file: Path) -> None:
         seen.add(file)
-        if file not in history.producers:
-            branch.add(history.told(file, "not made by the workflow"))
+        if file not in origins.history.written:
+            branch.add(origins.told(file, "not made by the workflow"))
             return
-        job = history.job(file)
+        job = origins.job(file)
         seed = f", run seed {job.seeds['run']}" if "run" in job.seeds else ""
-        node = branch.add(history.told(file, f"{job.stage} of {job.subject}{seed}"))
+        node = branch.add(origins.told(file, f"{job.stage} of {job.subject}{seed}"))
         shown_before = []
-        for used in history.inputs(file):
-            if used in history.manifests or (job.stage == "collect" and wanted and used.parent.name not in wanted):
+        for used in origins.inputs(file):
+            if origins.history.is_manifest(used) or (
+                job.stage == "collect" and wanted and used.parent.name not in wanted
+            ):
                 continue  # a manifest describes a job that the tree shows; other runs are not behind this file
             if used in seen:
                 shown_before.append(shown(used))
@@ -81,19 +78,15 @@ def of_file(config: ExperimentConfig, layout: Layout, scripts: Path, what: str) 
 
     root = Tree(str(file))
     grow(root, absolute(file))
-    root.add(_configuration(history, layout))
+    root.add(_configuration(origins))
     return root
 
 
-def of_cell(
-    config: ExperimentConfig, layout: Layout, scripts: Path, what: str, cell: Sequence[str], column: str | None
-) -> Tree:
+def of_cell(experiment: Experiment, what: str, cell: Sequence[str], column: str | None) -> Tree:
     """The lineage of one number of a figure or table.
 
     Args:
-        config: the experiment's configuration.
-        layout: its folder.
-        scripts: the folder of the figure and table scripts.
+        experiment: the experiment.
         what: the figure or table: its name, or the path of one of its files.
         cell: the row of its CSV: a number from 1, or one or more values such as ``loss=DHEL,batch_size=256``.
         column: the column of the number; None takes `mean` if there is one, else the whole row.
@@ -101,7 +94,7 @@ def of_cell(
     Raises:
         InputError: there is no such figure, row or column, or more than one such row.
     """
-    targets = declarations.scripts(scripts)
+    config, layout, targets = experiment.config, experiment.layout, experiment.targets
     target = Path(what).stem
     if target not in targets:
         raise InputError(f"{what}: --cell needs a figure or table; there are {', '.join(targets)}")
@@ -115,20 +108,20 @@ def of_cell(
     if column is None and "mean" in row:
         column = "mean"
     runs = list(filter(None, row["runs"].split(";")))
-    history = _History(config, layout, targets)
-    history.load(layout.manifest("configure"), layout.manifest("render", target))
-    history.load(*(layout.manifest({"results": "collect"}.get(table, table)) for table in script.tables))
+    origins = _Origins(experiment)
+    origins.load(layout.manifest("configure"), layout.manifest("render", target))
+    origins.load(*(layout.manifest({"results": "collect"}.get(table, table)) for table in script.tables))
 
     where = f"row {number + 1} of {path}"
     number_of = f"{row['metric']} ({column})" if row.get("metric") and column != "metric" else column
     tree = Tree(f"{row[column] or 'an empty cell'} is {number_of} in {where}" if column else where)
     tree.add(f"the row: {_told(row)}")
-    tree.add(history.told(path))
-    tree.add(history.made(path, f"drawn by {script.path}"))
-    for used in history.inputs(absolute(path)):
-        node = tree.add(history.told(used, before="from "))
-        if used in history.producers:
-            node.add(history.made(used))
+    tree.add(origins.told(path))
+    tree.add(origins.made(path, f"drawn by {script.path}"))
+    for used in origins.inputs(path):
+        node = tree.add(origins.told(used, before="from "))
+        if used in origins.history.written:
+            node.add(origins.made(used))
     values, how = _measured(script, layout, runs, row, column)
     node = tree.add(how)
     betons: dict[Path, None] = {}
@@ -138,83 +131,80 @@ def of_cell(
         branch = node.add(f"run {run}: {measured or 'no value'}")
         if run in config.runs:
             sources = [absolute(layout.root / str(source)) for source in own["source"].dropna().unique()]
-            betons |= dict.fromkeys(_tell_of_run(branch, history, config.runs[run], sources))
+            betons |= dict.fromkeys(_tell_of_run(branch, origins, config.runs[run], sources))
     for beton in betons:
-        tree.add(history.told(beton, before="images: ")).add(history.made(beton))
-    tree.add(_configuration(history, layout))
+        tree.add(origins.told(beton, before="images: ")).add(origins.made(beton))
+    tree.add(_configuration(origins))
     return tree
 
 
-def _tell_of_run(branch: Tree, history: "_History", run: Run, files: list[Path]) -> list[Path]:
+def _tell_of_run(branch: Tree, origins: "_Origins", run: Run, files: list[Path]) -> list[Path]:
     """Add each job behind some files of a run, with what it wrote; returns the betons that they lead to."""
-    layout, dataset = history.layout, run.dataset
-    history.load(*(layout.run_manifest(stage, run.id) for stage in stages.run_stages(history.config)))
-    history.load(*(layout.manifest("data", f"{dataset.name}-{split}") for split in dataset.data.splits))
-    jobs: dict[Path, Tree] = {}
+    experiment, dataset = origins.experiment, run.dataset
+    layout = experiment.layout
+    origins.load(*(STAGES[stage].manifest(layout, run.id) for stage in run_stages(experiment.config)))
+    origins.load(*(STAGES["data"].manifest(layout, f"{dataset.name}/{split}") for split in dataset.data.splits))
+    told: dict[Path, Tree] = {}
     betons = []
     for file in files:  # grows: what each file was made from follows it
-        job = history.producers.get(file)
+        job = origins.history.writer(file)
         if file.suffix == ".beton" and job:
             betons.append(file)
             continue
-        if job and job not in jobs:
-            jobs[job] = branch.add(history.made(file))
-        (jobs[job] if job else branch).add(history.told(file))
-        files += [used for used in history.inputs(file) if used not in files]
+        if job and job not in told:
+            told[job] = branch.add(origins.made(file))
+        (told[job] if job else branch).add(origins.told(file))
+        files += [used for used in origins.inputs(file) if used not in files]
     return betons
 
 
-class _History:
+class _Origins:
     """The manifests behind something, and what is to be said of the files and jobs in them."""
 
-    def __init__(self, config: ExperimentConfig, layout: Layout, targets: Mapping[str, declarations.Script]) -> None:
-        self.config, self.layout, self.targets = config, layout, targets
-        self.expected = stages.expected_manifests(config, layout, targets)
-        self.manifests: dict[Path, Manifest] = {}
-        self.producers: dict[Path, Path] = {}
-        self._recorded: dict[Path, list[tuple[str, str]]] = {}
-        self._sha256 = functools.cache(sha256_file)
-        self._discarded = {absolute(path) for path in discarded(config, layout)}
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.expected = experiment, jobs(experiment)
+        self.history = History(discarded=experiment.discarded)
 
     def load(self, *paths: Path) -> None:
         for path in paths:
-            if absolute(path) in self.manifests:
-                continue
-            self.manifests[absolute(path)] = job = load_manifest(path)
-            if (job.stage, job.subject) != self.expected[path]:
-                raise InputError(f"{path}: describes {job.stage} of {job.subject}; run the audit")
-            self.producers |= {locate(path, artifact): absolute(path) for artifact in job.outputs.values()}
-            for artifact in job.outputs.values():
-                self._recorded.setdefault(locate(path, artifact), []).insert(0, (artifact.sha256, job.stage))
-            for artifact in job.inputs.values():
-                self._recorded.setdefault(locate(path, artifact), []).append((artifact.sha256, job.stage))
+            done, job = self.history.load(path), self.expected[path]
+            if (done.stage, done.subject) != (job.stage.name, job.subject):
+                raise InputError(f"{path}: describes {done.stage} of {done.subject}; run the audit")
+
+    def _manifest(self, file: Path) -> Path:
+        if (path := self.history.writer(file)) is None:
+            raise InputError(f"{file}: its job's manifest does not record it; run the audit")
+        return path
 
     def job(self, file: Path) -> Manifest:
-        if absolute(file) not in self.producers:
-            raise InputError(f"{file}: its job's manifest does not record it; run the audit")
-        return self.manifests[self.producers[absolute(file)]]
+        return self.history.manifests[self._manifest(file)]
 
     def inputs(self, file: Path) -> list[Path]:
-        if file not in self.producers:
-            return []
-        path = self.producers[file]
-        return [locate(path, artifact) for artifact in self.manifests[path].inputs.values()]
+        path = self.history.writer(file)
+        return list(self.history.inputs(path)) if path else []
 
     def told(self, file: Path, *facts: str, before: str = "") -> Text:
         """A file, its recorded sha256, and whether it still has it."""
         file = absolute(file)
-        (sha256, _), *others = self._recorded.get(file, [("", "")])
+        uses = [(artifact, self.history.manifests[path].stage) for path, artifact in self.history.users(file)]
+        recorded = self.history.written[file][1] if file in self.history.written else uses[0][0] if uses else None
         wrong = []
-        if not file.is_file():
-            wrong = ["discarded after use" if file in self._discarded else "no longer there"]
-        elif not sha256:
-            wrong = ["recorded by no job"]
-        elif self._sha256(file) != sha256:
-            wrong = [f"CHANGED: its sha256 is now {self._sha256(file)}"]
-        if file.is_symlink() and file.is_relative_to(absolute(self.layout.root)):
+        if recorded is None:
+            wrong = ["recorded by no job"] if file.is_file() else ["no longer there"]
+        else:
+            match self.history.state(file, recorded):
+                case "discarded":
+                    wrong = ["discarded after use"]
+                case "missing":
+                    wrong = ["no longer there"]
+                case "changed":
+                    wrong = [f"CHANGED: its sha256 is now {self.history.sha256(file)}"]
+        if file.is_symlink() and file.is_relative_to(absolute(self.experiment.layout.root)):
             wrong.append("a LINK, not the file that its job wrote")
-        wrong += sorted({f"CHANGED: {stage} used sha256 {other}" for other, stage in others if other != sha256})
-        known = [f"sha256 {sha256}"] if sha256 else []
+        if recorded is not None:
+            others = {(stage, artifact.sha256) for artifact, stage in uses if artifact.sha256 != recorded.sha256}
+            wrong += sorted(f"CHANGED: {stage} used sha256 {sha256}" for stage, sha256 in others)
+        known = [f"sha256 {recorded.sha256}"] if recorded else []
         return Text.assemble(f"{before}{shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
 
     def made(self, file: Path, how: str = "") -> Text:
@@ -227,7 +217,7 @@ class _History:
         wrong = ["UNCOMMITTED changes in the code"] if job.git_dirty else []
         if job.git_dirty is None or job.git_commit is None:
             wrong.append("whether the code was committed is NOT KNOWN")
-        if job.source_digest != stages.current_code(self.config, self.targets, job.stage, job.subject):
+        if job.source_digest != self.expected[self._manifest(file)].code:
             wrong.append("the code has CHANGED since")
         return Text.assemble(", ".join(facts), _alarm(wrong))
 
@@ -253,19 +243,20 @@ def _job(job: Manifest) -> str:
                 return f"written from {', '.join(f'{key} {value}' for key, value in source.items())}"
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{job.stage} of {job.subject}: its manifest lacks settings; run the audit") from error
-    did = "made" if job.stage not in stages.RUN_STAGES else "computed" if job.stage == "features" else "measured"
+    did = "made" if STAGES[job.stage].each != "run" else "computed" if job.stage == "features" else "measured"
     return f"{did} by {job.stage}" + (f" with run seed {job.seeds['run']}" if "run" in job.seeds else "")
 
 
-def _configuration(history: _History, layout: Layout) -> Text:
-    return history.told(layout.config, "the settings of every job", before="configuration: ")
+def _configuration(origins: _Origins) -> Text:
+    return origins.told(origins.experiment.layout.config, "the settings of every job", before="configuration: ")
 
 
-def _find(layout: Layout, targets: Mapping[str, declarations.Script], what: str, history: _History) -> Path:
+def _find(experiment: Experiment, what: str, origins: _Origins) -> Path:
+    layout, targets = experiment.layout, experiment.targets
     if what in targets:
         return next(path for path in layout.products(what) if path.suffix != ".csv")
     for path in (Path(what), layout.root / what):
-        if absolute(path) in history.producers:
+        if absolute(path) in origins.history.written:
             return path
     raise InputError(f"{what}: no job of {layout.root} wrote such a file; its figures and tables: {', '.join(targets)}")
 

@@ -10,10 +10,12 @@ import pandas as pd
 from dhel_kcl import declarations
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, Run
-from dhel_kcl.files import atomic_path, sha256_file
-from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.stages import run_stages
+from dhel_kcl.experiment.config import Run
+from dhel_kcl.files import sha256_file
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import Job
+from dhel_kcl.jobs.manifest import refuse_future
+from dhel_kcl.jobs.stages import measurements, run_stages
 from dhel_kcl.results.measurements import (
     AugmentedProbe,
     Corruptions,
@@ -23,6 +25,7 @@ from dhel_kcl.results.measurements import (
     read_throughput,
     read_training_log,
 )
+from dhel_kcl.results.table import write_results
 from dhel_kcl.training.outcome import read_outcome
 
 _TRAINING_METRICS = {
@@ -43,7 +46,7 @@ _COLUMNS = ("metric", "representation", "corruption", "x", "value")
 Measurement = dict[str, Any]
 
 
-def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
+def collect(experiment: Experiment) -> pd.DataFrame:
     """Read what every run of the experiment measured.
 
     Returns:
@@ -59,6 +62,7 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     Raises:
         InputError: a file is missing or damaged, or that of a finished run holds nothing.
     """
+    config, layout = experiment.config, experiment.layout
     train_images = {
         dataset.name: open_beton(layout.beton(dataset.name, dataset.data.pretrain_split)).num_images
         for dataset in config.datasets
@@ -67,14 +71,14 @@ def collect(config: ExperimentConfig, layout: Layout) -> pd.DataFrame:
     for run in config.runs.values():
         keys = _run_keys(run, train_images[run.dataset.name])
         diverged = read_outcome(layout.outcome(run.id)).diverged
-        sources = layout.measurements(run.id, run_stages(config))
+        sources = measurements(layout, run.id, run_stages(config))
         may_be_empty = set(sources) if diverged else set()
         for source in sources:
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
-            measurements = _table_of(source)
-            if measurements.empty and source not in may_be_empty:
+            measured = _table_of(source)
+            if measured.empty and source not in may_be_empty:
                 raise InputError(f"{source}: holds nothing, but the run finished; delete it and run its rule again")
-            parts.append(pd.DataFrame(keys, index=measurements.index).join(measurements.assign(**origin)))
+            parts.append(pd.DataFrame(keys, index=measured.index).join(measured.assign(**origin)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -84,16 +88,8 @@ def training_rows(run: Run, log: Path) -> pd.DataFrame:
     Raises:
         InputError: the log is not a table.
     """
-    measurements = _table_of(log)
-    return pd.DataFrame(_run_keys(run, train_images=0), index=measurements.index).join(measurements)
-
-
-def write_results(table: pd.DataFrame, parquet: Path) -> None:
-    """Write the table as Parquet and, beside it, as CSV."""
-    with atomic_path(parquet.with_suffix(".csv")) as temporary:
-        table.to_csv(temporary, index=False)
-    with atomic_path(parquet) as temporary:
-        table.to_parquet(temporary, index=False)
+    logged = _table_of(log)
+    return pd.DataFrame(_run_keys(run, train_images=0), index=logged.index).join(logged)
 
 
 def _table_of(source: Path) -> pd.DataFrame:
@@ -171,3 +167,16 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise InputError(f"{path}: missing; run the rule that writes it")
     return path
+
+
+def run(job: Job) -> str:
+    """Gather the measurements of every run and write them as the tidy table of the results.
+
+    Raises:
+        InputError: as `collect`.
+    """
+    refuse_future(path for path in job.asks_for if path.exists())
+    with job.recorded():
+        table = collect(job.experiment)
+        write_results(table, job.writes["parquet"])
+    return f"{job.writes['parquet']}: {len(table)} rows from {table['run'].nunique()} runs"

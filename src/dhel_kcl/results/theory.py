@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dhel_kcl.experiment.config import TheoryConfig, loss_label
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.losses import PairLoss, build_loss
+from dhel_kcl.results.table import write_results
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.theory import asymptote, cross_polytope, growth, minimum, simplex
 
@@ -174,3 +176,11 @@ def _uniform_batches(loss: dict[str, Any], m: int, d: int, replicates: int, seed
     sampled = [evaluate(z, z).item() for z in batches]  # a normal vector has a uniform direction
     values: Values = {"loss": sampled, "growth": growth(loss, m), "asymptote": asymptote(loss, d)}
     return _rows("uniform", loss, m, d, seed, values)
+
+
+def run(job: Job) -> str:
+    """Check the theorems and write what comes out as a tidy table."""
+    with job.recorded({"run": job.config.theory.seed}):
+        table = verify(job.config.theory)
+        write_results(table, job.writes["parquet"])
+    return f"{job.writes['parquet']}: {len(table)} rows from {table['run'].nunique()} runs"

@@ -6,10 +6,12 @@ removed when the final weights are written. Started by `torchrun`, the processes
 """
 
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,22 +20,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dhel_kcl.console import console
+from dhel_kcl.console import console, print_to_terminal
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import TwoViewLoader
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig, Run
 from dhel_kcl.files import sha256_json, write_json
+from dhel_kcl.jobs.job import Job
+from dhel_kcl.jobs.running import announce_launcher
 from dhel_kcl.losses.build import build_loss
 from dhel_kcl.losses.pair_loss import PairLoss
 from dhel_kcl.losses.streaming.unit_views import deferred_checks
+from dhel_kcl.seeding import derive_seed
 from dhel_kcl.training.checkpoints import Checkpoints
 from dhel_kcl.training.devices import prepare_device, training_dtype
 from dhel_kcl.training.encoder import build_encoder, save_encoder
 from dhel_kcl.training.log import Diverged, ProgressDisplay, TensorBoard, Throughput, TrainingLog, progress_display
 from dhel_kcl.training.monitor import Monitor
 from dhel_kcl.training.optimizer import build_optimizer, build_schedule
-from dhel_kcl.training.processes import Processes, synchronise_batch_norm
+from dhel_kcl.training.outcome import read_outcome
+from dhel_kcl.training.processes import Processes, become_torchrun, synchronise_batch_norm
 from dhel_kcl.training.tensor_files import is_finite
 
 
@@ -364,3 +370,29 @@ def _stop_signal() -> Iterator[Any]:
     finally:
         for each, previous in handled.items():
             signal.signal(each, previous)
+
+
+def run(job: Job) -> None:
+    """Pretrain one run, in as many processes as it has GPUs.
+
+    With `compute.gpus_per_run` above 1 the program becomes `torchrun`, which starts it once for each process.
+
+    Raises:
+        InputError: as `pretrain`.
+    """
+    count, processes = max(1, job.config.compute.gpus_per_run), Processes.of_environment()
+    if count > 1 and "RANK" not in os.environ:
+        print_to_terminal()  # each process opens a log of its own
+        announce_launcher()
+        become_torchrun(count)
+    chosen, folder = job.run, job.layout.run(job.subject)
+    (beton,) = job.reads.values()
+    train = partial(pretrain, chosen, job.config.compute, beton, job.identity, folder, job.config.monitor)
+    if not processes.is_first:
+        train()
+        return
+    seeds = {purpose: derive_seed(chosen.seed, purpose) for purpose in ("initialisation", "order", "augmentation")}
+    with job.recorded(seeds | {"run": chosen.seed}):
+        checkpoints = train()
+    if not read_outcome(job.writes["outcome.json"]).diverged:
+        checkpoints.discard()

@@ -1,10 +1,15 @@
-"""No process outlives those that started it: the scheduler its jobs, or a launcher the processes of one run.
+"""What runs: marks of workflows on an experiment, and processes that end with those that started them.
+
+No process outlives those that started it: the scheduler its jobs, or a launcher the processes of one run.
 
 Snakemake alone would leave its jobs running when it is killed, and may wait for ever on SIGTERM: its handler takes a
 lock that the interrupted code can hold.
 """
 
+import fcntl
 import os
+import platform
+import re
 import select
 import signal
 import threading
@@ -15,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+
+from dhel_kcl.jobs.layout import Layout
 
 _VARIABLE = "DHEL_KCL_ENDS_WITH"
 POLL_SECONDS = 0.5
@@ -82,3 +89,59 @@ def _stop(number: int, frame: FrameType | None) -> None:
         with suppress(psutil.Error):
             process.terminate()
     raise KeyboardInterrupt
+
+
+class RunningMark:
+    """A file that is there while a workflow runs on an experiment, and that one which crashed leaves behind.
+
+    Each workflow has one of its own, ``HOST-PID``, and locks it; the system gives the lock up when a process ends,
+    however it ends.
+
+    Args:
+        folder: the experiment's folder of marks, `Layout.running`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{platform.node()}-{os.getpid()}"
+        self._lock = -1
+
+    def set(self) -> None:
+        """Write and lock the file, as a workflow that begins."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        os.fsync(self._lock)
+
+    def clear(self) -> None:
+        """Remove the file, as a workflow that ends."""
+        os.close(self._lock)
+        self.path.unlink(missing_ok=True)
+
+
+def marks(layout: Layout) -> list[Path]:
+    """The marks of an experiment's workflows; whatever else lies in their folder is none."""
+    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name))
+
+
+def is_running(mark: Path) -> bool | None:
+    """Whether the workflow of a mark runs; None where this cannot be told.
+
+    That is for a mark of another machine that is not locked here, one that this user may not read, and on file systems
+    without locks.
+    """
+    try:
+        descriptor = os.open(mark, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False if mark.name.rpartition("-")[0] == platform.node() else None

@@ -1,0 +1,41 @@
+"""The stage `configure`: the configuration of an experiment, checked and written with every default filled in."""
+
+from pathlib import Path
+
+from dhel_kcl.experiment.config import ExperimentConfig, write_resolved_config
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import Job
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import record
+from dhel_kcl.jobs.ownership import needs_configuring
+from dhel_kcl.jobs.stages import STAGES
+
+
+def configure(config: ExperimentConfig, layout: Layout, source: Path | None) -> bool:
+    """Write the configuration into the experiment's folder, unless it is there.
+
+    Args:
+        config: the configuration.
+        layout: the folder, which may be new.
+        source: the file that it was read from; None if it was standard input.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        InputError: the folder holds what `dhel-kcl configure` did not write, or cannot be written.
+    """
+    if not needs_configuring(layout, config):
+        return False
+    job = Job(Experiment(config, layout), STAGES["configure"], config.name)
+    with record(
+        job.manifest,
+        stage=job.stage.name,
+        subject=job.subject,
+        settings=job.settings,
+        source=job.code,
+        inputs={"source": source} if source else {},
+        outputs=job.writes,
+    ):
+        write_resolved_config(config, layout.config)
+    return True

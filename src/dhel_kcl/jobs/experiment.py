@@ -1,0 +1,73 @@
+"""One experiment, opened: its configuration, where its files lie, and the figures and tables that it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from dhel_kcl import declarations
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.jobs.layout import Layout
+
+SCRIPTS = Path("paper_figures")
+"""The folder of the figure and table scripts in a clone; each is a target of its name."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every stage, and everything that looks at stages, asks about an experiment.
+
+    Attributes:
+        config: what is to be run.
+        layout: the paths of its files.
+        scripts: the folder of the figure and table scripts.
+        chosen: those of them that count; None for all.
+    """
+
+    config: ExperimentConfig
+    layout: Layout
+    scripts: Path = SCRIPTS
+    chosen: Mapping[str, declarations.Script] | None = None
+
+    @classmethod
+    def open(cls, folder: Path, scripts: Path = SCRIPTS) -> Self:
+        """Open an experiment's folder, or that of a release.
+
+        Args:
+            folder: the folder, such as ``results/quickstart``.
+            scripts: the folder of the figure and table scripts.
+
+        Raises:
+            InputError: there is no experiment, or its configuration cannot be read.
+        """
+        layout = Layout(folder)
+        if not layout.config.exists():
+            raise InputError(f"{layout.config}: missing; {_others(folder)}")
+        return cls(load_config(layout.config), layout, scripts)
+
+    @cached_property
+    def targets(self) -> Mapping[str, declarations.Script]:
+        """The figure and table scripts, by name.
+
+        Raises:
+            InputError: there are none, or one cannot be read.
+        """
+        return declarations.scripts(self.scripts) if self.chosen is None else self.chosen
+
+    @property
+    def discarded(self) -> set[Path]:
+        """The files that the workflow deletes once they were used."""
+        runs = () if self.config.compute.keep_features else self.config.runs
+        return {self.layout.features(run) for run in runs}
+
+
+def _others(folder: Path) -> str:
+    """What to do where a folder holds no experiment: name those that lie beside it, else say how to make one."""
+    beside = sorted(
+        {path.parent for parent in {folder.parent, Path("results")} for path in parent.glob("*/config.yaml")}
+    )
+    if beside:
+        return f"experiments here: {', '.join(map(str, beside))}"
+    return "create it with `dhel-kcl configure config/quickstart.yaml`"
