@@ -120,6 +120,13 @@ def force_if_stale(*names):
     return force
 
 
+def force_audit_if_stale(wildcards):
+    """An input function that gives no file, and has the audit done again if it is stale."""
+    if layout.audit in stale:
+        workflow.dag.forcefiles.add(str(layout.audit))
+    return []
+
+
 def writes(name, subject):
     """The files of a stage's jobs, the manifest last; a subject may have wildcards."""
     stage = STAGES[name]

@@ -1,10 +1,3 @@
-def force_audit_if_stale(wildcards):
-    """An input function that gives no file, and has the audit done again if it is stale."""
-    if layout.audit in stale:
-        workflow.dag.forcefiles.add(str(layout.audit))
-    return []
-
-
 rule audit:
     """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
     input:
