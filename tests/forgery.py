@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from dhel_kcl import declarations
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import sha256_file, write_json
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, locate
 
 
 def manifests(layout: Layout) -> list[Path]:
     config = load_config(layout.config)
-    return list(stages.expected_manifests(config, layout, declarations.scripts(stages.SCRIPTS)))
+    return list(jobs(Experiment(config, layout)))
 
 
 def sign_again(*paths: Path) -> None:

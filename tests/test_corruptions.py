@@ -18,8 +18,10 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.corruptions import corrupted_accuracies, evaluate
 from dhel_kcl.evaluation.evaluate import LinearClassifier, linear_probe, save_classifier
 from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.stages import STAGES, measurements, run_stages
 from dhel_kcl.training.encoder import Encoder, build_encoder, save_encoder
 
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
@@ -192,9 +194,10 @@ def test_asking_for_it_adds_its_jobs_and_outdates_no_other_job_of_a_run(tiny_con
     without = tiny_config.model_copy(
         update={"evaluation": tiny_config.evaluation.model_copy(update={"corruptions": False})}
     )
-    assert set(stages.run_stages(tiny_config)) - set(stages.run_stages(without)) == {"corruptions"}
-    for stage in stages.run_stages(without):
-        assert stages.job_digest(without, stage, RUN) == stages.job_digest(tiny_config, stage, RUN)
+    assert set(run_stages(tiny_config)) - set(run_stages(without)) == {"corruptions"}
     layout = Layout(Path("results/tiny"))
-    assert layout.corruptions(RUN) in layout.measurements(RUN, stages.run_stages(tiny_config))
-    assert layout.corruptions(RUN) not in layout.measurements(RUN, stages.run_stages(without))
+    for stage in run_stages(without):
+        jobs = (Job(Experiment(config, layout), STAGES[stage], RUN) for config in (without, tiny_config))
+        assert len({job.identity for job in jobs}) == 1
+    assert layout.corruptions(RUN) in measurements(layout, RUN, run_stages(tiny_config))
+    assert layout.corruptions(RUN) not in measurements(layout, RUN, run_stages(without))

@@ -26,12 +26,13 @@ from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import read_json, sha256_file, write_json
-from dhel_kcl.jobs import stages
-from dhel_kcl.jobs.history import load_jobs
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import jobs as jobs_of
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import Artifact, Manifest, load_manifest, locate
 from dhel_kcl.provenance import crate, sbom
-from dhel_kcl.provenance.crate import write_crate
+from dhel_kcl.provenance.crate import workflow_files, write_crate
 from dhel_kcl.provenance.sbom import write_sbom
 
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
@@ -104,7 +105,7 @@ def entities(layout: Layout) -> Entities:
 
 @pytest.fixture
 def jobs(layout: Layout) -> dict[Path, Manifest]:
-    return load_jobs(stages.crated_manifests(load_config(layout.config), layout, SCRIPTS))
+    return History(jobs_of(Experiment.open(layout.root, REPOSITORY / "paper_figures"))).manifests
 
 
 def read_entities(layout: Layout) -> Entities:
@@ -254,7 +255,7 @@ def test_the_crate_can_be_made_again_with_the_same_bytes(copied: Layout) -> None
     before = copied.crate.read_bytes()
     copied.crate.unlink()
     shutil.rmtree(copied.source)
-    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    write_crate(Experiment.open(copied.root))
     assert copied.crate.read_bytes() == before
 
 
@@ -262,7 +263,7 @@ def test_a_folder_that_is_a_link_belongs_to_the_crate_under_the_links_name(copie
     before = copied.crate.read_bytes()
     data = shutil.move(copied.root / "data", tmp_path / "elsewhere")
     (copied.root / "data").symlink_to(data)
-    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    write_crate(Experiment.open(copied.root))
     assert copied.crate.read_bytes() == before
 
 
@@ -277,7 +278,7 @@ def test_a_new_crate_removes_its_old_copies_and_nothing_that_a_user_keeps_in_sou
         manifest.outputs[file.name] = Artifact(path=where, sha256=sha256_file(file), bytes=4)
     write_json(path, manifest.model_dump())
     changed.write_text("mine now", encoding="utf-8")
-    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    write_crate(Experiment.open(copied.root))
     assert not old.exists()
     assert mine.read_text(encoding="utf-8") == "text"
     assert changed.read_text(encoding="utf-8") == "mine now"
@@ -292,7 +293,7 @@ def test_the_crate_does_not_write_through_a_link(copied: Layout, folder: str, tm
     shutil.rmtree(copied.root / folder)
     (copied.root / folder).symlink_to(elsewhere)
     with pytest.raises(InputError, match=f"results/tiny/{folder}: a link, through which the crate would write"):
-        write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+        write_crate(Experiment.open(copied.root))
     assert {path.name: path.read_text(encoding="utf-8") for path in elsewhere.rglob("*") if path.is_file()} == {
         "Snakefile": "mine",
         "paper.smk": "mine",
@@ -320,7 +321,7 @@ def test_two_files_from_elsewhere_with_one_name_are_two_entities(copied: Layout,
         file.write_text(name, encoding="utf-8")
         manifest.inputs[name] = Artifact(path=str(file), sha256=sha256_file(file), bytes=1)
     write_json(path, manifest.model_dump())
-    write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+    write_crate(Experiment.open(copied.root))
     entities = read_entities(copied)
     used = [entities[name] for name in referred(entities["#report/tiny"], "object") if "classes.txt" in name]
     assert {entity["@type"] for entity in used} == {"CreativeWork"}
@@ -335,8 +336,8 @@ def test_profiles_which_a_user_edits_are_in_the_crate_but_define_no_workflow(
     profile = Path("workflow/profiles/slurm/config.yaml")
     Path("workflow/rules/.paper.smk.swp").touch()
     assert f"source/{profile}" in entities
-    assert {path.name for path in stages.workflow_files()}.isdisjoint({profile.name, ".paper.smk.swp"})
-    assert {Path("workflow/rules/paper.smk"), Path("workflow/report/caption.rst")} <= set(stages.workflow_files())
+    assert {path.name for path in workflow_files()}.isdisjoint({profile.name, ".paper.smk.swp"})
+    assert {Path("workflow/rules/paper.smk"), Path("workflow/report/caption.rst")} <= set(workflow_files())
 
 
 def test_the_manifest_of_the_crate_describes_every_file_that_its_job_wrote(layout: Layout) -> None:
@@ -354,7 +355,7 @@ def test_the_crate_tells_of_discarded_features_without_having_them(
     features = copied.features(RUN)
     recorded = load_manifest(copied.run_manifest("features", RUN)).outputs[features.name]
     features.unlink()
-    write_crate(config, copied, stages.SCRIPTS)
+    write_crate(Experiment(config, copied))
     entities, name = read_entities(copied), f"#runs/{RUN}/features.safetensors"
     assert entities[name]["@type"] == "CreativeWork"
     assert entities[name]["sha256"] == recorded.sha256
@@ -389,7 +390,7 @@ def _use_another_version(layout: Layout) -> None:
 def test_a_crate_that_would_not_be_true_is_refused(copied: Layout, damage: Callable[[Layout], None], said: str) -> None:
     damage(copied)
     with pytest.raises(InputError, match=said) as refused:
-        write_crate(load_config(copied.config), copied, stages.SCRIPTS)
+        write_crate(Experiment.open(copied.root))
     assert "\n" not in str(refused.value)
 
 

@@ -7,9 +7,8 @@ import pytest
 from workspace import run as run_program
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import sha256_file, write_json
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.provenance import trace as lineage
@@ -31,12 +30,12 @@ def copy_here(copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_cell(what: str, *cell: str, column: str | None = None) -> list[str]:
-    told = lineage.of_cell(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS, what, cell, column)
+    told = lineage.of_cell(Experiment.open(LAYOUT.root), what, cell, column)
     return list(lineage.lines(told))
 
 
 def of_file(what: str) -> list[str]:
-    return list(lineage.lines(lineage.of_file(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS, what)))
+    return list(lineage.lines(lineage.of_file(Experiment.open(LAYOUT.root), what)))
 
 
 def line(lines: list[str], *parts: str) -> str:

@@ -17,6 +17,7 @@ from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import save_features
 from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.results.collect import collect, read_measurements
 from dhel_kcl.training.outcome import read_outcome
@@ -204,7 +205,7 @@ def collected(
 def test_collecting_gathers_reasons_too(collected: tuple[ExperimentConfig, Layout, str]) -> None:
     config, layout, run = collected
     layout.evaluation(run).write_text('{"not_measured": "h: no test image has a label"}', encoding="utf-8")
-    table = collect(config, layout)
+    table = collect(Experiment(config, layout))
     (row,) = table[table["metric"] == "not_measured"].to_dict("records")
     assert (row["run"], row["representation"], row["value"]) == (run, "h", 1.0)
     assert row["source"] == f"runs/{run}/evaluation.json"
@@ -217,6 +218,6 @@ def test_a_file_that_holds_nothing_is_refused_unless_the_run_diverged(
     config, layout, run = collected
     layout.evaluation(run).write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"evaluation\.json: holds nothing, but the run finished; delete it"):
-        collect(config, layout)
+        collect(Experiment(config, layout))
     write_outcome(layout.outcome(run), "diverged")
-    assert "linear_top1" not in {*collect(config, layout)["metric"]}
+    assert "linear_top1" not in {*collect(Experiment(config, layout))["metric"]}

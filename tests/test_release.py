@@ -16,6 +16,7 @@ from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import sha256_file, write_json
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, locate
 from dhel_kcl.paper.render import points_equal, read_points
@@ -147,7 +148,7 @@ def test_a_damaged_release_is_refused_before_anything_is_drawn(
 ) -> None:
     damage(runs / file)
     with pytest.raises(InputError, match=said):
-        list(redraw([theory, runs], SCRIPTS, tmp_path / "redrawn"))
+        list(redraw([theory, runs], tmp_path / "redrawn", SCRIPTS))
     assert not (tmp_path / "redrawn").exists()
 
 
@@ -223,9 +224,9 @@ def test_releases_from_which_no_script_draws_are_refused(theory: Path, tmp_path:
 
 def test_two_folders_of_one_name_and_the_releases_own_place_are_refused(theory: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another folder is called theory too"):
-        list(redraw([theory, REPOSITORY / "docs" / "results" / "theory"], SCRIPTS, tmp_path / "redrawn"))
+        list(redraw([theory, REPOSITORY / "docs" / "results" / "theory"], tmp_path / "redrawn", SCRIPTS))
     with pytest.raises(InputError, match="would replace files of an experiment or a release"):
-        list(redraw([theory], SCRIPTS, tmp_path))
+        list(redraw([theory], tmp_path, SCRIPTS))
 
 
 def test_a_release_holds_every_table_product_measurement_and_manifest_but_nothing_large(
@@ -298,7 +299,7 @@ def test_an_experiment_that_is_not_complete_or_not_consistent_is_not_released(
 ) -> None:
     damage(runs / file)
     with pytest.raises(InputError, match=said):
-        publish(load_config(runs / "config.yaml"), Layout(runs), SCRIPTS, tmp_path / "again")
+        publish(Experiment.open(runs, SCRIPTS), tmp_path / "again")
     assert list(tmp_path.iterdir()) == [runs]
 
 
@@ -306,17 +307,17 @@ def test_a_folder_that_holds_something_else_is_not_replaced(runs: Path, tmp_path
     config, output = load_config(runs / "config.yaml"), tmp_path / "notes"
     output.mkdir()
     (output / "README.md").write_text("kept", encoding="utf-8")
-    publish(config, Layout(runs), SCRIPTS, output)
+    publish(Experiment(config, Layout(runs), SCRIPTS), output)
     (output / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(output)
     with pytest.raises(InputError, match=r"notes\.txt: not of a release, and would be lost"):
-        publish(config, Layout(runs), SCRIPTS, output)
+        publish(Experiment(config, Layout(runs), SCRIPTS), output)
     assert contents(output) == before
     assert before["README.md"] == b"kept"
 
 
 def publish_theory(source: Path, output: Path) -> int:
-    return publish(load_config(source / "config.yaml"), Layout(source), SCRIPTS, output, theory_only=True)
+    return publish(Experiment.open(source, SCRIPTS), output, theory_only=True)
 
 
 def make_experiment(folder: Path) -> Path:
@@ -511,7 +512,7 @@ def test_a_redraw_writes_where_nothing_is_or_an_earlier_one_and_nowhere_else(
     _add("files/theory")(tmp_path)
     before = state(tmp_path)
     with pytest.raises(InputError, match=said):
-        list(redraw([theory], SCRIPTS, tmp_path / output))
+        list(redraw([theory], tmp_path / output, SCRIPTS))
     assert state(tmp_path) == before
 
 
@@ -540,7 +541,7 @@ def test_a_release_that_fails_half_way_leaves_the_one_before(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, output, copied = load_config(runs / "config.yaml"), tmp_path / "output", []
-    publish(config, Layout(runs), SCRIPTS, output)
+    publish(Experiment(config, Layout(runs), SCRIPTS), output)
     before = contents(output)
 
     def fails_at_the_tenth(source: Path, copy: Path) -> None:
@@ -551,7 +552,7 @@ def test_a_release_that_fails_half_way_leaves_the_one_before(
 
     monkeypatch.setattr(shutil, "copyfile", fails_at_the_tenth)
     with pytest.raises(OSError, match="No space left"):
-        publish(config, Layout(runs), SCRIPTS, output)
+        publish(Experiment(config, Layout(runs), SCRIPTS), output)
     assert contents(output) == before
     assert sorted(tmp_path.iterdir()) == [output, runs]
 
@@ -561,7 +562,7 @@ def test_a_release_that_cannot_take_the_place_of_the_one_before_puts_it_back(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happened: BaseException
 ) -> None:
     config, output, rename = load_config(runs / "config.yaml"), tmp_path / "output", Path.rename
-    publish(config, Layout(runs), SCRIPTS, output)
+    publish(Experiment(config, Layout(runs), SCRIPTS), output)
     before = contents(output)
 
     def fails_for_the_new_one(path: Path, to: Path) -> Path:
@@ -571,5 +572,5 @@ def test_a_release_that_cannot_take_the_place_of_the_one_before_puts_it_back(
 
     monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
     with pytest.raises(type(happened)):
-        publish(config, Layout(runs), SCRIPTS, output)
+        publish(Experiment(config, Layout(runs), SCRIPTS), output)
     assert contents(output) == before

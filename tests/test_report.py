@@ -12,7 +12,7 @@ import yaml
 from workspace import REPOSITORY
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.paper.render import RESULT_COLUMNS, render
 from dhel_kcl.paper.report import compare_report, write_report
@@ -195,7 +195,7 @@ def released(tmp_path: Path) -> Layout:
 
 
 def compared(layout: Layout) -> tuple[bool, list[str]]:
-    return compare_report(load_config(layout.config), layout, REPOSITORY / "paper_figures")
+    return compare_report(Experiment.open(layout.root, REPOSITORY / "paper_figures"))
 
 
 def test_a_report_of_earlier_code_shows_what_lies_beside_it(released: Layout) -> None:

@@ -11,10 +11,9 @@ import pytest
 import yaml
 from workspace import TINY, snakemake
 
-from dhel_kcl import declarations
 from dhel_kcl.experiment.config import ExperimentConfig, parse_config
 from dhel_kcl.files import write_json
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.provenance.staleness import explain, stale_jobs
@@ -46,7 +45,7 @@ def config(**changes: Any) -> ExperimentConfig:
 
 def stale(**changes: Any) -> dict[str, str]:
     """What is stale, by the name of its manifest."""
-    found = stale_jobs(config(**changes), LAYOUT, declarations.scripts(stages.SCRIPTS))
+    found = stale_jobs(Experiment(config(**changes), LAYOUT))
     return {str(path.relative_to(LAYOUT.root)): reason for path, reason in found.items()}
 
 
@@ -95,7 +94,7 @@ def test_changed_code_is_noticed_in_the_jobs_that_ran_it(experiment: Path, stage
 
 
 def test_an_edited_script_is_stale_alone(experiment: Path) -> None:
-    script = stages.SCRIPTS / "fig_spectrum.py"
+    script = SCRIPTS / "fig_spectrum.py"
     script.write_text(script.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     assert "manifests/render-fig_spectrum.json" in stale()
     assert not [name for name in stale() if name.startswith(("runs/", "manifests/data", "manifests/collect"))]
@@ -143,7 +142,7 @@ def test_features_follow_what_is_kept_now(experiment: Path) -> None:
 
 
 def test_only_what_is_asked_for_is_done_again(experiment: Path) -> None:
-    script = stages.SCRIPTS / "fig_spectrum.py"
+    script = SCRIPTS / "fig_spectrum.py"
     script.write_text(script.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     other = snakemake("fig_training", "--dry-run", cwd=experiment)
     assert "Nothing to be done" in other.stdout + other.stderr

@@ -20,7 +20,7 @@ from dhel_kcl import cli
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import TEMPORARY, read_json, sha256_file, write_json
-from dhel_kcl.jobs import stages
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.paper.explorer import read_rows
@@ -46,7 +46,7 @@ def experiment(copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Layou
 def found() -> list[str]:
     """The problems that `dhel-kcl audit` lists."""
     try:
-        return audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS).problems
+        return audit(Experiment.open(LAYOUT.root)).problems
     except InputError as error:
         return str(error).splitlines()
 
@@ -266,7 +266,7 @@ def test_what_was_changed_and_signed_again_everywhere_is_not_what_it_is_derived_
 
 def describe_again() -> None:
     """Write the crate of manifests that were changed."""
-    write_crate(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+    write_crate(Experiment.open(LAYOUT.root))
     sign_again(LAYOUT.manifest("crate"))
 
 
@@ -340,13 +340,13 @@ def test_a_failed_audit_keeps_the_seal_and_its_problems_until_one_passes(experim
     before = log.read_bytes()
     append_byte(log)
     for _ in range(2):  # the first failure does not hide the change from the second
-        outcome = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+        outcome = audit(Experiment.open(LAYOUT.root))
         conclude(outcome, LAYOUT)
         assert len(outcome.problems) == 1
     assert LAYOUT.audit.read_bytes() == sealed
     assert LAYOUT.audit_problems.read_text(encoding="utf-8") == outcome.problems[0]
     log.write_bytes(before)
-    conclude(audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS), LAYOUT)
+    conclude(audit(Experiment.open(LAYOUT.root)), LAYOUT)
     assert LAYOUT.audit.read_bytes() == sealed
     assert not LAYOUT.audit_problems.exists()
 
@@ -388,12 +388,12 @@ def test_drawings_of_a_watched_run_temporary_and_damaged_files_are_no_results_an
 def test_a_seal_is_the_same_when_a_folder_of_the_experiment_is_a_link(experiment: Layout, tmp_path: Path) -> None:
     config = load_config(LAYOUT.config)
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"keep_features": False})})
-    before = file_digests(config, LAYOUT, sha256_file)
+    before = file_digests(Experiment.open(LAYOUT.root), sha256_file)
     runs = shutil.move(LAYOUT.root / "runs", tmp_path / "elsewhere")
     (LAYOUT.root / "runs").symlink_to(runs)
     LAYOUT.live(RUN).mkdir()
     (LAYOUT.live(RUN) / "fig_training.png").touch()
-    assert file_digests(config, LAYOUT, sha256_file) == before
+    assert file_digests(Experiment.open(LAYOUT.root), sha256_file) == before
 
 
 def test_a_link_in_the_place_of_a_file_is_named_by_its_place_and_what_it_leads_to_is_not_blamed(
@@ -484,7 +484,7 @@ def test_other_bytes_by_another_version_of_a_library_are_a_warning_that_names_it
     write_json(path, manifest.model_dump() | {"packages": manifest.packages | {"matplotlib": "3.9.0"}})
     sign_everything_again(LAYOUT)
     describe_again()
-    outcome = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS)
+    outcome = audit(Experiment.open(LAYOUT.root))
     assert outcome.problems == []
     assert [warning for warning in outcome.warnings if "not byte for byte" in warning] == [
         f"not byte for byte what would be made now, which may be because matplotlib was 3.9.0 and is {was}: {picture}"
@@ -508,7 +508,7 @@ def test_features_that_an_experiment_discards_are_neither_sealed_nor_missed(expe
     discarding = config.model_copy(update={"compute": config.compute.model_copy(update={"keep_features": False})})
     LAYOUT.audit.unlink()
     LAYOUT.features(RUN).unlink()
-    kept, discarded = (audit(each, LAYOUT, stages.SCRIPTS) for each in (config, discarding))
+    kept, discarded = (audit(Experiment(each, LAYOUT)) for each in (config, discarding))
     other = "digits-dhel-temperature0.3-bs256-seed0/features.safetensors"
     assert any("features.safetensors: missing" in problem for problem in kept.problems)
     assert any(other in name for name in kept.sha256)
@@ -542,7 +542,7 @@ def in_clone(clone: Path, *arguments: str) -> tuple[int, str]:
 
 
 def warned(pattern: str) -> list[str]:
-    warnings = audit(load_config(LAYOUT.config), LAYOUT, stages.SCRIPTS).warnings
+    warnings = audit(Experiment.open(LAYOUT.root)).warnings
     return [warning for warning in warnings if re.search(pattern, warning)]
 
 
