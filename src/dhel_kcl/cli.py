@@ -503,17 +503,17 @@ def explorer(experiment: Experiment) -> None:
     layout, config = _open(experiment)
     from dhel_kcl.paper.explorer import write_explorer
 
-    manifests, style = stages.pretraining_manifests(config, layout), stages.SCRIPTS / "style.py"
+    manifests = stages.pretraining_manifests(config, layout)
     with record(
         layout.manifest("explorer"),
         stage="explorer",
         subject=config.name,
         settings=stages.settings(config, "explorer"),
         source=stages.code_digest("explorer"),
-        inputs={_shown(path, layout): path for path in [layout.results, *manifests.values(), style]},
+        inputs={_shown(path, layout): path for path in [layout.results, *manifests.values()]},
         outputs={"explorer": layout.explorer},
     ):
-        write_explorer(layout.results, manifests, style, layout.explorer, stages.run_stages(config))
+        write_explorer(layout.results, manifests, layout.explorer, stages.run_stages(config))
     typer.echo(str(layout.explorer))
 
 

@@ -83,7 +83,6 @@ rule explorer:
     input:
         force_if_stale("explorer"),
         results=layout.results,
-        style="paper_figures/style.py",
     output:
         explorer=report(
             layout.explorer,

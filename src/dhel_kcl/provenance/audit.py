@@ -119,7 +119,7 @@ def audit(config: ExperimentConfig, layout: Layout, scripts: Path) -> Outcome:
         _check_measurements(config, layout, outcome)
         _check_tables(layout, remade, outcome)
         _check_points(layout, targets, remade, outcome)
-        _check_explorer(config, layout, scripts, remade, outcome)
+        _check_explorer(config, layout, remade, outcome)
         _check_report(config, layout, scripts, remade, outcome)
         _check_crate(config, layout, scripts, remade, outcome)
         _check_software(layout, manifests[layout.manifest("crate")], outcome)
@@ -412,15 +412,15 @@ def _check_target(
                     remade.compare(product, same, layout.manifest("render", script.name), said)
 
 
-def _check_explorer(config: ExperimentConfig, layout: Layout, scripts: Path, remade: _Remade, outcome: Outcome) -> None:
-    manifests, style = stages.pretraining_manifests(config, layout), scripts / "style.py"
+def _check_explorer(config: ExperimentConfig, layout: Layout, remade: _Remade, outcome: Outcome) -> None:
+    manifests = stages.pretraining_manifests(config, layout)
     with outcome.blaming(layout.explorer):
-        current = run_rows(layout.results, manifests, style, layout.root)
+        current = run_rows(layout.results, manifests, layout.root)
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
             outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
             return
-        page = explorer_text(layout.results, manifests, style, layout.explorer, stages.run_stages(config))
+        page = explorer_text(layout.results, manifests, layout.explorer, stages.run_stages(config))
         same = layout.explorer.read_text(encoding="utf-8") == page
         said = "shows the values of the runs on a page that was changed; make explorer again"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)

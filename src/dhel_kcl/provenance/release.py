@@ -352,10 +352,10 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
     from dhel_kcl.paper.report import compare_report, write_report
 
     released, made = Layout(folder), Layout(output / folder.resolve().name)
-    config, style = load_config(released.config), scripts / "style.py"
+    config = load_config(released.config)
     manifests = stages.pretraining_manifests(config, released)
-    write_explorer(released.results, manifests, style, made.explorer, stages.run_stages(config))
-    rows = run_rows(released.results, manifests, style, released.root)
+    write_explorer(released.results, manifests, made.explorer, stages.run_stages(config))
+    rows = run_rows(released.results, manifests, released.root)
     jobs = stages.reported_manifests(config, released, declarations.scripts(scripts))
     write_report(
         released.config,
