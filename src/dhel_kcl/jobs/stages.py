@@ -10,7 +10,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ExperimentConfig
 from dhel_kcl.files import sha256_file, sha256_json
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import source_digest
+from dhel_kcl.jobs.manifest import imported_modules, source_digest
 
 MODULES = {
     "configure": "dhel_kcl.experiment.config",
@@ -141,14 +141,9 @@ def _template(name: str) -> Path:
 
 
 def script_digest(script: Path) -> str:
-    """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    shared = sorted(path for path in script.parent.glob("*.py") if not path.name.startswith(("fig_", "table_")))
-    modules = [
-        code_digest("render"),
-        source_digest("dhel_kcl.results.robustness"),
-        source_digest("dhel_kcl.results.statistics"),
-    ]
-    return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
+    """Digest a figure or table script, what draws it, and the modules that it imports with those behind them."""
+    modules = [source_digest(module) for module in imported_modules(script)]
+    return sha256_json([code_digest("render"), *modules, sha256_file(script)])[:16]
 
 
 def current_code(config: ExperimentConfig, targets: Mapping[str, declarations.Script], stage: str, subject: str) -> str:
