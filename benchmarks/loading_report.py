@@ -1,7 +1,6 @@
 """The loader's measurements as a page with tables and a figure; it computes from loading.csv alone."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +14,12 @@ from matplotlib.figure import Figure
 from report import Target, markdown, ratio
 
 from dhel_kcl.files import atomic_path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "paper_figures"))
-import style
+from dhel_kcl.paper import looks
 
 LOOKS = {
-    OURS: style.Look(OURS, "#cc3311", "D", "-"),
-    TORCHVISION: style.Look(TORCHVISION, "#0077bb", "s", "-"),
-    LIGHTLY: style.Look(LIGHTLY, "#332288", "o", "-"),
+    OURS: looks.Look(OURS, "#cc3311", "D", "-"),
+    TORCHVISION: looks.Look(TORCHVISION, "#0077bb", "s", "-"),
+    LIGHTLY: looks.Look(LIGHTLY, "#332288", "o", "-"),
 }
 SMALL, WORKERS = 32, 2
 
@@ -109,7 +106,7 @@ def table(loading: pd.DataFrame) -> str:
     )
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(loading: pd.DataFrame) -> Figure:
     """Pairs per second against workers (small images) and against the size of the views (photographs)."""
     figure = Figure(figsize=(6.5, 2.8), layout="constrained")

@@ -1,7 +1,6 @@
 """The measurements as a page with tables and figures; it computes from the CSV files alone."""
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,16 @@ from matplotlib.lines import Line2D
 from measure import MEMORY_LIMIT_GIB
 
 from dhel_kcl.files import atomic_path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "paper_figures"))
-import style
+from dhel_kcl.paper import looks
+from dhel_kcl.results.names import LOSS_NAMES, in_order
 
 LOOKS = {
-    OURS: style.Look(OURS, "#cc3311", "D", "-"),
-    PLAIN: style.Look(PLAIN, "#0077bb", "s", "-"),
-    COMPILED: style.Look(COMPILED, "#33bbee", "^", "--"),
-    PUBLIC: style.Look(PUBLIC, "#bb9900", "v", "-"),
-    LIGHTLY: style.Look(LIGHTLY, "#332288", "o", "-"),
-    METRIC_LEARNING: style.Look(METRIC_LEARNING, "#aa3377", "X", "-"),
+    OURS: looks.Look(OURS, "#cc3311", "D", "-"),
+    PLAIN: looks.Look(PLAIN, "#0077bb", "s", "-"),
+    COMPILED: looks.Look(COMPILED, "#33bbee", "^", "--"),
+    PUBLIC: looks.Look(PUBLIC, "#bb9900", "v", "-"),
+    LIGHTLY: looks.Look(LIGHTLY, "#332288", "o", "-"),
+    METRIC_LEARNING: looks.Look(METRIC_LEARNING, "#aa3377", "X", "-"),
 }
 
 
@@ -54,7 +52,7 @@ def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
         if loss in set(losses["loss"]):
             ratios = peers(losses, loss, large).set_index("implementation")["ratio"]
             yield Target(
-                f"{style.LOSS_NAMES[loss]} at M = {large}: at least {aim:g} times as fast as the best peer",
+                f"{LOSS_NAMES[loss]} at M = {large}: at least {aim:g} times as fast as the best peer",
                 ", ".join(f"{times:.3g} ({name})" for name, times in ratios.items()),
                 bool(ratios.min() >= aim),
             )
@@ -62,14 +60,14 @@ def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
     most = ours.sort_values("memory_mib").iloc[-1]
     yield Target(
         f"every loss at M = {large}: less than 150 MiB above its inputs",
-        f"at most {most['memory_mib']:.3g} MiB ({style.LOSS_NAMES[most['loss']]})",
+        f"at most {most['memory_mib']:.3g} MiB ({LOSS_NAMES[most['loss']]})",
         bool(most["memory_mib"] < 150),
     )
     plain = losses[(losses["implementation"] == PLAIN) & (losses["batch_size"] == small)]
     least = plain.sort_values("ratio").iloc[0]
     yield Target(
         f"every loss at M = {small}: not slower than plain autograd",
-        f"plain autograd takes at least {least['ratio']:.3g} times as long ({style.LOSS_NAMES[least['loss']]})",
+        f"plain autograd takes at least {least['ratio']:.3g} times as long ({LOSS_NAMES[least['loss']]})",
         bool(least["ratio"] >= 1),
     )
     samples = metrics["samples"].iloc[0]
@@ -100,7 +98,7 @@ def loss_table(losses: pd.DataFrame) -> str:
     sizes = sorted({losses["batch_size"].min(), losses["batch_size"].max()})
     rows = []
     for (loss, implementation), part in losses.groupby(["loss", "implementation"], sort=False):
-        cells = {"loss": style.LOSS_NAMES[str(loss)], "implementation": implementation}
+        cells = {"loss": LOSS_NAMES[str(loss)], "implementation": implementation}
         for size in sizes:
             row = part[part["batch_size"] == size].iloc[0]
             ran = row["status"] == "ok"
@@ -132,23 +130,23 @@ def markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, disable_numparse=True)
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(losses: pd.DataFrame, column: str, label: str) -> Figure:
     """`column` against the batch size on logarithmic axes: a panel for each loss, a line for each implementation."""
-    names = style.in_order(losses["loss"], style.LOSS_NAMES)
-    columns = min(len(names) + 1, style.MAX_COLUMNS)
+    names = in_order(losses["loss"], LOSS_NAMES)
+    columns = min(len(names) + 1, looks.MAX_COLUMNS)
     lines = -(-(len(names) + 1) // columns)
     sizes = list(losses["batch_size"])
-    figure = Figure(figsize=(style.TEXT_WIDTH, 0.3 + 1.7 * lines), layout="constrained")
+    figure = Figure(figsize=(looks.TEXT_WIDTH, 0.3 + 1.7 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for panel, name in zip(axes, names, strict=False):
         for implementation, part in losses[losses["loss"] == name].groupby("implementation", sort=False):
             look = LOOKS[str(implementation)]
             panel.plot(part["batch_size"], part[column], look.marker, color=look.colour, linestyle=look.dash)
-        panel.set_title(style.LOSS_NAMES[name])
+        panel.set_title(LOSS_NAMES[name])
         panel.set_xlabel("batch size $M$")
         panel.set_yscale("log")
-        style.log_ticks(panel, sizes, base=2)
+        looks.log_ticks(panel, sizes, base=2)
         panel.tick_params(axis="x", labelbottom=True, labelrotation=45)
     for index in range(0, len(names), columns):
         axes[index].set_ylabel(label)

@@ -3,20 +3,16 @@
 A test fails while the page is stale.
 """
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
+from dhel_kcl.experiment.config import load_config
+from dhel_kcl.paper.render import read_points
+from dhel_kcl.results.claims import ALL, NOT_TESTABLE, THEORY, in_unit
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
+
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent / "paper_figures"))
-
-import style  # noqa: E402
-from claims import ALL, NOT_TESTABLE, THEORY, in_unit  # noqa: E402
-
-from dhel_kcl.experiment.config import load_config  # noqa: E402
-from dhel_kcl.paper.render import read_points  # noqa: E402
-
 EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
 INTRODUCTION = f"""# Claims and verdicts
 
@@ -51,7 +47,7 @@ def page() -> str:
         own = table[~table["dataset"].isin([THEORY, ALL])]
         for dataset, rows in own.groupby("dataset"):
             parts += [
-                f"\n## {name} on {style.DATASET_NAMES[str(dataset)]}\n",
+                f"\n## {name} on {DATASET_NAMES[str(dataset)]}\n",
                 f"{rows['scale'].iloc[0]}. [Results](results/{name}/README.md), "
                 f"[table](results/{name}/tables/table_claims.md).\n",
                 f"```bash\nsnakemake --cores all table_claims {_resources(name)}--configfile config/{name}.yaml\n```\n",
@@ -75,8 +71,8 @@ def _overview(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             verdicts.to_numpy(), pd.MultiIndex.from_frame(rows[keys])
         )
     order = {claim: claim for table in tables.values() for claim in table["claim"]}
-    names = {"dataset": {**style.DATASET_NAMES, ALL: ALL}, "claim": order, "loss": style.LOSS_NAMES}
-    overview = style.for_print(pd.DataFrame(columns).reset_index(), names).fillna("not run")
+    names = {"dataset": {**DATASET_NAMES, ALL: ALL}, "claim": order, "loss": LOSS_NAMES}
+    overview = for_print(pd.DataFrame(columns).reset_index(), names).fillna("not run")
     return overview.rename(columns={"dataset": "Data set", "claim": "Claim", "loss": "Loss"})
 
 
@@ -85,7 +81,7 @@ def _theorems(table: pd.DataFrame) -> list[str]:
     limits = [f"{value:.0e}, {how}" for value, how in zip(rows["tolerance"], rows["tolerance_is"], strict=True)]
     shown = {
         "Theorem": rows["claim"],
-        "Losses": rows["loss"].map(lambda cell: ", ".join(style.LOSS_NAMES[loss] for loss in cell.split(";"))),
+        "Losses": rows["loss"].map(lambda cell: ", ".join(LOSS_NAMES[loss] for loss in cell.split(";"))),
         "Measured": rows["measured"],
         "Error nearest to the tolerance": [f"{value:.0e}" for value in rows["margin"]],
         "Tolerance": limits,
@@ -105,7 +101,7 @@ def _details(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Claim": rows["claim"],
-            "Loss": rows["loss"].map(style.LOSS_NAMES),
+            "Loss": rows["loss"].map(LOSS_NAMES),
             "Measured": rows["measured"].fillna(""),
             "Margin": [in_unit(value, unit, "+") for value, unit in zip(rows["margin"], rows["unit"], strict=True)],
             "Tolerance": list(map(in_unit, rows["tolerance"], rows["unit"])),

@@ -9,11 +9,12 @@ training set.
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import chosen
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import chosen
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
 
 METRICS = ("alignment", "uniformity", "validation_top1")
@@ -35,19 +36,19 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return both[[*keys, "alignment", "uniformity", "n", "chosen", "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one marker per configuration."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
-    style.scatter(panels, "uniformity", "alignment")
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
+    looks.scatter(panels, "uniformity", "alignment")
     for panel in panels:
         best = panel.points[panel.points["chosen"]]
         panel.axes.scatter(
             best["uniformity"], best["alignment"], s=55, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3
         )
-    style.label(panels, "alignment", "uniformity")
+    looks.label(panels, "alignment", "uniformity")
     best_handle = Line2D(
         [], [], linestyle="", marker="o", color="black", fillstyle="none", label="chosen", markersize=7
     )
-    style.legend(figure, [*style.loss_handles(points, lines=False), best_handle])
+    looks.legend(figure, [*looks.loss_handles(points, lines=False), best_handle])
     return figure

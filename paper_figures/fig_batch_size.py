@@ -9,10 +9,10 @@ a batch size at which no run has an accuracy.
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import by_batch_size
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import by_batch_size
 from dhel_kcl.results.robustness import metric_rows
 
 METRICS = ("linear_top1", "validation_top1")
@@ -23,8 +23,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return by_batch_size(metric_rows(results, "linear_top1"), results)
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """One panel per data set, one line per loss."""
-    figure, panels = style.facets(points)
-    return style.draw_against_batch_size(figure, panels, "linear top-1 accuracy")
+    figure, panels = looks.facets(points)
+    return looks.draw_against_batch_size(figure, panels, "linear top-1 accuracy")

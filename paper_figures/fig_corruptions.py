@@ -9,10 +9,11 @@ the validation split of the training set; the light band is one standard deviati
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import best_rows, with_mean_corruption
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_rows, with_mean_corruption
+from dhel_kcl.results.names import CORRUPTION_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
@@ -28,16 +29,16 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per corruption, one line and band per loss."""
     spread = points["std"].fillna(0)
     points = points.assign(low=points["mean"] - spread, high=points["mean"] + spread)
-    figure, panels = style.facets(points, by="corruption", names=style.CORRUPTION_NAMES, share_y=True)
+    figure, panels = looks.facets(points, by="corruption", names=CORRUPTION_NAMES, share_y=True)
     for panel in panels:
-        for look, part in style.losses_of(panel.points):
-            style.line_with_band(panel.axes, part["severity"], part, look)
+        for look, part in looks.losses_of(panel.points):
+            looks.line_with_band(panel.axes, part["severity"], part, look)
         panel.axes.set_xticks(sorted(set(panel.points["severity"])))
-    style.label(panels, "linear top-1 accuracy", "severity")
-    style.legend(figure, style.loss_handles(points))
+    looks.label(panels, "linear top-1 accuracy", "severity")
+    looks.legend(figure, looks.loss_handles(points))
     return figure

@@ -10,10 +10,11 @@ effective rank is at most the dimension d named above each panel.
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import by_batch_size
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import by_batch_size
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import metric_rows
 
 METRICS = ("effective_rank", "embedding_dim", "validation_top1")
@@ -32,11 +33,11 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table[[*(column for column in table if column != "runs"), "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one line per loss."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         dimension = f"$d$ = {panel.points['embedding_dim'].max():g}"
         panel.axes.set_title(", ".join(filter(None, [panel.axes.get_title(), dimension])))
-    return style.draw_against_batch_size(figure, panels, "effective rank")
+    return looks.draw_against_batch_size(figure, panels, "effective rank")

@@ -10,14 +10,15 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import not_measured
 from matplotlib.artist import Artist
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import not_measured
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, in_order
 from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1",)
@@ -44,15 +45,15 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table[[*CONFIGURATION, "mean", "std", *shown, "runs"]]
 
 
-@mpl.rc_context({**style.RC, "axes.grid": False, "axes.linewidth": 0, "hatch.linewidth": 0.4})
+@mpl.rc_context({**looks.RC, "axes.grid": False, "axes.linewidth": 0, "hatch.linewidth": 0.4})
 def draw(points: pd.DataFrame) -> Figure:
     """A panel per data set with the settings of all losses below each other; a white gap between two losses."""
     points = points.assign(lost=points["diverged"] + points.get("not_measured", 0))
     rows = points[ROW].drop_duplicates()
-    rows = rows.assign(rank=rows["loss"].map([*style.LOSSES].index)).sort_values(["rank", *HYPERPARAMETERS])
+    rows = rows.assign(rank=rows["loss"].map([*LOSS_NAMES].index)).sort_values(["rank", *HYPERPARAMETERS])
     rows["y"] = [i + 0.4 * loss for i, loss in enumerate((rows["loss"] != rows["loss"].shift()).cumsum())]
-    datasets = style.in_order(points["dataset"], style.DATASET_NAMES)
-    width = style.TEXT_WIDTH if len(datasets) > 1 else style.COLUMN_WIDTH
+    datasets = in_order(points["dataset"], DATASET_NAMES)
+    width = looks.TEXT_WIDTH if len(datasets) > 1 else looks.COLUMN_WIDTH
     figure = Figure((width, 1 + 0.13 * rows["y"].max()), layout="constrained")
     panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for axes, dataset in zip(panels, datasets, strict=True):
@@ -69,7 +70,7 @@ def draw(points: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set_yticks(rows["y"], [_setting(row) for _, row in rows.iterrows()])
         axes.set(xlim=(-0.5, len(sizes) - 0.5), ylim=(rows["y"].max() + 0.5, rows["y"].min() - 0.5))
-        axes.set(title=style.DATASET_NAMES.get(dataset, dataset), xlabel="batch size")
+        axes.set(title=DATASET_NAMES.get(dataset, dataset), xlabel="batch size")
         axes.tick_params(length=0, labelsize=6.5)
         if cells["n"].any():
             figure.colorbar(colours, ax=axes, orientation="horizontal", pad=0.01, aspect=25, format="{x:.3g}")
@@ -80,10 +81,10 @@ def draw(points: pd.DataFrame) -> Figure:
     if len(points) < len(rows) * points.groupby("dataset")["batch_size"].nunique().sum():
         notes.append(Patch(facecolor="white", edgecolor="#888888", label="not run"))
     if notes:
-        style.legend(figure, notes)
+        looks.legend(figure, notes)
     return figure
 
 
 def _setting(row: pd.Series) -> str:
     values = [f"{SYMBOLS.get(name, name)} = {row[name]:g}" for name in HYPERPARAMETERS if pd.notna(row[name])]
-    return ", ".join([style.LOSS_NAMES[row["loss"]], *values])
+    return ", ".join([LOSS_NAMES[row["loss"]], *values])

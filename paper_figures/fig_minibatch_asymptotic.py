@@ -9,11 +9,11 @@ distances below 1e-16 are drawn there.
 
 import matplotlib as mpl
 import pandas as pd
-import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import t
 
+from dhel_kcl.paper import looks
 from dhel_kcl.results.robustness import join_runs
 
 TABLES = ("theory",)
@@ -40,21 +40,21 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return points[[*(column for column in points if column != "runs"), "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """Uniform embeddings under the InfoNCE family and DHEL, under KCL, and a population under all."""
-    figure = Figure(figsize=(style.TEXT_WIDTH, 2.4), layout="constrained")
+    figure = Figure(figsize=(looks.TEXT_WIDTH, 2.4), layout="constrained")
     family, kernels, population = figure.subplots(1, 3)
     uniform = points[points["check"] == "uniform"]
     is_kernel = uniform["loss"].str.startswith("kcl")
     for axes, part in ((family, uniform[~is_kernel]), (kernels, uniform[is_kernel])):
-        for look, curve in style.losses_of(part):
-            style.line_with_band(axes, curve["batch_size"], curve, look)
+        for look, curve in looks.losses_of(part):
+            looks.line_with_band(axes, curve["batch_size"], curve, look)
             axes.axhline(curve["asymptote"].iloc[0], color=look.colour, linestyle="--", linewidth=0.8)
         axes.set_title(f"uniform embeddings, $d = {part['embedding_dim'].iloc[0]}$")
         axes.set_xscale("log", base=2)
     parts = points[points["check"] == "mini_batches"]
-    for look, curve in style.losses_of(parts):
+    for look, curve in looks.losses_of(parts):
         distance = curve["distance"].clip(lower=ROUNDING)
         population.plot(
             curve["batch_size"],
@@ -68,12 +68,12 @@ def draw(points: pd.DataFrame) -> Figure:
         f"all mini-batches of {parts['batch_size'].max() + 1} pairs, $d = {parts['embedding_dim'].iloc[0]}$"
     )
     population.set_yscale("log")
-    style.whole_ticks(population)
+    looks.whole_ticks(population)
     family.set_ylabel("expected loss less growth")
     kernels.set_ylabel("expected loss")
     population.set_ylabel("distance from the full loss")
     for axes in (family, kernels, population):
         axes.set_xlabel("batch size $M$")
     limit = Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="limit")
-    style.legend(figure, [*style.loss_handles(points), limit])
+    looks.legend(figure, [*looks.loss_handles(points), limit])
     return figure

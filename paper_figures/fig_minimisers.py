@@ -9,10 +9,12 @@ predicted minimiser. Points are ordered so that each is followed by the one most
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import style
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+
+from dhel_kcl.paper import looks
+from dhel_kcl.results.names import LOSS_NAMES, in_order
 
 TABLES = ("theory",)
 METRICS = ("loss", "minimum", "gram", "minimiser_gram")
@@ -36,11 +38,11 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns={"run": "runs"})
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column of curves per case, and a line of heat maps per case."""
     cases = sorted(set(zip(points["batch_size"], points["embedding_dim"], strict=True)))
-    figure = Figure(figsize=(style.TEXT_WIDTH, 4.2), layout="constrained")
+    figure = Figure(figsize=(looks.TEXT_WIDTH, 4.2), layout="constrained")
     curves, maps = figure.subfigures(2, 1, squeeze=False)[:, 0]
     above = curves.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     grid = maps.subplots(len(cases), points["loss"].nunique(), squeeze=False)
@@ -54,20 +56,20 @@ def draw(points: pd.DataFrame) -> Figure:
     bar = grid[-1, -3].inset_axes((0, 0.45, 3, 0.12))  # in the last line, which has the kernels only
     bar.set_in_layout(False)
     maps.colorbar(image, cax=bar, orientation="horizontal", label="cosine similarity", ticks=[-1, 0, 1])
-    style.legend(figure, style.loss_handles(points[points["loss"] != PREDICTED], markers=False))
+    looks.legend(figure, looks.loss_handles(points[points["loss"] != PREDICTED], markers=False))
     return figure
 
 
 def _curves(axes: Axes, descents: pd.DataFrame) -> None:
-    for look, part in style.losses_of(descents):
+    for look, part in looks.losses_of(descents):
         for _, run in part.assign(value=part["value"].clip(lower=ROUNDING)).groupby("seed"):
             axes.plot(run["x"], run["value"], color=look.colour, linestyle=look.dash, linewidth=0.8)
     axes.set(yscale="log", xlabel="iteration")
 
 
 def _maps(line: np.ndarray, gram: pd.DataFrame, m: int) -> ScalarMappable:
-    names = {PREDICTED: "predicted", **style.LOSS_NAMES}
-    losses = style.in_order(gram["loss"], names)
+    names = {PREDICTED: "predicted", **LOSS_NAMES}
+    losses = in_order(gram["loss"], names)
     for axes, loss in zip(line, losses, strict=False):
         cosines = gram.loc[gram["loss"] == loss, "value"].to_numpy().reshape(m, m)
         image: ScalarMappable = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)

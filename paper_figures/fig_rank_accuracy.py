@@ -8,10 +8,11 @@ independent, so no p-value is given.
 
 import matplotlib as mpl
 import pandas as pd
-import style
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, metric_rows, seed_means
 
 METRICS = ("effective_rank", "linear_top1")
@@ -34,15 +35,15 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table[[*CONFIGURATION, "representation", "effective_rank", "accuracy", "n", "spearman", "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one marker per configuration."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
-    style.scatter(panels, "effective_rank", "accuracy")
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
+    looks.scatter(panels, "effective_rank", "accuracy")
     for panel in panels:
         rho = panel.points["spearman"].iloc[0]
         correlation = "one value" if pd.isna(rho) else rf"$\rho = {rho:.2f}$"
         panel.axes.set_title(", ".join(filter(None, [panel.axes.get_title(), correlation])))
-    style.label(panels, "linear top-1 accuracy", "effective rank")
-    style.legend(figure, style.loss_handles(points, lines=False))
+    looks.label(panels, "linear top-1 accuracy", "effective rank")
+    looks.legend(figure, looks.loss_handles(points, lines=False))
     return figure

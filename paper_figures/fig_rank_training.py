@@ -8,9 +8,11 @@ accuracy on the validation split of the training set.
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import best_of_each_loss
 from matplotlib.figure import Figure
+
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_of_each_loss
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("training_effective_rank",)
@@ -24,14 +26,14 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table[[*(column for column in table if column != "runs"), "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one line and band per loss."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
-        for look, curve in style.losses_of(panel.points):
-            style.line_with_band(panel.axes, curve["epoch"], curve, look)
-        style.whole_ticks(panel.axes)
-    style.label(panels, "effective rank", "epoch")
-    style.legend(figure, style.loss_handles(points))
+        for look, curve in looks.losses_of(panel.points):
+            looks.line_with_band(panel.axes, curve["epoch"], curve, look)
+        looks.whole_ticks(panel.axes)
+    looks.label(panels, "effective rank", "epoch")
+    looks.legend(figure, looks.loss_handles(points))
     return figure

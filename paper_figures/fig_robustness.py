@@ -9,9 +9,9 @@ these are test accuracies of the whole grid.
 
 import matplotlib as mpl
 import pandas as pd
-import style
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
 from dhel_kcl.results.robustness import CONFIGURATION, metric_rows, seed_means
 
 METRICS = ("linear_top1",)
@@ -30,14 +30,14 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table[[*(column for column in table if column != "runs"), "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A panel per data set, one curve and band per loss."""
-    figure, panels = style.facets(points)
+    figure, panels = looks.facets(points)
     for panel in panels:
-        for look, curve in style.losses_of(panel.points):
-            style.line_with_band(panel.axes, curve["fraction"], curve, look)
+        for look, curve in looks.losses_of(panel.points):
+            looks.line_with_band(panel.axes, curve["fraction"], curve, look)
         panel.axes.set_xlim(0, 1.04)
-    style.label(panels, "linear top-1 accuracy", "fraction of settings")
-    style.legend(figure, style.loss_handles(points))
+    looks.label(panels, "linear top-1 accuracy", "fraction of settings")
+    looks.legend(figure, looks.loss_handles(points))
     return figure

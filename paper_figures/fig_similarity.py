@@ -10,12 +10,13 @@ range is cut where every density is below 1% of the panel's highest.
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import style
-from aggregate import best_of_each_loss
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import beta
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_of_each_loss
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import join_runs
 
 METRICS = ("similarity_density", "embedding_dim", "validation_top1")
@@ -36,20 +37,20 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([density, laws], ignore_index=True)[density.columns].drop(columns="metric")
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one curve per loss and one for the ideal law."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         is_ideal = panel.points["loss"] == IDEAL
         ideal = panel.points[is_ideal]
         panel.axes.plot(ideal["x"], ideal["mean"], color="black", linewidth=0.9)
-        for look, part in style.losses_of(panel.points[~is_ideal]):
+        for look, part in looks.losses_of(panel.points[~is_ideal]):
             panel.axes.plot(part["x"], part["mean"], color=look.colour, linestyle=look.dash)
         visible = panel.points.loc[panel.points["mean"] >= 0.01 * panel.points["mean"].max(), "x"]
         panel.axes.set_xlim(visible.min(), visible.max())
         panel.axes.set_ylim(bottom=0)
-    style.label(panels, "density", "cosine similarity")
+    looks.label(panels, "density", "cosine similarity")
     ideal_law = Line2D([], [], color="black", linewidth=0.9, label="ideal law")
-    style.legend(figure, [*style.loss_handles(points[points["loss"] != IDEAL], markers=False), ideal_law])
+    looks.legend(figure, [*looks.loss_handles(points[points["loss"] != IDEAL], markers=False), ideal_law])
     return figure

@@ -10,10 +10,11 @@ with the highest accuracy on the validation split of the training set.
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import style
-from aggregate import best_of_each_loss
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_of_each_loss
+from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION
 
 METRICS = ("singular_value", "validation_top1")
@@ -27,17 +28,17 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return spectrum.rename(columns={"x": "index"})[[*keys, "index", "log10_mean", "mean", "std", "n", "runs"]]
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per representation, one curve per loss."""
-    figure, panels = style.facets(points, by="representation", names=style.REPRESENTATION_NAMES)
+    figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
-        for look, part in style.losses_of(panel.points):
+        for look, part in looks.losses_of(panel.points):
             low, high = (np.log10((part["mean"] + sign * part["std"]).where(lambda v: v > 0)) for sign in (-1, 1))
             panel.axes.fill_between(part["index"], low, high, color=look.colour, alpha=0.15, linewidth=0)
             panel.axes.plot(part["index"], part["log10_mean"], color=look.colour, linestyle=look.dash)
         panel.axes.set_xlim(1, max(2, panel.points["index"].max()))
-        style.whole_ticks(panel.axes)
-    style.label(panels, r"$\log_{10}$ singular value", "index, from the largest")
-    style.legend(figure, style.loss_handles(points, markers=False))
+        looks.whole_ticks(panel.axes)
+    looks.label(panels, r"$\log_{10}$ singular value", "index, from the largest")
+    looks.legend(figure, looks.loss_handles(points, markers=False))
     return figure

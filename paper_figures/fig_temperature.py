@@ -9,10 +9,11 @@ a loss has one value only is not shown.
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import PER_BATCH_SIZE, chosen
 from matplotlib.figure import Figure
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import PER_BATCH_SIZE, chosen
+from dhel_kcl.results.names import HYPERPARAMETER_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1", "validation_top1")
@@ -45,17 +46,17 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return points[values.transform("size") > 1].reset_index(drop=True)
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per hyperparameter, one line and band per loss that has it."""
-    figure, panels = style.facets(
-        points, by="hyperparameter", names=style.HYPERPARAMETER_NAMES, share_y=True, name_rows=False
+    figure, panels = looks.facets(
+        points, by="hyperparameter", names=HYPERPARAMETER_NAMES, share_y=True, name_rows=False
     )
     for panel in panels:
-        for look, part in style.losses_of(panel.points):
-            style.line_with_band(panel.axes, part["hyperparameter_value"], part, look)
-        panel.axes.set_xlabel(style.HYPERPARAMETER_NAMES.get(panel.row, panel.row))
-        style.log_ticks(panel.axes, panel.points["hyperparameter_value"], base=10)
-    style.label(panels, "linear top-1 accuracy")
-    style.legend(figure, style.loss_handles(points))
+        for look, part in looks.losses_of(panel.points):
+            looks.line_with_band(panel.axes, part["hyperparameter_value"], part, look)
+        panel.axes.set_xlabel(HYPERPARAMETER_NAMES.get(panel.row, panel.row))
+        looks.log_ticks(panel.axes, panel.points["hyperparameter_value"], base=10)
+    looks.label(panels, "linear top-1 accuracy")
+    looks.legend(figure, looks.loss_handles(points))
     return figure

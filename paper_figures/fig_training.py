@@ -7,12 +7,13 @@ shown at the hyperparameters and batch size with the highest accuracy on the val
 
 import matplotlib as mpl
 import pandas as pd
-import style
-from aggregate import best_of_each_loss
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import LineStyleType
 
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_of_each_loss
+from dhel_kcl.results.names import LOSS_NAMES
 from dhel_kcl.results.robustness import metric_rows, seed_means
 
 METRICS = ("training_loss", "training_alignment", "training_energy", "validation_top1")
@@ -37,17 +38,17 @@ def _by_epoch(means: pd.DataFrame) -> pd.DataFrame:
     return means.drop(columns="representation").rename(columns={"x": "epoch"})
 
 
-@mpl.rc_context(style.RC)
+@mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
     """A column per data set, a row per loss, one curve for the loss and one for each part."""
-    figure, panels = style.facets(points, by="loss", names=style.LOSS_NAMES, aspect=0.6)
+    figure, panels = looks.facets(points, by="loss", names=LOSS_NAMES, aspect=0.6)
     for panel in panels:
         for metric, (_, dash) in PARTS.items():
             curve = panel.points[panel.points["metric"] == metric]
-            look = style.LOSSES[panel.row]
+            look = looks.LOSSES[panel.row]
             marker = "" if len(curve) > 1 else look.marker
             panel.axes.plot(curve["epoch"], curve["mean"], color=look.colour, linestyle=dash, marker=marker)
-        style.whole_ticks(panel.axes)
-    style.label(panels, "value", "epoch")
-    style.legend(figure, [Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in PARTS.values()])
+        looks.whole_ticks(panel.axes)
+    looks.label(panels, "value", "epoch")
+    looks.legend(figure, [Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in PARTS.values()])
     return figure

@@ -13,10 +13,11 @@ tolerance, and table_theory has the details.
 """
 
 import pandas as pd
-import style
-from claims import in_unit, theorem_verdicts, verdicts
-from theorems import METRICS as THEORY_METRICS
-from theorems import theorems
+
+from dhel_kcl.results.claims import in_unit, theorem_verdicts, verdicts
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
+from dhel_kcl.results.theorems import METRICS as THEORY_METRICS
+from dhel_kcl.results.theorems import theorems
 
 TABLES = ("results", "theory")
 METRICS = ("linear_top1", "validation_top1", "effective_rank", *THEORY_METRICS)
@@ -35,8 +36,8 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Claim": points["claim"],
-            "Loss": [", ".join(style.LOSS_NAMES[loss] for loss in cell.split(";")) for cell in points["loss"]],
-            "Data set": points["dataset"].map(lambda name: style.DATASET_NAMES.get(name, name)),
+            "Loss": [", ".join(LOSS_NAMES[loss] for loss in cell.split(";")) for cell in points["loss"]],
+            "Data set": points["dataset"].map(lambda name: DATASET_NAMES.get(name, name)),
             "Measured": points["measured"].fillna(""),
             "Margin": [in_unit(value, unit, "+") for value, unit in zip(points["margin"], points["unit"], strict=True)],
             "Tolerance": list(map(in_unit, points["tolerance"], points["unit"])),

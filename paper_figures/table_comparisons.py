@@ -15,9 +15,10 @@ runs of a loss if none of its settings has an accuracy there.
 from functools import partial
 
 import pandas as pd
-import style
-from aggregate import runs_at_choice
 
+from dhel_kcl.paper.cells import interval, number, p_value
+from dhel_kcl.results.choice import runs_at_choice
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
 from dhel_kcl.results.robustness import join_runs, metric_rows
 from dhel_kcl.results.statistics import ALPHA, compare_losses
 
@@ -30,7 +31,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, batch size and pair: its statistics, the seeds planned, and the diverged runs of each."""
     runs = runs_at_choice(results, "linear_top1")
     runs["images"] = runs["run"].map(metric_rows(results, "test_images").set_index("run")["value"])
-    table = compare_losses(runs, [*reversed(style.LOSSES)])
+    table = compare_losses(runs, [*reversed(LOSS_NAMES)])
     groups = runs.groupby(["dataset", "batch_size", "loss"])
     states = groups.agg(diverged=("diverged", "sum"), planned=("planned", "max"), runs=("run", join_runs)).reset_index()
     others = states.drop(columns="planned").rename(columns={"loss": "other"})
@@ -41,10 +42,10 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, batch size and pair."""
-    table = style.for_print(points, {"dataset": style.DATASET_NAMES})
-    table = table.replace({"loss": style.LOSS_NAMES, "other": style.LOSS_NAMES})
-    percent = partial(style.number, digits=2, factor=100)
-    ends = partial(style.interval, shown=percent)
+    table = for_print(points, {"dataset": DATASET_NAMES})
+    table = table.replace({"loss": LOSS_NAMES, "other": LOSS_NAMES})
+    percent = partial(number, digits=2, factor=100)
+    ends = partial(interval, shown=percent)
     numbers = {"g": "effect_size", "p": "p", "Holm p": "p_holm", "Flip p": "p_sign_flip"}
     return pd.DataFrame(
         {
@@ -55,7 +56,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
             "Difference": table["difference"].map(percent),
             "Over seeds": list(map(ends, table["low"], table["high"])),
             "Over test images": list(map(ends, table["test_low"], table["test_high"])),
-            **{n: table[c].map(style.number if n == "g" else style.p_value) for n, c in numbers.items()},
+            **{n: table[c].map(number if n == "g" else p_value) for n, c in numbers.items()},
             "Seeds": [f"{n} of {planned}" for n, planned in zip(table["n"], table["planned"], strict=True)],
             "Diverged": [_diverged(row) for _, row in table.iterrows()],
             "Verdict": [_verdict(row) for _, row in table.iterrows()],

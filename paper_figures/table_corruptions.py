@@ -8,15 +8,16 @@ this table names them.
 """
 
 import pandas as pd
-import style
-from aggregate import best_rows, with_mean_corruption
 
+from dhel_kcl.paper.cells import mean_and_spread
+from dhel_kcl.results.choice import best_rows, with_mean_corruption
+from dhel_kcl.results.names import CORRUPTION_NAMES, DATASET_NAMES, LOSS_NAMES, for_print
 from dhel_kcl.results.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)
 NOTHING = "No run was evaluated on corrupted images (evaluation.corruptions)."
-MEASURES = {"clean": "Clean", **style.CORRUPTION_NAMES, "relative_drop": "Relative drop"}
+MEASURES = {"clean": "Clean", **CORRUPTION_NAMES, "relative_drop": "Relative drop"}
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
@@ -35,10 +36,10 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per data set and loss; a column per measure."""
-    cells = map(style.mean_and_spread, points["mean"], points["std"], points["n"])
+    cells = map(mean_and_spread, points["mean"], points["std"], points["n"])
     keys = ["dataset", "loss", "batch_size"]
     table = points.assign(cell=list(cells)).pivot_table(index=keys, columns="measure", values="cell", aggfunc="first")
     table = table.reindex(columns=list(MEASURES)).reset_index().rename_axis(columns=None)
     table["batch_size"] = table["batch_size"].astype(str)
     names = {"dataset": "Data set", "loss": "Loss", "batch_size": "Batch size", **MEASURES}
-    return style.for_print(table, {"dataset": style.DATASET_NAMES, "loss": style.LOSS_NAMES}).rename(columns=names)
+    return for_print(table, {"dataset": DATASET_NAMES, "loss": LOSS_NAMES}).rename(columns=names)

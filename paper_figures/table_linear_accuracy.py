@@ -11,9 +11,10 @@ counted; a loss that diverged, or could not be measured, with every hyperparamet
 """
 
 import pandas as pd
-import style
-from aggregate import PER_BATCH_SIZE, chosen, runs_at_choice
 
+from dhel_kcl.paper.cells import interval, mean_and_std
+from dhel_kcl.results.choice import PER_BATCH_SIZE, chosen, runs_at_choice
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
 from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
 from dhel_kcl.results.statistics import accuracy_interval, bootstrap_interval
 
@@ -49,16 +50,16 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
         index=["dataset", "metric", "loss"], columns="batch_size", values="cell", aggfunc="first"
     )
     table = table.fillna("").rename(columns=lambda size: f"Batch size {size}").reset_index().rename_axis(columns=None)
-    names = {"dataset": style.DATASET_NAMES, "metric": ACCURACIES, "loss": style.LOSS_NAMES}
-    return style.for_print(table, names).rename(columns={"dataset": "Data set", "metric": "Accuracy", "loss": "Loss"})
+    names = {"dataset": DATASET_NAMES, "metric": ACCURACIES, "loss": LOSS_NAMES}
+    return for_print(table, names).rename(columns={"dataset": "Data set", "metric": "Accuracy", "loss": "Loss"})
 
 
 def _cell(row: pd.Series) -> str:
     lost = {"diverged": row["diverged"], "not measured": row["ran"] - row["n"] - row["diverged"]}
     if not row["n"]:
         return ", ".join(f"{why} ({count} of {row['ran']} runs)" for why, count in lost.items() if count)
-    on_images = style.interval(row["test_low"], row["test_high"]) if row["n"] == 1 else ""
-    interval = style.interval(row["low"], row["high"]) or (on_images and f"test {on_images}")
+    on_images = interval(row["test_low"], row["test_high"]) if row["n"] == 1 else ""
+    over_seeds = interval(row["low"], row["high"]) or (on_images and f"test {on_images}")
     others = "".join(f", {count} {why}" for why, count in lost.items() if count)
     seeds = f"n={row['n']}" if row["n"] == row["planned"] else f"{row['n']} of {row['planned']} seeds{others}"
-    return " ".join(filter(None, [style.mean_and_std(row["mean"], row["std"]), interval, f"({seeds})"]))
+    return " ".join(filter(None, [mean_and_std(row["mean"], row["std"]), over_seeds, f"({seeds})"]))

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import style
-from aggregate import PER_BATCH_SIZE, chosen
-from published import matching
 
+from dhel_kcl.paper.cells import mean_and_spread
 from dhel_kcl.paper.render import read_points
+from dhel_kcl.results.choice import PER_BATCH_SIZE, chosen
+from dhel_kcl.results.names import DATASET_NAMES
+from dhel_kcl.results.published import matching
 from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows
 
 METRICS = ("linear_top1", "validation_top1")
@@ -40,14 +41,14 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per published number."""
     return pd.DataFrame(
         {
-            "Data set": points["dataset"].map(lambda dataset: style.DATASET_NAMES.get(dataset, dataset)),
+            "Data set": points["dataset"].map(lambda dataset: DATASET_NAMES.get(dataset, dataset)),
             "Loss": points["loss"],
             "Epochs": _number(points["pretrain_epochs"]),
             "Batch size": _number(points["batch_size"]),
             "Temperature": _number(points["temperature"]),
             "Evaluation": points["protocol"],
             "Published (%)": _number(points["top1"]),
-            "Ours (%)": list(map(partial(style.mean_and_spread, digits=1), points["mean"], points["std"], points["n"])),
+            "Ours (%)": list(map(partial(mean_and_spread, digits=1), points["mean"], points["std"], points["n"])),
             "Why ours is empty": points["reason"].fillna(""),
             "Source": points["source"],
         }

@@ -7,8 +7,10 @@ size with the highest accuracy on the validation split of the training set; the 
 """
 
 import pandas as pd
-import style
-from aggregate import best_of_each_loss
+
+from dhel_kcl.paper.cells import mean_and_spread
+from dhel_kcl.results.choice import best_of_each_loss
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
 
 MEASURES = {
     "alignment": "Alignment",
@@ -30,7 +32,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, representation and loss; a column per measure."""
     digits = [1 if metric in WHOLE_NUMBERS else 3 for metric in points["metric"]]
     cells = [
-        f"{mean:g}" if metric == "embedding_dim" else style.mean_and_spread(mean, std, n, places)
+        f"{mean:g}" if metric == "embedding_dim" else mean_and_spread(mean, std, n, places)
         for metric, mean, std, n, places in zip(
             points["metric"], points["mean"], points["std"], points["n"], digits, strict=True
         )
@@ -39,9 +41,9 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     table = points.assign(cell=cells).pivot_table(index=keys, columns="metric", values="cell", aggfunc="first")
     table = table.reindex(columns=["embedding_dim", *MEASURES]).fillna("").reset_index()
     table["batch_size"] = table["batch_size"].astype(str)
-    names = {"dataset": style.DATASET_NAMES, "representation": {"h": "h", "z": "z"}, "loss": style.LOSS_NAMES}
+    names = {"dataset": DATASET_NAMES, "representation": {"h": "h", "z": "z"}, "loss": LOSS_NAMES}
     return (
-        style.for_print(table, names)
+        for_print(table, names)
         .rename_axis(columns=None)
         .rename(
             columns={

@@ -12,9 +12,9 @@ the whole grid. Where runs could not be measured, another column counts them.
 """
 
 import pandas as pd
-import style
-from aggregate import not_measured
 
+from dhel_kcl.results.choice import not_measured
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
 from dhel_kcl.results.robustness import join_runs, metric_rows, robustness
 
 METRICS = ("linear_top1", "diverged")
@@ -45,7 +45,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """A row per data set, axis and loss; a column per statistic."""
-    table = style.for_print(points, {"dataset": style.DATASET_NAMES, "axis": AXES, "loss": style.LOSS_NAMES})
+    table = for_print(points, {"dataset": DATASET_NAMES, "axis": AXES, "loss": LOSS_NAMES})
     for statistic in STATISTICS:
         table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]
     counts = [column for column in ("settings", "diverged", "not_measured") if column in table]

@@ -11,10 +11,10 @@ tolerance. A claim that does not hold fails the target.
 """
 
 import pandas as pd
-import style
-from theorems import METRICS, theorems
 
 from dhel_kcl.errors import InputError
+from dhel_kcl.results.names import LOSS_NAMES
+from dhel_kcl.results.theorems import METRICS, theorems
 
 __all__ = ["METRICS"]
 TABLES = ("theory",)
@@ -45,7 +45,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Claim": points["claim"],
-            "Loss": points["loss"].map(style.LOSS_NAMES),
+            "Loss": points["loss"].map(LOSS_NAMES),
             "Setting": points["setting"],
             "Predicted": [f"{value:.6f}" if value else "0" for value in points["predicted"]],
             "Measured": [

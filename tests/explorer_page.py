@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from workspace import REPOSITORY
 
 from dhel_kcl.paper.explorer import write_explorer
 from dhel_kcl.paper.render import RESULT_COLUMNS
-
-STYLE = REPOSITORY / "paper_figures" / "style.py"
 
 
 def run_table(
@@ -47,16 +44,16 @@ class Page:
         self.make_manifest = make_manifest
         self.manifests: dict[str, Path] = {}
 
-    def write(self, *runs: pd.DataFrame, style: Path = STYLE) -> str:
+    def write(self, *runs: pd.DataFrame) -> str:
         table = pd.concat(runs, ignore_index=True)
         table.to_parquet(self.results)
         for run in table["run"].unique():
             files = {"inputs": ["train.beton"], "outputs": ["encoder.safetensors"]}
             self.manifests[run] = self.make_manifest("pretrain", run.replace("<", "").replace("/", ""), **files)
-        return self.write_again(style)
+        return self.write_again()
 
-    def write_again(self, style: Path = STYLE) -> str:
-        write_explorer(self.results, self.manifests, style, self.output, ("pretrain", "features", "corruptions"))
+    def write_again(self) -> str:
+        write_explorer(self.results, self.manifests, self.output, ("pretrain", "features", "corruptions"))
         return self.output.read_text(encoding="utf-8")
 
     def specification(self) -> dict[str, Any]:

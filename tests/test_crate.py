@@ -302,7 +302,7 @@ def test_the_crate_does_not_write_through_a_link(copied: Layout, folder: str, tm
 
 def test_the_workflow_writes_the_crate_again_beside_what_a_user_keeps_in_source(copy_of_finished: Path) -> None:
     layout = Layout(copy_of_finished / "results" / "tiny")
-    notes, gone = layout.source / "notes.txt", layout.source / "paper_figures" / "style.py"
+    notes, gone = layout.source / "notes.txt", layout.source / "paper_figures" / "fig_spectrum.py"
     notes.write_text("mine", encoding="utf-8")
     layout.crate.unlink()
     gone.unlink()

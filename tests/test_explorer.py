@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from explorer_page import STYLE, Page, run_table
+from explorer_page import Page, run_table
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.paper.explorer import CURVE_POINTS, read_rows
-from dhel_kcl.paper.render import import_script
+from dhel_kcl.paper.looks import LOSSES
 
 
 def test_each_run_is_there_with_its_keys_its_values_and_the_manifest_behind_it(page: Page) -> None:
@@ -54,19 +54,15 @@ def test_the_page_says_at_which_scale_the_runs_were_made(page: Page) -> None:
     assert "CIFAR-10: 50,000 training images, resnet18 of width 0.25, 3 epochs, seed 0" in text
 
 
-def test_the_palette_is_that_of_the_figures(page: Page, tmp_path: Path) -> None:
-    looks = import_script(STYLE).LOSSES
-    page.write(*(run_table(loss, 32) for loss in reversed(looks)))
+def test_the_palette_is_that_of_the_figures(page: Page) -> None:
+    page.write(*(run_table(loss, 32) for loss in reversed(LOSSES)))
     points = page.specification()["vconcat"][0]["hconcat"][0]["encoding"]
     assert points["color"]["scale"] == {
-        "domain": [look.name for look in looks.values()],
-        "range": [look.colour for look in looks.values()],
+        "domain": [look.name for look in LOSSES.values()],
+        "range": [look.colour for look in LOSSES.values()],
     }
     shapes = points["shape"]["scale"]["range"]
-    assert len(set(shapes)) == len({look.marker for look in looks.values()})
-    edited = tmp_path / "style.py"
-    edited.write_text(STYLE.read_text(encoding="utf-8").replace(looks["dhel"].colour, "#012345"), encoding="utf-8")
-    assert "#012345" in page.write_again(edited)
+    assert len(set(shapes)) == len({look.marker for look in LOSSES.values()})
 
 
 def test_markers_are_drawn_as_matplotlib_draws_them(page: Page) -> None:
@@ -130,11 +126,6 @@ def test_a_manifest_without_an_encoder_is_named(page: Page) -> None:
     page.manifests = dict.fromkeys(page.manifests, page.make_manifest("pretrain", "x", ["train.beton"]))
     with pytest.raises(InputError, match=r"pretrain-x\.json: records no encoder\.safetensors"):
         page.write_again()
-
-
-def test_a_missing_palette_is_named(page: Page, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.py: no such script"):
-        page.write(run_table("dhel", 32), style=tmp_path / "nowhere.py")
 
 
 @pytest.mark.parametrize("content", [None, "<html></html>", '<script type="application/json" id="data">{'])

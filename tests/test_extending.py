@@ -168,6 +168,38 @@ def test_adding_and_editing_a_loss_or_a_kind_of_data_outdates_no_other_run(clone
         mine = after
 
 
+def drawing_digests(clone: Path) -> dict[str, str]:
+    """The digest of every figure and table and of the explorer, as a program that runs in the clone sees it."""
+    program = """
+import json
+from dhel_kcl import declarations
+from dhel_kcl.jobs import stages
+found = {name: stages.script_digest(script.path) for name, script in declarations.scripts(stages.SCRIPTS).items()}
+print(json.dumps(found | {"explorer": stages.code_digest("explorer")}))
+"""
+    outcome = run("python", "-c", program, cwd=clone)
+    assert outcome.returncode == 0, outcome.stderr
+    return dict(json.loads(outcome.stdout))
+
+
+def test_an_edit_outdates_the_figures_and_tables_that_import_it(clone: Path) -> None:
+    before = drawing_digests(clone)
+    figures = {name for name in before if name.startswith("fig_")}
+    for name, expected in {
+        "src/dhel_kcl/results/claims.py": {"table_claims"},
+        "src/dhel_kcl/results/theorems.py": {"table_claims", "table_theory"},
+        "src/dhel_kcl/results/published.py": {"table_published"},
+        "src/dhel_kcl/paper/looks.py": {*figures, "explorer"},
+        "src/dhel_kcl/training/pretrain.py": set(),
+        "paper_figures/fig_batch_size.py": {"fig_batch_size"},
+    }.items():
+        path = clone / name
+        path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+        after = drawing_digests(clone)
+        assert {target for target in before if before[target] != after[target]} == expected, name
+        before = after
+
+
 LOSS = FILES["src/dhel_kcl/losses/align_uniform.py"]
 KIND = FILES["src/dhel_kcl/data/sources/even_digits.py"]
 FIGURE = FILES["paper_figures/fig_knn_linear.py"]
@@ -311,14 +343,3 @@ def test_the_papers_losses_and_data_sets_are_resolved_and_named_as_when_the_code
     assert [list(loss) for loss in resolved["losses"]] == [list(loss) for loss in written["losses"]]
     assert sha256_json(list(experiment.runs)).startswith(runs)
     assert declarations.hyperparameters() == ["temperature", "t", "c", "gamma"]
-
-
-def test_the_reserve_of_looks_has_no_two_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "paper_figures"))
-    import style
-
-    titles = declarations.loss_titles() | {f"mine{number:02}": f"Mine {number}" for number in range(30)}
-    looks = style._looks(titles)
-    assert len({(look.colour, look.marker) for look in looks.values()}) == len(titles)
-    assert list(looks)[:7] == ["infonce", "ntxent", "dcl", "dhel", "kcl_gaussian", "kcl_log", "kcl_imq"]
-    assert {label: looks[label] for label in style.LOSSES} == style.LOSSES, "the paper's losses keep theirs"

@@ -49,6 +49,14 @@ def test_the_wheel_asks_for_nothing_that_the_library_does_not_import(wheel: Path
     assert {requirement.name for requirement in requirements if requirement.marker is None} == CORE
 
 
+def test_no_file_changes_where_python_looks_for_modules() -> None:
+    folders = ("src", "workflow", "paper_figures", "benchmarks", "docs")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*")]
+    texts = [path for path in files if path.suffix in (".py", ".smk", ".j2", ".md")]
+    assert len(texts) > 100
+    assert not [path for path in texts if "sys.path" in path.read_text(encoding="utf-8")]
+
+
 def test_the_library_works_without_the_workflows_packages(tmp_path: Path) -> None:
     missing = workflow_modules()
     assert {"ffcv", "cv2", "pandas", "sklearn", "typer", "yaml"} <= set(missing)

@@ -25,13 +25,13 @@ FIGURE = '''"""A figure.
 What it
 shows.
 """
-from helper_of_the_tiny_scripts import mean
 from matplotlib.figure import Figure
 
 METRICS = ("accuracy",)
 
 def points(results):
-    return mean(results)
+    rows = results[results["value"] > 0]
+    return rows.groupby("loss").agg(value=("value", "mean"), runs=("run", ";".join)).reset_index()
 
 def draw(points):
     figure = Figure()
@@ -42,18 +42,12 @@ TABLE = FIGURE.replace("def draw", "def layout").replace(
     'figure = Figure()\n    figure.add_subplot().plot(points["value"])\n    return figure',
     'return points.assign(value=[f"{value:.2f}" for value in points["value"]])',
 )
-HELPER = """
-def mean(results):
-    rows = results[results["value"] > 0]
-    return rows.groupby("loss").agg(value=("value", "mean"), runs=("run", ";".join)).reset_index()
-"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "fig_tiny.py").write_text(FIGURE, encoding="utf-8")
     (tmp_path / "table_tiny.py").write_text(TABLE, encoding="utf-8")
-    (tmp_path / "helper_of_the_tiny_scripts.py").write_text(HELPER, encoding="utf-8")
     return tmp_path
 
 
@@ -216,6 +210,7 @@ def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) 
         (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
         (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
         (lambda text: text.replace("METRICS", 'TABLES = ("other",)\nMETRICS'), "TABLES must be a tuple of results and"),
+        (lambda text: text.replace("METRICS", "import table_tiny\nMETRICS"), "table_tiny'; a script imports installed"),
     ],
 )
 def test_a_script_without_its_parts_is_refused(folder: Path, change, message: str) -> None:

@@ -518,8 +518,7 @@ def test_a_redraw_writes_where_nothing_is_or_an_earlier_one_and_nowhere_else(
 
 def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
-    for name in ("table_theory.py", "theorems.py", "style.py"):
-        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
+    shutil.copy(SCRIPTS / "table_theory.py", tmp_path / "scripts")
     for _ in range(2):
         assert [product.numbers for product in redraw([theory], tmp_path / "scripts", tmp_path / "drawn")] == [True]
     (tmp_path / "drawn" / "theory" / "notes.txt").write_text("mine", encoding="utf-8")

@@ -148,14 +148,6 @@ def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Pa
     assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect", "fig_training"}
 
 
-def test_a_changed_palette_redraws_the_figures_and_the_explorer_and_retrains_nothing(copy_of_finished: Path) -> None:
-    style = copy_of_finished / "paper_figures" / "style.py"
-    style.write_text(style.read_text(encoding="utf-8").replace('"#cc3311"', '"#000000"'), encoding="utf-8")
-    rules = planned(copy_of_finished)
-    assert {"fig_batch_size", "explorer", "report", "audit"} <= set(rules)
-    assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect"}
-
-
 def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:
     config = REPOSITORY / "config" / "config.yaml"
     rules = planned(workspace, config=config)

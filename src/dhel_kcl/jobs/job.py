@@ -13,7 +13,7 @@ from dhel_kcl.experiment.config import ExperimentConfig, Run
 from dhel_kcl.files import sha256_file, sha256_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import record, source_digest
+from dhel_kcl.jobs.manifest import imported_modules, record, source_digest
 from dhel_kcl.jobs.stages import STAGES, Files, Stage
 
 
@@ -150,8 +150,6 @@ def code_digest(stage: str, *plugged_in: str) -> str:
 
 
 def script_digest(script: Path) -> str:
-    """Digest of a figure or table script, what the scripts share, and the modules behind them."""
-    shared = sorted(path for path in script.parent.glob("*.py") if not path.name.startswith(("fig_", "table_")))
-    behind = [source_digest(f"dhel_kcl.results.{name}") for name in ("robustness", "statistics")]
-    modules = [code_digest("render"), *behind]
-    return sha256_json([*modules, *(sha256_file(path) for path in [script, *shared])])[:16]
+    """Digest of a figure or table script, of what draws it, and of the modules that it imports with those behind them."""
+    modules = [source_digest(module) for module in imported_modules(script)]
+    return sha256_json([code_digest("render"), *modules, sha256_file(script)])[:16]

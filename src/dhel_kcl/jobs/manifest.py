@@ -1,5 +1,6 @@
 """What produced a file: one manifest for each job, and the digests that tell when a job is out of date."""
 
+import ast
 import functools
 import os
 import platform
@@ -196,6 +197,17 @@ def _describe(path: Path, folder: Path) -> Artifact:
 @functools.cache
 def _import_graph() -> grimp.ImportGraph:
     return grimp.build_graph("dhel_kcl", cache_dir=None)
+
+
+def imported_modules(script: Path) -> list[str]:
+    """List the modules of this package that a script imports; the script is read, not run."""
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(script.read_bytes())):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return sorted(named & _import_graph().modules)
 
 
 _NOT_COMPUTING = {

@@ -17,12 +17,14 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.manifest import Manifest, load_manifest
 from dhel_kcl.jobs.stages import STAGES, run_stages
+from dhel_kcl.paper.looks import LOSSES, Look
 from dhel_kcl.paper.page import fill, write_page
-from dhel_kcl.paper.render import import_script, load_results
+from dhel_kcl.paper.render import load_results
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
 from dhel_kcl.results.robustness import HYPERPARAMETERS
 
 ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN", "augmented_top1": "linear, augmented images"}
@@ -40,34 +42,27 @@ _DIVERGED = "M-1,-.7L-.7,-1L0,-.3L.7,-1L1,-.7L.3,0L1,.7L.7,1L0,.3L-.7,1L-1,.7L-.
 _WIDTH, _HEIGHT = 480, 300
 _NEAR = alt.Scale(zero=False)
 
-STYLE = SCRIPTS / "style.py"
 
-
-def write_explorer(
-    results: Path, manifests: Mapping[str, Path], style: Path, output: Path, stages: Sequence[str]
-) -> None:
+def write_explorer(results: Path, manifests: Mapping[str, Path], output: Path, stages: Sequence[str]) -> None:
     """Write the page; the arguments and errors are those of `explorer_text`."""
-    write_page(explorer_text(results, manifests, style, output, stages), output)
+    write_page(explorer_text(results, manifests, output, stages), output)
 
 
-def explorer_text(
-    results: Path, manifests: Mapping[str, Path], style: Path, output: Path, stages: Sequence[str]
-) -> str:
-    """The page; equal inputs give equal text.
+def explorer_text(results: Path, manifests: Mapping[str, Path], output: Path, stages: Sequence[str]) -> str:
+    """Make the page; equal inputs give equal text.
 
     Args:
         results: the tidy results (Parquet).
         manifests: the manifest of each run's pretraining.
-        style: the script with the palette, ``paper_figures/style.py``.
         output: the HTML file that the page is for; links to manifests are relative to it.
         stages: those that each run went through, whose manifests are linked to.
 
     Raises:
         InputError: an input is missing or unreadable, or a run of the results has no manifest.
     """
-    rows = run_rows(results, manifests, style, output.parent)
+    rows = run_rows(results, manifests, output.parent)
     runs = pd.DataFrame(rows).set_index("run")
-    looks = [look for look in import_script(style).LOSSES.values() if look.name in set(runs["loss"])]
+    looks = [look for look in LOSSES.values() if look.name in set(runs["loss"])]
     return fill(
         "explorer.html.j2",
         library=_library(),
@@ -82,21 +77,20 @@ def explorer_text(
     )
 
 
-def run_rows(results: Path, manifests: Mapping[str, Path], style: Path, folder: Path) -> list[dict[str, Any]]:
-    """What the page shows: one mapping for each run, as JSON values.
+def run_rows(results: Path, manifests: Mapping[str, Path], folder: Path) -> list[dict[str, Any]]:
+    """Collect what the page shows: one mapping for each run, as JSON values.
 
     Curves are thinned to `CURVE_POINTS` points and rounded to `CURVE_DIGITS` significant digits, so that the page
     of 2,160 runs stays small. The arguments and errors are those of `explorer_text`; paths of manifests are
     relative to `folder`.
     """
-    palette = import_script(style)
     table = load_results(
         results, ("diverged", "not_measured", *ACCURACIES, "effective_rank", "singular_value", "training_loss")
     )
     runs = table.drop_duplicates("run").set_index("run").join(_scalars(table))
     runs = runs.assign(
-        dataset=runs["dataset"].map(lambda name: palette.DATASET_NAMES.get(name, name)),
-        loss=runs["loss"].map(palette.LOSS_NAMES),
+        dataset=runs["dataset"].map(lambda name: DATASET_NAMES.get(name, name)),
+        loss=runs["loss"].map(LOSS_NAMES),
         setting=[_setting(values) for values in runs[HYPERPARAMETERS].itertuples(index=False)],
     )
     curves = _curves(table)
@@ -209,7 +203,7 @@ def _seeds(seeds: pd.Series) -> str:
     return f"seed{'s' if len(values) > 1 else ''} {', '.join(map(str, values))}"
 
 
-def _specification(runs: pd.DataFrame, looks: list[Any]) -> dict[str, Any]:
+def _specification(runs: pd.DataFrame, looks: list[Look]) -> dict[str, Any]:
     """The Vega-Lite specification of the four panels and the controls; its data are named ``runs``."""
     specification: dict[str, Any] = _panels(runs, looks).to_dict()
     for parameter in specification["params"]:
@@ -218,7 +212,7 @@ def _specification(runs: pd.DataFrame, looks: list[Any]) -> dict[str, Any]:
     return specification
 
 
-def _panels(runs: pd.DataFrame, looks: list[Any]) -> Any:
+def _panels(runs: pd.DataFrame, looks: list[Look]) -> Any:
     accuracies = {key: name for key, name in ACCURACIES.items() if key in runs}
     filters = [_dropdown(f"chosen_{key}", label, ["all", *_choices(runs, key)]) for key, label in _FILTERS.items()]
     accuracy = _dropdown("accuracy", "accuracy", [*accuracies], [*accuracies.values()])
@@ -322,12 +316,12 @@ def _y(field: str, title: str, scale: alt.Scale = _NEAR, **options: Any) -> alt.
     return alt.Y(field, title=title, scale=scale, **options)
 
 
-def _colour(looks: list[Any]) -> alt.Color:
+def _colour(looks: list[Look]) -> alt.Color:
     scale = alt.Scale(domain=[look.name for look in looks], range=[look.colour for look in looks])
     return alt.Color("loss:N", scale=scale, title=None)
 
 
-def _shape(looks: list[Any]) -> Any:
+def _shape(looks: list[Look]) -> Any:
     scale = alt.Scale(domain=[look.name for look in looks], range=[_svg_path(look.marker) for look in looks])
     finished = alt.Shape("loss:N", scale=scale, title=None)
     return alt.when("datum.state == 'diverged'").then(alt.value(_DIVERGED)).otherwise(finished)
@@ -380,7 +374,7 @@ def run(job: Job) -> str:
     """
     (page,) = job.writes.values()
     with job.recorded():
-        write_explorer(job.layout.results, trainings(job.experiment), STYLE, page, run_stages(job.config))
+        write_explorer(job.layout.results, trainings(job.experiment), page, run_stages(job.config))
     return str(page)
 
 

@@ -9,10 +9,12 @@ diverged or is recorded as not measured, it shows a sentence too, and its points
 training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
 the results, or the tidy tables that it names as `TABLES` (keys of `COLUMNS`), which are the arguments of `points`;
 files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are also read without importing it.
+
+A script imports installed packages only. `dhel_kcl.paper.looks` has colours, panels and legends, `dhel_kcl.paper.cells`
+the numbers in tables, `dhel_kcl.results.names` the names that readers see; what is computed is in `dhel_kcl.results`.
 """
 
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -84,10 +86,11 @@ def load_target(script: Path) -> Target:
     """Import a figure or table script.
 
     Raises:
-        InputError: there is no such script, or it lacks a part of the contract.
+        InputError: there is no such script, it imports a module that is not installed, or it lacks a part of the
+            contract.
     """
     declared = read_script(script)
-    module = import_script(script)
+    module = _import_script(script)
     missing = [name for name in ("METRICS", "points") if not getattr(module, name, None)]
     draw, layout = getattr(module, "draw", None), getattr(module, "layout", None)
     if (draw is None) == (layout is None):
@@ -139,22 +142,18 @@ def _panel_that_says(sentence: str) -> Figure:
     return figure
 
 
-def import_script(script: Path) -> ModuleType:
-    """Import a script by its path; modules beside it can be imported by it, as when Python runs a script.
-
-    Raises:
-        InputError: there is no such script.
-    """
-    if not script.is_file():
-        raise InputError(f"{script}: no such script; paper_figures/ has the figures, the tables and their style")
-    folder = str(script.parent.resolve())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _import_script(script: Path) -> ModuleType:
+    """Import a script by its path: it lies in the user's clone, not in the package."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     if spec is None or spec.loader is None:
         raise InputError(f"{script}: not a Python file; give the .py of a figure or table")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{script}: {error}; a script imports installed packages only, and what scripts share is in src/dhel_kcl/"
+        ) from error
     return module
 
 

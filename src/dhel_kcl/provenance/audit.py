@@ -23,7 +23,7 @@ from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.manifest import Artifact, absolute, changes_since, shown
 from dhel_kcl.jobs.ownership import is_release
 from dhel_kcl.jobs.stages import STAGES, run_stages
-from dhel_kcl.paper.explorer import STYLE, explorer_text, read_rows, run_rows, trainings
+from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings
 from dhel_kcl.paper.render import load_results, points_equal, read_points, render
 from dhel_kcl.paper.report import compare_report
 from dhel_kcl.provenance.crate import outdated
@@ -357,12 +357,12 @@ def _check_target(
 def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
     layout, manifests = experiment.layout, trainings(experiment)
     with outcome.blaming(layout.explorer):
-        current = run_rows(layout.results, manifests, STYLE, layout.root)
+        current = run_rows(layout.results, manifests, layout.root)
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
             outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
             return
-        page = explorer_text(layout.results, manifests, STYLE, layout.explorer, run_stages(experiment.config))
+        page = explorer_text(layout.results, manifests, layout.explorer, run_stages(experiment.config))
         same = layout.explorer.read_text(encoding="utf-8") == page
         said = "shows the values of the runs on a page that was changed; make explorer again"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)

@@ -366,14 +366,14 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
 
 
 def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
-    from dhel_kcl.paper.explorer import STYLE, read_rows, run_rows, trainings, write_explorer
+    from dhel_kcl.paper.explorer import read_rows, run_rows, trainings, write_explorer
     from dhel_kcl.paper.page import write_page
     from dhel_kcl.paper.report import compare_report, report_of
 
     experiment, made = Experiment.open(folder, scripts), Layout(output / folder.resolve().name)
     released, manifests = experiment.layout, trainings(experiment)
-    write_explorer(released.results, manifests, STYLE, made.explorer, run_stages(experiment.config))
-    rows = run_rows(released.results, manifests, STYLE, released.root)
+    write_explorer(released.results, manifests, made.explorer, run_stages(experiment.config))
+    rows = run_rows(released.results, manifests, released.root)
     write_page(report_of(experiment, released.root, made), made.report)
     same, wrong = compare_report(experiment)
     changes = changes_since(load_manifest(released.manifest("report")), code_digest("report"))

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import style
 from scipy.stats import norm, t
 
 from dhel_kcl.errors import InputError
+from dhel_kcl.results.names import LOSS_NAMES, in_order
 from dhel_kcl.results.robustness import join_runs
 
 METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
@@ -24,7 +24,7 @@ Claim = dict[str, Any]
 
 
 def theorems(theory: pd.DataFrame) -> pd.DataFrame:
-    """A row per theorem and loss, with the verdict ``holds`` or ``fails``.
+    """Compare each theorem with what was measured: a row per theorem and loss, with the verdict ``holds`` or ``fails``.
 
     Raises:
         InputError: a measured value is not finite.
@@ -36,13 +36,13 @@ def theorems(theory: pd.DataFrame) -> pd.DataFrame:
     claims = []
     for check, claims_of in (("minimise", minima), ("mini_batches", averages), ("uniform", limits)):
         rows = theory[theory["check"] == check]
-        for loss in style.in_order(rows["loss"], style.LOSS_NAMES):
+        for loss in in_order(rows["loss"], LOSS_NAMES):
             claims += claims_of(rows[rows["loss"] == loss])
     return pd.DataFrame(claims)
 
 
 def minima(rows: pd.DataFrame) -> list[Claim]:
-    """Claims about the value at the minimum and its minimiser, for each number of pairs."""
+    """Judge the value at the minimum and its minimiser, for each number of pairs."""
     claims = []
     for _, case in rows.groupby("batch_size"):
         m, d = case[["batch_size", "embedding_dim"]].iloc[0]
@@ -62,7 +62,7 @@ def minima(rows: pd.DataFrame) -> list[Claim]:
 
 
 def averages(rows: pd.DataFrame) -> list[Claim]:
-    """The claim about the mean over all mini-batches of one population."""
+    """Judge the mean over all mini-batches of one population."""
     value = rows.pivot_table(index="batch_size", columns="metric", values="value")
     average = value["loss"] - value["growth"]
     n = average.index.max()
@@ -77,7 +77,7 @@ def averages(rows: pd.DataFrame) -> list[Claim]:
 
 
 def limits(rows: pd.DataFrame) -> list[Claim]:
-    """Claims about the expected loss of uniform embeddings, at the largest batch size and over all."""
+    """Judge the expected loss of uniform embeddings, at the largest batch size and over all."""
     scalars = rows[rows["x"].isna()].pivot_table(index="batch_size", columns="metric", values="value")
     sampled = rows[rows["metric"] == "loss"].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
     mean, limit = sampled["mean"] - scalars["growth"], scalars["asymptote"].iloc[0]

@@ -1,13 +1,14 @@
-"""The one style: losses that every reader can tell apart."""
+"""Losses look different to every reader, those that are added later too."""
 
 import itertools
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+
+from dhel_kcl.declarations import loss_titles
+from dhel_kcl.paper import looks
+from dhel_kcl.results.names import BASELINES, PROPOSED, paper_first
 
 # Machado, Oliveira and Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, 2009:
 # severity 1, on linear RGB.
@@ -19,14 +20,6 @@ VISION = {
 }
 TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 WHITE = np.array([0.95047, 1, 1.08883])
-
-
-@pytest.fixture(scope="module")
-def style(scripts: Path) -> ModuleType:
-    sys.path.insert(0, str(scripts))
-    import style
-
-    return style
 
 
 def seen(colour: str, vision: str) -> np.ndarray:
@@ -43,20 +36,27 @@ def test_white_is_white() -> None:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_the_colours_of_two_losses_differ_to_every_kind_of_eye(style: ModuleType, vision: str) -> None:
-    colours = {look.name: seen(look.colour, vision) for look in style.LOSSES.values()}
+def test_the_colours_of_two_losses_differ_to_every_kind_of_eye(vision: str) -> None:
+    colours = {look.name: seen(look.colour, vision) for look in looks.LOSSES.values()}
     distances = {
         pair: np.linalg.norm(colours[pair[0]] - colours[pair[1]]) for pair in itertools.combinations(colours, 2)
     }
     assert min(distances.values()) > 20, min(distances, key=lambda pair: distances[pair])
 
 
-def test_each_loss_has_a_marker_of_its_own(style: ModuleType) -> None:
-    markers = [look.marker for look in style.LOSSES.values()]
+def test_each_loss_has_a_marker_of_its_own() -> None:
+    markers = [look.marker for look in looks.LOSSES.values()]
     assert len(set(markers)) == len(markers)
 
 
-def test_losses_of_one_family_have_dashes_of_their_own(style: ModuleType) -> None:
-    looks = list(style.LOSSES.values())
-    for family in (looks[:3], looks[4:]):
-        assert len({str(look.dash) for look in family}) == 3
+def test_losses_of_one_family_have_dashes_of_their_own() -> None:
+    for family in (BASELINES, PROPOSED[1:]):
+        assert len({str(looks.LOSSES[loss].dash) for loss in family}) == 3
+
+
+def test_the_reserve_of_looks_has_no_two_alike() -> None:
+    titles = loss_titles() | {f"mine{number:02}": f"Mine {number}" for number in range(30)}
+    more = looks._looks(paper_first(titles, (*BASELINES, *PROPOSED)))
+    assert len({(look.colour, look.marker) for look in more.values()}) == len(titles)
+    assert list(more)[:7] == ["infonce", "ntxent", "dcl", "dhel", "kcl_gaussian", "kcl_log", "kcl_imq"]
+    assert {label: more[label] for label in looks.LOSSES} == looks.LOSSES, "the paper's losses keep theirs"

@@ -12,16 +12,88 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import style
-from aggregate import PER_BATCH_SIZE, chosen, not_measured
 from scipy.stats import norm
 
+from dhel_kcl.results.choice import PER_BATCH_SIZE, chosen, not_measured
+from dhel_kcl.results.names import BASELINES, DATASET_NAMES, LOSS_NAMES, PAPER_DATASETS, PROPOSED, in_order
 from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, robustness
 from dhel_kcl.results.statistics import CONFIDENCE, paired_test
 
+
+@dataclass(frozen=True)
+class Claim:
+    """One empirical claim about a loss.
+
+    Attributes:
+        statement: what is claimed.
+        evidence: the figures and tables that show what it is judged by.
+        tolerance: what the tolerance of its margin is, in words.
+        margin: how far what was measured on one data set speaks for it, for a loss.
+        unit: of the margin; see `in_unit`.
+        about: the losses that it is about.
+    """
+
+    statement: str
+    evidence: tuple[str, ...]
+    tolerance: str
+    margin: Callable[["Measured", str], "Margin"]
+    unit: str = "accuracy"
+    about: tuple[str, ...] = PROPOSED
+
+
+_RANGE = "half the 95% interval of the difference of the ranges: over seeds, or with one seed over test images"
+CLAIMS = (
+    Claim(
+        "higher accuracy of linear evaluation than the best of the InfoNCE family",
+        ("table_linear_accuracy", "fig_batch_size"),
+        "half the 95% interval of the mean difference: over seeds, or with one seed over test images",
+        lambda measured, loss: _accuracy(measured, loss),
+    ),
+    Claim(
+        "accuracy depends less on the batch size",
+        ("table_robustness", "fig_batch_size"),
+        _RANGE,
+        lambda measured, loss: _steadiness(measured, loss, "batch_size"),
+    ),
+    Claim(
+        "accuracy depends less on the hyperparameters",
+        ("table_robustness", "fig_temperature"),
+        _RANGE,
+        lambda measured, loss: _steadiness(measured, loss, "hyperparameters"),
+    ),
+    Claim(
+        "accuracy depends less on both together",
+        ("table_robustness",),
+        _RANGE,
+        lambda measured, loss: _steadiness(measured, loss, "hyperparameters", "batch_size"),
+    ),
+    Claim(
+        "less dimensional collapse: higher effective rank of the projector's output z",
+        ("fig_effective_rank", "table_representation"),
+        "5% of the highest effective rank of the InfoNCE family",
+        lambda measured, loss: _effective_rank(measured, loss, "z"),
+        unit="relative",
+    ),
+    Claim(
+        "less dimensional collapse: higher effective rank of the backbone's features h",
+        ("fig_effective_rank", "table_representation"),
+        "5% of the highest effective rank of the InfoNCE family",
+        lambda measured, loss: _effective_rank(measured, loss, "h"),
+        unit="relative",
+    ),
+    Claim(
+        "less dimensional collapse at equal temperature: higher effective rank of z",
+        ("fig_rank_accuracy",),
+        "5% of the highest effective rank of the InfoNCE family",
+        lambda measured, loss: _rank_at_equal_temperature(measured, loss),
+        unit="relative",
+        about=("dhel",),
+    ),
+)
+ON_SEVERAL_DATA_SETS = "the higher accuracy is found on several data sets"
+"""Judged by the first claim on each of the paper's data sets."""
+
 METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged", "not_measured")
-BASELINES = ("infonce", "ntxent", "dcl")
-PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
 """For results that do not say how many test images there were: the whole test sets."""
@@ -59,18 +131,6 @@ class Margin:
         return self.obstacle or (unknown if math.isnan(self.tolerance) else "the difference is within the tolerance")
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One empirical claim about a loss, and the targets that show what it was judged by."""
-
-    statement: str
-    evidence: tuple[str, ...]
-    tolerance: str
-    margin: Callable[["Measured", str], Margin]
-    unit: str = "accuracy"
-    about: tuple[str, ...] = PROPOSED
-
-
 class Measured:
     """What was measured on one data set, as the claims compare it."""
 
@@ -88,13 +148,13 @@ class Measured:
         return pd.concat(seeds, names=["seed", None]).reset_index("seed")
 
     def varied(self, loss: str) -> set[str]:
-        """Which of `AXES` a loss was varied along."""
+        """List which of `AXES` a loss was varied along."""
         rows = self.accuracies[self.accuracies["loss"] == loss]
         counts = {axis: len(rows[columns].drop_duplicates()) for axis, columns in AXES.items()}
         return {axis for axis, count in counts.items() if count > 1}
 
     def at_choice(self, metric: str, representation: str = "") -> pd.DataFrame:
-        """Rows of a metric at the settings that validation chooses for each loss and batch size."""
+        """Take the rows of a metric at the settings that validation chooses for each loss and batch size."""
         rows = metric_rows(self.rows, metric).merge(self._choice, on=CONFIGURATION)
         return rows[rows["representation"] == representation] if representation else rows
 
@@ -103,16 +163,16 @@ class Measured:
         return chosen(self.rows, PER_BATCH_SIZE)
 
     def sampling_variance(self, accuracies: pd.Series) -> pd.Series:
-        """Variance of accuracies under another draw of as many test images."""
+        """Estimate the variance of accuracies under another draw of as many test images."""
         counted = metric_rows(self.rows, "test_images")["value"]
         images = counted.min() if len(counted) else TEST_IMAGES[self.rows["dataset"].iloc[0]]
         return accuracies * (1 - accuracies) / images
 
 
 def verdicts(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row for each data set, claim and loss that the claim is about, and one for each loss over all data sets."""
+    """Judge each claim: a row for each data set and loss that it is about, and one for each loss over all data sets."""
     rows = [*_on_each_data_set(results)]
-    gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in style.PAPER_DATASETS]
+    gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in PAPER_DATASETS]
     return [*rows, *(_on_several(loss, gains) for loss in PROPOSED if loss in {row["loss"] for row in gains})]
 
 
@@ -128,9 +188,9 @@ def _on_several(loss: str, gains: list[dict[str, Any]]) -> dict[str, Any]:
     else:
         verdict = SUPPORTED if found == {SUPPORTED} else NOT_TESTABLE
         reason = "" if verdict == SUPPORTED else "some data set cannot tell"
-    supported = [style.DATASET_NAMES[row["dataset"]] for row in of_loss if row["verdict"] == SUPPORTED]
+    supported = [DATASET_NAMES[row["dataset"]] for row in of_loss if row["verdict"] == SUPPORTED]
     return {
-        "claim": "the higher accuracy is found on several data sets",
+        "claim": ON_SEVERAL_DATA_SETS,
         "loss": loss,
         "dataset": ALL,
         "measured": f"on {len(supported)} of {len(of_loss)}" + "".join(f", {name}" for name in supported),
@@ -141,13 +201,13 @@ def _on_several(loss: str, gains: list[dict[str, Any]]) -> dict[str, Any]:
         "verdict": verdict,
         "reason": reason,
         "evidence": "table_linear_accuracy",
-        "scale": "; ".join(f"{style.DATASET_NAMES[row['dataset']]}: {row['scale']}" for row in of_loss),
+        "scale": "; ".join(f"{DATASET_NAMES[row['dataset']]}: {row['scale']}" for row in of_loss),
         "runs": join_runs(pd.Series([row["runs"] for row in of_loss])),
     }
 
 
 def _on_each_data_set(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for dataset in style.in_order(results["dataset"], style.DATASET_NAMES):
+    for dataset in in_order(results["dataset"], DATASET_NAMES):
         rows = results[(results["dataset"] == dataset) & results["metric"].isin(METRICS)]
         measured = Measured(rows)
         run = set(rows["loss"])
@@ -171,13 +231,13 @@ def _on_each_data_set(results: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def in_unit(value: float, unit: str, sign: str = "") -> str:
-    """A margin or tolerance as readers see it: a difference of accuracies, a relative difference, or an error."""
+    """Format a margin or tolerance: a difference of accuracies, a relative difference, or an error."""
     formats = {"accuracy": f"{sign}.3f", "relative": f"{sign}.0%", "error": ".0e"}
     return "" if pd.isna(value) else format(value, formats[unit])
 
 
 def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """A row for each theorem, over all its losses; the case that comes nearest to the tolerance stands for them."""
+    """Judge each theorem over all its losses; the case that comes nearest to the tolerance stands for them."""
     for claim, rows in theorems.groupby("claim", sort=False):
         holding = rows["verdict"] == "holds"
         ratio = rows["error"] / rows["tolerance"]
@@ -194,14 +254,14 @@ def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "verdict": SUPPORTED if holding.all() else NOT_SUPPORTED,
             "reason": "",
             "evidence": "table_theory",
-            "scale": f"{nearest['setting']} ({style.LOSS_NAMES[nearest['loss']]})",
+            "scale": f"{nearest['setting']} ({LOSS_NAMES[nearest['loss']]})",
             "runs": join_runs(rows["runs"]),
         }
 
 
 def _margin(claim: Claim, measured: Measured, loss: str) -> Margin:
     rows = measured.rows
-    if rows["dataset"].iloc[0] not in style.PAPER_DATASETS:
+    if rows["dataset"].iloc[0] not in PAPER_DATASETS:
         return Margin(obstacle="not one of the paper's data sets")
     if not set(BASELINES) & set(rows["loss"]):
         return Margin(obstacle="no loss of the InfoNCE family was run")
@@ -211,7 +271,7 @@ def _margin(claim: Claim, measured: Measured, loss: str) -> Margin:
 
 
 def scale(rows: pd.DataFrame) -> str:
-    """What was run on one data set, in words."""
+    """Describe what was run on one data set."""
     width = rows["width"].iloc[0]
     network = rows["backbone"].iloc[0] + ("" if width == 1 else f" at {width:g} of the width")
     sizes = ", ".join(map(str, sorted(rows["batch_size"].unique())))
@@ -234,25 +294,22 @@ def _accuracy(measured: Measured, loss: str) -> Margin:
         variance = sum(float(measured.sampling_variance(pairs[side]).sum()) for side in ("ours", "theirs"))
         tolerance = NORMAL * math.sqrt(variance) / len(pairs)
     cells = [
-        f"{ours:.3f} against {style.LOSS_NAMES[baseline]} {theirs:.3f} at batch size {size}"
+        f"{ours:.3f} against {LOSS_NAMES[baseline]} {theirs:.3f} at batch size {size}"
         for size, baseline, ours, theirs in _means(pairs, "baseline").itertuples(index=False)
     ]
     value = float((by_seed["ours"] - by_seed["theirs"]).mean())
     return Margin(value, tolerance, "; ".join(cells), runs=_runs(pairs))
 
 
-def _effective_rank(representation: str) -> Callable[[Measured, str], Margin]:
-    def margin(measured: Measured, loss: str) -> Margin:
-        ranks = measured.at_choice("effective_rank", representation)
-        pairs = _against_best_baseline(ranks, loss, ranks)
-        if pairs.empty:
-            return Margin(obstacle=NO_PAIRS)
-        means = _means(pairs)
-        cells = [f"{ours:.1f} against {theirs:.1f} at {size}" for size, ours, theirs in means.itertuples(index=False)]
-        ratio = math.exp(np.log(means["ours"] / means["theirs"]).mean())
-        return Margin(ratio - 1, RANK_TOLERANCE, f"{'; '.join(cells)} (batch size)", runs=_runs(pairs))
-
-    return margin
+def _effective_rank(measured: Measured, loss: str, representation: str) -> Margin:
+    ranks = measured.at_choice("effective_rank", representation)
+    pairs = _against_best_baseline(ranks, loss, ranks)
+    if pairs.empty:
+        return Margin(obstacle=NO_PAIRS)
+    means = _means(pairs)
+    cells = [f"{ours:.1f} against {theirs:.1f} at {size}" for size, ours, theirs in means.itertuples(index=False)]
+    ratio = math.exp(np.log(means["ours"] / means["theirs"]).mean())
+    return Margin(ratio - 1, RANK_TOLERANCE, f"{'; '.join(cells)} (batch size)", runs=_runs(pairs))
 
 
 def _rank_at_equal_temperature(measured: Measured, loss: str) -> Margin:
@@ -270,40 +327,36 @@ def _rank_at_equal_temperature(measured: Measured, loss: str) -> Margin:
     return Margin(ratio - 1, RANK_TOLERANCE, f"{'; '.join(cells)} (temperature)", runs=_runs(pairs))
 
 
-def _steadiness(*axes: str) -> Callable[[Measured, str], Margin]:
+def _steadiness(measured: Measured, loss: str, *axes: str) -> Margin:
     axis = axes[0] if len(axes) == 1 else "both"
-
-    def margin(measured: Measured, loss: str) -> Margin:
-        lost = {*measured.diverged.index, *measured.not_measured.index}
-        for count, what in ((measured.diverged, "diverged"), (measured.not_measured, "could not be measured")):
-            if loss in count:
-                return Margin(obstacle=f"{count[loss]} of its runs {what}: the worst accuracy is unknown")
-        if fixed := [NAMES_OF_AXES[each] for each in axes if each not in measured.varied(loss)]:
-            return Margin(obstacle=f"one {fixed[0]} only")
-        spread = measured.spread[measured.spread["axis"] == axis]
-        rivals = [each for each in BASELINES if each not in lost and set(axes) <= measured.varied(each)]
-        if not rivals:
-            return Margin(obstacle="each baseline diverged somewhere or was not varied so")
-        by_loss = spread[spread["loss"].isin(rivals)].groupby("loss")["range"].mean()
-        best = str(by_loss.idxmin())
-        ours, theirs = (spread[spread["loss"] == each].set_index("seed") for each in (loss, best))
-        seeds = ours.index.intersection(theirs.index)
-        if seeds.empty:
-            return Margin(obstacle=f"no seed in common with {style.LOSS_NAMES[best]}")
-        both = pd.concat([ours.loc[seeds], theirs.loc[seeds]])
-        ranges = [float(part.loc[seeds, "range"].mean()) for part in (ours, theirs)]
-        if len(seeds) > 1:
-            tolerance = _half_interval(theirs.loc[seeds, "range"], ours.loc[seeds, "range"])
-        else:
-            # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
-            variance = float(measured.sampling_variance(measured.accuracies["value"]).mean())
-            tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
-        settings = [int(part["settings"].max()) for part in (ours, theirs)]
-        baseline = style.LOSS_NAMES[best]
-        text = f"{ranges[0]:.3f} over {settings[0]} against {baseline} {ranges[1]:.3f} over {settings[1]}"
-        return Margin(ranges[1] - ranges[0], tolerance, text, runs=[*both["runs"]])
-
-    return margin
+    lost = {*measured.diverged.index, *measured.not_measured.index}
+    for count, what in ((measured.diverged, "diverged"), (measured.not_measured, "could not be measured")):
+        if loss in count:
+            return Margin(obstacle=f"{count[loss]} of its runs {what}: the worst accuracy is unknown")
+    if fixed := [NAMES_OF_AXES[each] for each in axes if each not in measured.varied(loss)]:
+        return Margin(obstacle=f"one {fixed[0]} only")
+    spread = measured.spread[measured.spread["axis"] == axis]
+    rivals = [each for each in BASELINES if each not in lost and set(axes) <= measured.varied(each)]
+    if not rivals:
+        return Margin(obstacle="each baseline diverged somewhere or was not varied so")
+    by_loss = spread[spread["loss"].isin(rivals)].groupby("loss")["range"].mean()
+    best = str(by_loss.idxmin())
+    ours, theirs = (spread[spread["loss"] == each].set_index("seed") for each in (loss, best))
+    seeds = ours.index.intersection(theirs.index)
+    if seeds.empty:
+        return Margin(obstacle=f"no seed in common with {LOSS_NAMES[best]}")
+    both = pd.concat([ours.loc[seeds], theirs.loc[seeds]])
+    ranges = [float(part.loc[seeds, "range"].mean()) for part in (ours, theirs)]
+    if len(seeds) > 1:
+        tolerance = _half_interval(theirs.loc[seeds, "range"], ours.loc[seeds, "range"])
+    else:
+        # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
+        variance = float(measured.sampling_variance(measured.accuracies["value"]).mean())
+        tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
+    settings = [int(part["settings"].max()) for part in (ours, theirs)]
+    baseline = LOSS_NAMES[best]
+    text = f"{ranges[0]:.3f} over {settings[0]} against {baseline} {ranges[1]:.3f} over {settings[1]}"
+    return Margin(ranges[1] - ranges[0], tolerance, text, runs=[*both["runs"]])
 
 
 def _half_interval(first: pd.Series, second: pd.Series) -> float:
@@ -331,54 +384,3 @@ def _means(pairs: pd.DataFrame, *keys: str) -> pd.DataFrame:
 
 def _runs(pairs: pd.DataFrame) -> list[str]:
     return [*pairs["run_x"], *pairs["run_y"]]
-
-
-_RANGE = "half the 95% interval of the difference of the ranges: over seeds, or with one seed over test images"
-CLAIMS = (
-    Claim(
-        "higher accuracy of linear evaluation than the best of the InfoNCE family",
-        ("table_linear_accuracy", "fig_batch_size"),
-        "half the 95% interval of the mean difference: over seeds, or with one seed over test images",
-        _accuracy,
-    ),
-    Claim(
-        "accuracy depends less on the batch size",
-        ("table_robustness", "fig_batch_size"),
-        _RANGE,
-        _steadiness("batch_size"),
-    ),
-    Claim(
-        "accuracy depends less on the hyperparameters",
-        ("table_robustness", "fig_temperature"),
-        _RANGE,
-        _steadiness("hyperparameters"),
-    ),
-    Claim(
-        "accuracy depends less on both together",
-        ("table_robustness",),
-        _RANGE,
-        _steadiness("hyperparameters", "batch_size"),
-    ),
-    Claim(
-        "less dimensional collapse: higher effective rank of the projector's output z",
-        ("fig_effective_rank", "table_representation"),
-        "5% of the highest effective rank of the InfoNCE family",
-        _effective_rank("z"),
-        unit="relative",
-    ),
-    Claim(
-        "less dimensional collapse: higher effective rank of the backbone's features h",
-        ("fig_effective_rank", "table_representation"),
-        "5% of the highest effective rank of the InfoNCE family",
-        _effective_rank("h"),
-        unit="relative",
-    ),
-    Claim(
-        "less dimensional collapse at equal temperature: higher effective rank of z",
-        ("fig_rank_accuracy",),
-        "5% of the highest effective rank of the InfoNCE family",
-        _rank_at_equal_temperature,
-        unit="relative",
-        about=("dhel",),
-    ),
-)

@@ -1,4 +1,4 @@
-"""Choices and averages that several figures and tables share.
+"""The settings that validation chooses, and averages at them, as several figures and tables show them.
 
 Where one configuration stands for a loss, it is the one with the highest validation accuracy (`validation_top1`,
 averaged over seeds); test accuracy takes no part in the choice. Ties go to the smallest hyperparameters.
@@ -12,30 +12,30 @@ PER_BATCH_SIZE = ["dataset", "loss", "batch_size"]
 
 
 def chosen(results: pd.DataFrame, within: list[str]) -> pd.DataFrame:
-    """For each value of the columns `within`, the configuration that validation chooses."""
+    """Choose by validation: one configuration for each value of the columns `within`."""
     validation = seed_means(metric_rows(results, "validation_top1"))
     best = validation.groupby(within, dropna=False)["mean"].idxmax()
     return validation.loc[best, CONFIGURATION].reset_index(drop=True)
 
 
 def best_rows(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-    """The rows of `metrics` at each loss's chosen hyperparameters and batch size."""
+    """Take the rows of `metrics` at each loss's chosen hyperparameters and batch size."""
     return metric_rows(results.merge(chosen(results, ["dataset", "loss"]), on=CONFIGURATION), *metrics)
 
 
 def best_of_each_loss(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-    """Seed means of `metrics` at each loss's chosen hyperparameters and batch size."""
+    """Average `metrics` over seeds at each loss's chosen hyperparameters and batch size."""
     return seed_means(best_rows(results, *metrics), ["representation", "metric", "x"])
 
 
 def with_mean_corruption(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `corrupted_top1` and, for each run and severity, a row of the corruption `mean`: their mean."""
+    """Add to rows of `corrupted_top1`, for each run and severity, a row of the corruption `mean`: their mean."""
     means = rows.groupby([*CONFIGURATION, "run", "x"], dropna=False)["value"].mean().reset_index()
     return pd.concat([rows, means.assign(corruption="mean")], ignore_index=True)
 
 
 def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-    """One metric against the batch size.
+    """Summarise one metric against the batch size.
 
     Args:
         rows: rows of one metric; the representations are kept apart.
@@ -57,7 +57,7 @@ def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_measured(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A row for each run that lacks a metric though it did not diverge: what it learnt could not be measured."""
+    """List each run that lacks a metric though it did not diverge: what it learnt could not be measured."""
     reasons = metric_rows(results, "not_measured").drop_duplicates("run")
     diverged = metric_rows(results, "diverged").query("value == 1")["run"]
     explained = pd.concat([metric_rows(results, metric)["run"], diverged])
@@ -65,7 +65,7 @@ def not_measured(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def runs_at_choice(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The runs at each loss's chosen hyperparameters; where nothing can be chosen, all runs of the loss.
+    """List the runs at each loss's chosen hyperparameters; where nothing can be chosen, all runs of the loss.
 
     Args:
         results: the results that hold the metric, the validation accuracies and which runs `diverged`.

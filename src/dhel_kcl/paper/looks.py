@@ -1,8 +1,8 @@
-"""The look of every figure and table: one palette, one set of sizes, the names that readers see."""
+"""The look of every figure: one palette, one set of sizes, panels and legends."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from matplotlib.typing import LineStyleType
 
-from dhel_kcl import declarations
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, in_order
 
 COLUMN_WIDTH = 3.25
 TEXT_WIDTH = 6.75
@@ -71,85 +71,18 @@ _APPEARANCES: dict[str, tuple[str, str, LineStyleType]] = {
     "kcl_log": ("#aa3377", "P", (0, (4, 1.5))),
     "kcl_imq": ("#cca300", "X", (0, (5, 1.5, 1, 1.5))),
 }
-# For losses added later, in alphabetical order; the lengths have no common factor, so that 30 of them differ.
+# For losses added later; the lengths have no common factor, so that 30 of them differ.
 _MORE_COLOURS = ("#117733", "#777777", "#882255", "#44aa99", "#000000")
 _MORE_MARKERS = ("<", ">", "h", "d", "p", "8")
 
 
-def _looks(titles: dict[str, str]) -> dict[str, Look]:
-    """The looks of all losses by label: the paper's in the order above, then the others."""
-    others = sorted(set(titles) - set(_APPEARANCES))
-    reserve = zip(others, itertools.cycle(_MORE_COLOURS), itertools.cycle(_MORE_MARKERS), strict=False)
-    appearances = _APPEARANCES | {label: (colour, marker, "-") for label, colour, marker in reserve}
-    return {label: Look(titles[label], *appearance) for label, appearance in appearances.items()}
+def _looks(names: Mapping[str, str]) -> dict[str, Look]:
+    """Give each loss a look, by label and in the order of `names`: the paper's their own, the others of the reserve."""
+    reserve = zip(itertools.cycle(_MORE_COLOURS), itertools.cycle(_MORE_MARKERS), strict=False)
+    return {label: Look(name, *(_APPEARANCES.get(label) or (*next(reserve), "-"))) for label, name in names.items()}
 
 
-LOSSES = _looks(declarations.loss_titles())
-PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
-DATASET_NAMES = {name: declarations.kinds()[name].title for name in (*PAPER_DATASETS, *declarations.kinds())}
-REPRESENTATION_NAMES = {"h": "backbone $h$", "z": "projector $z$"}
-CORRUPTION_NAMES = {
-    "gaussian_noise": "Gaussian noise",
-    "gaussian_blur": "Gaussian blur",
-    "contrast": "Contrast",
-    "brightness": "Brightness",
-    "jpeg": "JPEG",
-    "mean": "Mean of the five",
-}
-HYPERPARAMETER_NAMES = {
-    "temperature": r"temperature $\tau$",
-    "t": "kernel scale $t$",
-    "c": "kernel scale $c$",
-    "gamma": r"energy weight $\gamma$",
-}
-LOSS_NAMES = {loss: look.name for loss, look in LOSSES.items()}
-
-
-def in_order(values: Iterable[str], names: dict[str, str]) -> list[str]:
-    """Distinct values in the order of `names`, then alphabetically."""
-    known = list(names)
-    return sorted(set(values), key=lambda value: (known.index(value) if value in names else len(known), value))
-
-
-def for_print(table: pd.DataFrame, names: dict[str, dict[str, str]]) -> pd.DataFrame:
-    """Sort rows by columns whose identifiers have names, in the order of the names, and show the names instead.
-
-    Args:
-        table: the rows; those that agree in all the columns keep their order.
-        names: for each column, most significant first, the names of its identifiers.
-    """
-    ranks = {
-        column: {value: rank for rank, value in enumerate(in_order(table[column], order))}
-        for column, order in names.items()
-    }
-    table = table.sort_values(list(names), key=lambda column: column.map(ranks[str(column.name)]), kind="stable")
-    shown = {column: table[column].map(lambda value, n=order: n.get(value, value)) for column, order in names.items()}
-    return table.assign(**shown).reset_index(drop=True)
-
-
-def number(value: float, digits: int = 3, factor: float = 1) -> str:
-    """A number times a factor with so many digits after the point; empty for a missing value."""
-    return "" if pd.isna(value) else f"{factor * value:.{digits}f}"
-
-
-def p_value(p: float) -> str:
-    """``0.012``, ``<0.001``, or empty if nothing was tested."""
-    return "<0.001" if p < 0.001 else number(p)
-
-
-def interval(low: float, high: float, shown: Callable[[float], str] = number) -> str:
-    """``[0.869, 0.878]``, or empty if there is none."""
-    return "" if pd.isna(low) else f"[{shown(low)}, {shown(high)}]"
-
-
-def mean_and_spread(mean: float, std: float, n: float, digits: int = 3) -> str:
-    """``0.873 ± 0.004 (n=3)``, without a spread for one seed, and empty for a missing value."""
-    return "" if pd.isna(mean) else f"{mean_and_std(mean, std, digits)} (n={int(n)})"
-
-
-def mean_and_std(mean: float, std: float, digits: int = 3) -> str:
-    """``0.873 ± 0.004``, without a spread for one seed."""
-    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+LOSSES = _looks(LOSS_NAMES)
 
 
 @dataclass(frozen=True)
@@ -171,7 +104,7 @@ def facets(
     share_y: bool = False,
     name_rows: bool = True,
 ) -> tuple[Figure, list[Facet]]:
-    """A grid of panels: a column for each data set, a row for each value of `by`.
+    """Make a grid of panels: a column for each data set, a row for each value of `by`.
 
     With one data set the panels of `by` stand side by side, at most `MAX_COLUMNS` in a line. A combination
     without points has no panel.
@@ -229,7 +162,7 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 
 
 def loss_handles(points: pd.DataFrame, markers: bool = True, lines: bool = True) -> list[Artist]:
-    """Legend entries of the losses in `points`, in the fixed order."""
+    """Make the legend entries of the losses in `points`, in the fixed order."""
     return [
         Line2D(
             [],
@@ -244,7 +177,7 @@ def loss_handles(points: pd.DataFrame, markers: bool = True, lines: bool = True)
 
 
 def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
-    """The points of each loss, in the fixed order."""
+    """Split points by loss, in the fixed order."""
     return [(LOSSES[loss], points[points["loss"] == loss]) for loss in in_order(points["loss"], LOSS_NAMES)]
 
 
@@ -263,7 +196,7 @@ def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) ->
 
 
 def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
-    """Logarithmic horizontal axis with a tick at each value that was run, and some room at both ends."""
+    """Make the horizontal axis logarithmic, with a tick at each value that was run, and some room at both ends."""
     ticks = sorted(set(values))
     axes.set_xscale("log", base=base)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -274,7 +207,7 @@ def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
 
 
 def whole_ticks(axes: Axes) -> None:
-    """Horizontal ticks at whole numbers only."""
+    """Put horizontal ticks at whole numbers only."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
 
 

@@ -25,7 +25,7 @@ DIFFERENCES = {
 
 
 def matching(published: pd.Series, accuracies: pd.DataFrame, selected: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows of ours to put beside a published number, or none and every difference that is in the way.
+    """Find the rows of ours to put beside a published number, or none and every difference that is in the way.
 
     Args:
         published: a row of `config/published_results.csv`.
