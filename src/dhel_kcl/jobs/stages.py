@@ -9,8 +9,8 @@ from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ExperimentConfig
 from dhel_kcl.files import sha256_file, sha256_json
+from dhel_kcl.jobs.digests import source_digest
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import source_digest
 
 MODULES = {
     "configure": "dhel_kcl.experiment.config",
