@@ -8,7 +8,6 @@ from typing import Any
 
 import grimp
 
-from dhel_kcl.errors import InputError
 from dhel_kcl.files import sha256_json
 
 SHOWING = frozenset(
@@ -33,9 +32,6 @@ def source_digest(module: str) -> str:
 
     An edit of a plot changes the digest of the plotting stage and of nothing else, so it never retrains. See
     `docs/adr/0010-digests-of-the-syntax-tree.md` for what counts.
-
-    Raises:
-        InputError: a module is not Python.
     """
     modules = {module, *_import_graph().find_upstream_modules(module)} - NOT_COMPUTING
     digests = {name: digest for name in modules if (digest := _tree_digest(_source(name)))}
@@ -55,14 +51,10 @@ def _source(module: str) -> Path:
 @functools.cache
 def _tree_digest(path: Path) -> str | None:
     """Return the digest of what a file computes; None of a package that only gives its modules' names again."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        raise InputError(f"{path}: not Python, line {error.lineno}: {error.msg}") from error
-    statements = _computing(tree.body)
+    tree = ast.parse(path.read_bytes())
     if path.name == "__init__.py" and all(map(_names_again, tree.body)):
         return None
-    return sha256(ascii(statements).encode()).hexdigest()
+    return sha256(ascii(_computing(tree.body)).encode()).hexdigest()
 
 
 def _names_again(statement: ast.stmt) -> bool:
