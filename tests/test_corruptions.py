@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from dhel_kcl.data.corrupt import SEVERITIES, corrupt
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
+from dhel_kcl.evaluation.classifier import LinearClassifier, save_classifier
 from dhel_kcl.evaluation.corruptions import corrupted_accuracies, evaluate
-from dhel_kcl.evaluation.evaluate import LinearClassifier, linear_probe, save_classifier
+from dhel_kcl.evaluation.evaluate import linear_probe
 from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job

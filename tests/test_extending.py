@@ -159,7 +159,7 @@ def test_adding_and_editing_a_loss_or_a_kind_of_data_outdates_no_other_run(clone
     mine = digests(clone, clone / CONFIG)
     for name in ("losses/align_uniform.py", "losses/cauchy.py", "losses/dhel.py", "data/sources/even_digits.py"):
         path = clone / "src" / "dhel_kcl" / name
-        path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
         after = digests(clone, clone / CONFIG)
         changed = {job for job in mine if mine[job] != after[job]}
         loss = path.stem.replace("cauchy", "kcl_cauchy")

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.evaluation.evaluate import LinearClassifier, evaluate, linear_probe, load_classifier, save_classifier
+from dhel_kcl.evaluation.classifier import LinearClassifier, load_classifier, save_classifier
+from dhel_kcl.evaluation.evaluate import evaluate, linear_probe
 from dhel_kcl.evaluation.feature_cache import save_features
 from dhel_kcl.experiment.config import EvaluationConfig
 from dhel_kcl.files import sha256_file

@@ -13,7 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dhel_kcl.training.log import TERMS, Diverged, TensorBoard, Throughput, TrainingLog, progress_display
+from dhel_kcl.training.log import TERMS, Diverged, Throughput, TrainingLog
+from dhel_kcl.training.progress import TensorBoard, progress_display
 
 CPU = torch.device("cpu")
 
@@ -169,7 +170,7 @@ def test_where_tensorboard_has_no_folder_one_line_says_so(tmp_path: Path, capsys
 def test_without_a_terminal_a_line_is_printed_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dhel_kcl.training.log.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("dhel_kcl.training.progress.SECONDS_BETWEEN_LINES", 0)
     with progress_display("run", total_steps=10, completed=0) as display:
         display.update(5, 1.25, 100.0)
     assert "step 5/10: loss 1.2500, 100 images/s" in capsys.readouterr().err

@@ -19,20 +19,9 @@ LOSSES = Path(__file__).parent / "losses"
 KINDS = Path(__file__).parent / "data" / "sources"
 
 TAKEN = {
-    *[
-        "name",
-        "kernel",
-        "batch_sizes",
-        "run",
-        "dataset",
-        "backbone",
-        "width",
-        "epochs",
-        "train_images",
-        "loss",
-        "learning_rate",
-    ],
-    *["batch_size", "seed", "metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
+    *("name", "kernel", "batch_sizes", "run", "dataset", "backbone", "width", "epochs", "train_images", "loss"),
+    *("learning_rate", "batch_size", "seed", "metric", "representation", "corruption", "x", "value", "source"),
+    "source_sha256",
 }
 """Names that no hyperparameter can have: keys of a loss's entry, and the other columns of the results."""
 
@@ -218,50 +207,55 @@ def _constants(body: list[ast.stmt]) -> dict[str, Any]:
     return found
 
 
-def _declared(folder: Path, root: str, key: str) -> dict[str, Declared]:
-    files: dict[str, Path] = {}
-    classes: dict[str, ast.ClassDef] = {}
+@cache
+def _classes(folder: Path) -> Mapping[str, tuple[Path, ast.ClassDef]]:
+    """The classes of a folder's modules by name, each with its file."""
+    found: dict[str, tuple[Path, ast.ClassDef]] = {}
     for path in sorted(folder.glob("*.py")):
         for node in _parse(path).body:
             if isinstance(node, ast.ClassDef):
-                if node.name in classes:
-                    raise InputError(f"{path}: class {node.name} is also in {files[node.name]}; rename one")
-                files[node.name], classes[node.name] = path, node
-    required = {method.name for method in _methods(classes[root]) if _decorators(method) & {"abstractmethod"}}
+                if node.name in found:
+                    raise InputError(f"{path}: class {node.name} is also in {found[node.name][0]}; rename one")
+                found[node.name] = path, node
+    return found
+
+
+def _declared(folder: Path, root: str, key: str) -> dict[str, Declared]:
+    classes = _classes(folder)
+    required = {name for name, method in _methods(classes[root][1]).items() if "abstractmethod" in _decorators(method)}
     found: dict[str, Declared] = {}
-    for node in classes.values():
+    for path, node in classes.values():
         lineage = list(_lineage(node, classes))
-        own = _constants(node.body).get(key)
-        defined = {method.name for each in lineage if each.name != root for method in _methods(each)}
-        if node.name == root or root not in {each.name for each in lineage} or (own is None and required - defined):
+        own, named = _constants(node.body), f"class {node.name}"
+        missing = required.difference(*(_methods(each) for each in lineage if each.name != root))
+        if node.name == root or root not in {each.name for each in lineage} or (key not in own and missing):
             continue  # of another family, or only there to be derived from
-        path, named = files[node.name], f"class {node.name}"
-        if required - defined:
-            raise InputError(f"{path}: {named} does not define {', '.join(sorted(required - defined))}")
-        if not isinstance(own, str) or not re.fullmatch("[a-z][a-z0-9_]*", own):
+        if missing:
+            raise InputError(f"{path}: {named} does not define {', '.join(sorted(missing))}")
+        name = own.get(key)
+        if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise InputError(f'{path}: {named} needs {key} = "...", of a-z, 0-9 and _; configurations name it so')
-        if own in found:
-            raise InputError(f"{path}: {key} {own!r} is also in {found[own].file}; choose another one")
+        if name in found:
+            raise InputError(f"{path}: {key} {name!r} is also in {found[name].file}; choose another one")
         if not ast.get_docstring(node):
             raise InputError(f"{path}: {named} has no docstring; say there what it is, of a loss its equation")
-        constants = {name: value for each in reversed(lineage) for name, value in _constants(each.body).items()}
-        title = str(_constants(node.body).get("title", own))
+        constants = {constant: value for each in reversed(lineage) for constant, value in _constants(each.body).items()}
         numbers, takes_kernel = _hyperparameters(path, lineage)
-        found[own] = Declared(own, title, path, node.name, numbers, takes_kernel, constants)
+        title = str(own.get("title", name))
+        found[name] = Declared(name, title, path, node.name, numbers, takes_kernel, constants)
     return dict(sorted(found.items()))
 
 
-def _lineage(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+def _lineage(node: ast.ClassDef, classes: Mapping[str, tuple[Path, ast.ClassDef]]) -> Iterator[ast.ClassDef]:
     """A class and those of the folder that it derives from."""
     yield node
     for base in node.bases:
-        name = ast.unparse(base).rpartition(".")[2]
-        if name in classes:
-            yield from _lineage(classes[name], classes)
+        if (name := ast.unparse(base).rpartition(".")[2]) in classes:
+            yield from _lineage(classes[name][1], classes)
 
 
-def _methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    return [statement for statement in node.body if isinstance(statement, ast.FunctionDef)]
+def _methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    return {statement.name: statement for statement in node.body if isinstance(statement, ast.FunctionDef)}
 
 
 def _decorators(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
@@ -301,7 +295,7 @@ def _parameters(lineage: list[ast.ClassDef]) -> Iterator[tuple[str, str, ast.exp
                     if "ClassVar" not in ast.unparse(annotation):
                         yield name, ast.unparse(annotation), default
         return
-    constructor = next((method for node in lineage for method in _methods(node) if method.name == "__init__"), None)
+    constructor = next((methods["__init__"] for methods in map(_methods, lineage) if "__init__" in methods), None)
     if constructor is not None:
         given = constructor.args
         arguments = [*given.posonlyargs, *given.args][1:] + given.kwonlyargs

@@ -94,6 +94,12 @@ def test_switches_are_booleans(build) -> None:
         build()
 
 
-def test_kernel_is_a_kernel() -> None:
+class Impostor(Gaussian):
+    """Has the name of another kernel, by which operators know kernels."""
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", Gaussian, Impostor(2.0)])
+def test_kernel_is_a_kernel_of_the_package(kernel) -> None:
     with pytest.raises(ValueError, match="kernel must be a Kernel such as Gaussian"):
-        KCL("gaussian", 16.0)
+        KCL(kernel, 16.0)
+    KCL(Gaussian(2.0), 16.0)

@@ -19,9 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dhel_kcl.data.progress import writing_display
 from dhel_kcl.data.sources import ImageArray, ImageSource, LabelArray
 from dhel_kcl.errors import InputError, escaped, few, listed, quoted
 from dhel_kcl.files import atomic_path, read_json, sha256_file, sha256_json, write_json
@@ -122,12 +121,10 @@ def write_beton(
     """
     _refuse_impossible_classes(source)
     accept(source.labels)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        Progress(*columns, console=Console(stderr=True)) as progress,
+        writing_display(path.name, len(source)) as display,
         ThreadPoolExecutor(num_workers) as pool,
     ):
-        task = progress.add_task(f"checking {path.name}", total=len(source))
         sizes: dict[int, tuple[int, int]] = {}
         unusable: dict[int, str] = {}
         check = partial(_read, source, storage=storage, max_resolution=max_resolution)
@@ -136,14 +133,14 @@ def write_beton(
                 unusable[index] = outcome
             else:
                 sizes[index] = outcome
-            progress.advance(task)
+            display.advance()
         refuse = partial(_refuse_what_is_left, source, path, storage=storage, on_corrupt=on_corrupt)
         refuse(sizes, unusable)
         if unusable:
             accept(source.labels[list(sizes)])
         with atomic_path(path) as temporary:
             while True:
-                progress.reset(task, description=f"writing {path.name}", total=len(sizes))
+                display.writing(len(sizes))
                 page_bytes = _page_bytes(list(sizes.values()), storage)
                 metadata, failed = _write_pages(
                     _images(check, sizes, pool),
@@ -155,7 +152,7 @@ def write_beton(
                         "jpeg_quality": jpeg_quality,
                         "max_resolution": max_resolution,
                     },
-                    advance=lambda: progress.advance(task),
+                    advance=display.advance,
                 )
                 if not failed:
                     break

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
+from typing import Any
 
 import numba
 import torch
@@ -25,5 +25,10 @@ def importing_ffcv() -> Iterator[None]:
 
     No function that FFCV would compile while it is imported is used here.
     """
-    with patch.object(numba.config, "DISABLE_JIT", True), preserved_thread_counts():
-        yield
+    config: Any = numba.config
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, True
+    try:
+        with preserved_thread_counts():
+            yield
+    finally:
+        config.DISABLE_JIT = disabled

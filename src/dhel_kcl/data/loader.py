@@ -34,7 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class _ViewLoader:
-    """What both loaders share; they differ in the number of views and the shape of an item."""
+    """What both loaders share; they differ in the number of views, the shape of an item, and a few defaults."""
 
     num_views: int
 
@@ -46,13 +46,13 @@ class _ViewLoader:
         image_size: int,
         augmentation: AugmentationConfig,
         seed: int,
-        num_workers: int,
-        device: str | torch.device,
-        shuffle: bool,
-        drop_last: bool,
-        os_cache: bool,
-        rank: int,
-        world_size: int,
+        num_workers: int = 1,
+        device: str | torch.device = "cpu",
+        shuffle: bool = True,
+        drop_last: bool = True,
+        os_cache: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         info = open_beton(path)
         if drop_last and info.num_images < batch_size:
@@ -233,37 +233,6 @@ class TwoViewLoader(_ViewLoader):
     """
 
     num_views = 2
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        batch_size: int,
-        image_size: int,
-        augmentation: AugmentationConfig,
-        seed: int,
-        num_workers: int = 1,
-        device: str | torch.device = "cpu",
-        shuffle: bool = True,
-        drop_last: bool = True,
-        os_cache: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(
-            path,
-            batch_size=batch_size,
-            image_size=image_size,
-            augmentation=augmentation,
-            seed=seed,
-            num_workers=num_workers,
-            device=device,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            os_cache=os_cache,
-            rank=rank,
-            world_size=world_size,
-        )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Iterate over the rest of the epoch; leaving the loop early stops its threads.

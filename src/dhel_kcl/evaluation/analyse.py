@@ -7,12 +7,15 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
-from dhel_kcl import metrics
 from dhel_kcl.console import console
 from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, Features, load_features
 from dhel_kcl.experiment.config import AnalysisConfig
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
+from dhel_kcl.metrics.alignment_uniformity import alignment, uniformity
+from dhel_kcl.metrics.similarity import similarity_histogram
+from dhel_kcl.metrics.spectrum import effective_rank, rank, singular_values
+from dhel_kcl.metrics.wasserstein import wasserstein_uniformity
 
 
 def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: Path) -> None:
@@ -50,17 +53,17 @@ def _measure(name: str, features: Features, config: AnalysisConfig) -> dict[str,
 
 def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:
     x = functional.normalize(x.double())
-    edges, density = metrics.similarity_histogram(x, bins=config.similarity_bins)
+    edges, density = similarity_histogram(x, bins=config.similarity_bins)
     return {
         "scalars": {
-            "alignment": metrics.alignment(view1, view2),
-            "uniformity": metrics.uniformity(x),
-            "wasserstein_uniformity": metrics.wasserstein_uniformity(x),
-            "rank": metrics.rank(x),
-            "effective_rank": metrics.effective_rank(x),
+            "alignment": alignment(view1, view2),
+            "uniformity": uniformity(x),
+            "wasserstein_uniformity": wasserstein_uniformity(x),
+            "rank": rank(x),
+            "effective_rank": effective_rank(x),
             "embedding_dim": x.shape[1],
         },
-        "singular_value": metrics.singular_values(x).tolist(),
+        "singular_value": singular_values(x).tolist(),
         "similarity_density": {"x": ((edges[:-1] + edges[1:]) / 2).tolist(), "value": density.tolist()},
     }
 

@@ -19,7 +19,7 @@ from dhel_kcl.console import console
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.evaluation.evaluate import why_not_classified
+from dhel_kcl.evaluation.classifier import why_not_classified
 from dhel_kcl.experiment.config import AugmentationConfig, ComputeConfig, ProbeConfig, Run
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job

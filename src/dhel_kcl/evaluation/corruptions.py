@@ -15,7 +15,7 @@ from dhel_kcl.console import console
 from dhel_kcl.data.corrupt import SEVERITIES, Images, corrupt
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.evaluation.evaluate import LinearClassifier, load_classifier
+from dhel_kcl.evaluation.classifier import LinearClassifier, load_classifier
 from dhel_kcl.evaluation.features import BATCH_SIZE
 from dhel_kcl.experiment.config import ComputeConfig, Run
 from dhel_kcl.files import write_json

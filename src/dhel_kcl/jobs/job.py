@@ -11,9 +11,10 @@ from typing import Any
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ExperimentConfig, Run
 from dhel_kcl.files import sha256_file, sha256_json
+from dhel_kcl.jobs.digests import imported_modules, source_digest
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import imported_modules, record, source_digest
+from dhel_kcl.jobs.manifest import record
 from dhel_kcl.jobs.stages import STAGES, Files, Stage
 
 
@@ -150,6 +151,6 @@ def code_digest(stage: str, *plugged_in: str) -> str:
 
 
 def script_digest(script: Path) -> str:
-    """Digest of a figure or table script, of what draws it, and of the modules that it imports with those behind them."""
+    """Digest of a figure or table script, of what draws it, and of the modules that it imports."""
     modules = [source_digest(module) for module in imported_modules(script)]
     return sha256_json([code_digest("render"), *modules, sha256_file(script)])[:16]

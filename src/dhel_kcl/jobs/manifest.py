@@ -1,6 +1,5 @@
 """What produced a file: one manifest for each job, and the digests that tell when a job is out of date."""
 
-import ast
 import functools
 import os
 import platform
@@ -11,12 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-import grimp
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -125,7 +122,7 @@ def record(
         stage: the stage's name.
         subject: the run, beton or figure that the job is about.
         settings: the part of the resolved configuration that the outputs depend on.
-        source: digest of the stage's source code, from `source_digest`.
+        source: digest of the stage's source code, from `digests.source_digest`.
         inputs: files read, by name.
         outputs: files written, by name; the block may add to it.
         seeds: seeds of the named random streams.
@@ -192,44 +189,6 @@ def refuse_future(inputs: Iterable[Path]) -> None:
 def _describe(path: Path, folder: Path) -> Artifact:
     relative = os.path.relpath(absolute(path), absolute(folder))
     return Artifact(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
-
-
-@functools.cache
-def _import_graph() -> grimp.ImportGraph:
-    return grimp.build_graph("dhel_kcl", cache_dir=None)
-
-
-def imported_modules(script: Path) -> list[str]:
-    """List the modules of this package that a script imports; the script is read, not run."""
-    named: set[str] = set()
-    for node in ast.walk(ast.parse(script.read_bytes())):
-        if isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            named |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return sorted(named & _import_graph().modules)
-
-
-_NOT_COMPUTING = {
-    "dhel_kcl",
-    *(f"dhel_kcl.{name}" for name in ("experiment.config", "declarations", "errors", "experiment.strict_yaml")),
-}
-"""Modules whose code no result depends on: what they read enters a job's digest by its value."""
-
-
-@functools.cache
-def source_digest(module: str) -> str:
-    """Digest of a module's source together with every module of this package that it imports.
-
-    A plotting edit changes the digest of the plotting stage and of nothing else, so it never retrains.
-    """
-    package = Path(__file__).parents[1]
-    digest = sha256()
-    for name in sorted({module, *_import_graph().find_upstream_modules(module)} - _NOT_COMPUTING):
-        relative = Path(*name.split(".")[1:])
-        file = package / relative / "__init__.py"
-        digest.update((file if file.exists() else (package / relative).with_suffix(".py")).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]

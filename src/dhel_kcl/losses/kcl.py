@@ -4,7 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dhel_kcl.losses.kernels import KERNELS, Kernel
+from dhel_kcl import declarations
+from dhel_kcl.losses.kernels import Kernel
 from dhel_kcl.losses.pair_loss import PairLoss, Terms
 from dhel_kcl.losses.parameters import positive, switch
 from dhel_kcl.losses.streaming.kernel_energy import mean_kernel
@@ -35,7 +36,8 @@ class KCL(PairLoss):
 
     def __init__(self, kernel: Kernel, gamma: float, reference_weighting: bool = False) -> None:
         super().__init__()
-        if type(kernel) not in KERNELS.values():
+        declared = declarations.kernels().get(getattr(kernel, "name", ""))
+        if declared is None or type(kernel) is not declared.load():
             raise ValueError(f"kernel must be a Kernel such as Gaussian(t=2.0), got {kernel!r}")
         self.kernel = kernel
         self.gamma = positive("gamma", gamma)

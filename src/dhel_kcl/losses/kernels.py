@@ -13,9 +13,6 @@ from torch import Tensor
 from dhel_kcl.losses.parameters import nonzero, positive
 from dhel_kcl.losses.streaming.operators import Operator
 
-KERNELS: dict[str, type["Kernel"]] = {}
-"""Every kernel that has been imported, by the name that configs use."""
-
 
 @dataclass(frozen=True)
 class Kernel(ABC):
@@ -30,9 +27,6 @@ class Kernel(ABC):
     name: ClassVar[str]
     reference_energy_weight: ClassVar[float] = 1.0
     steep: ClassVar[bool] = False
-
-    def __init_subclass__(cls) -> None:
-        KERNELS[cls.name] = cls
 
     @abstractmethod
     def radial(self, squared_distance: Tensor) -> Tensor:

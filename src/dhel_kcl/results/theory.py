@@ -21,10 +21,12 @@ from torch.nn import functional
 
 from dhel_kcl.experiment.config import TheoryConfig, loss_label
 from dhel_kcl.jobs.job import Job
-from dhel_kcl.losses import PairLoss, build_loss
+from dhel_kcl.losses import PairLoss, build_loss  # the package: the digest of this stage has every loss
 from dhel_kcl.results.table import write_results
 from dhel_kcl.seeding import derive_seed
-from dhel_kcl.theory import asymptote, cross_polytope, growth, minimum, simplex
+from dhel_kcl.theory.asymptotics import asymptote, growth
+from dhel_kcl.theory.configurations import cross_polytope, simplex
+from dhel_kcl.theory.minima import minimum
 
 MOST_REPLICATES = 256
 FEWEST_REPLICATES = 4

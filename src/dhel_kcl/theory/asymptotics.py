@@ -8,7 +8,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import betaln, gammaln, hyp0f1, ive
 
-from dhel_kcl.losses import build_loss
+from dhel_kcl.losses.build import build_loss
 from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dhel_kcl.losses import build_loss
+from dhel_kcl.losses.build import build_loss
 from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
 
 

@@ -1,22 +1,18 @@
-"""What a run says while it trains: its log, its throughput, its progress bar, TensorBoard.
+"""What a run records while it trains: the terms of its steps, its throughput, and where it diverged.
 
 The terms of each step stay on the device and are read every few steps, so that the host does not wait for each.
 """
 
 import math
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dhel_kcl.console import console
 from dhel_kcl.files import atomic_path
 
 TERMS = ("loss", "alignment", "energy", "gradient_norm")
@@ -25,7 +21,6 @@ LOG_COLUMNS = (
     *("knn_top1", "effective_rank_h", "effective_rank_z"),
 )
 THROUGHPUT_COLUMNS = ("epoch", "seconds", "images_per_second", "waiting_for_data")
-SECONDS_BETWEEN_LINES = 60
 
 Item = TypeVar("Item")
 
@@ -194,126 +189,3 @@ def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str])
     """Write rows as CSV with all of `columns`, also where there is no row."""
     with atomic_path(path) as temporary:
         pd.DataFrame(rows, columns=pd.Index(columns)).to_csv(temporary, index=False)
-
-
-class ProgressDisplay:
-    """A bar with loss, images per second and time left; where there is no terminal, a line now and then."""
-
-    def __init__(self, progress: Progress, task: TaskID, total_steps: int) -> None:
-        self._progress, self._task, self._total = progress, task, total_steps
-        self._last_line = time.monotonic()
-
-    def update(self, step: int, loss: float, images_per_second: float) -> None:
-        """Show where the run is."""
-        self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
-        if not console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self.line(f"step {step}/{self._total}: loss {loss:.4f}, {images_per_second:.0f} images/s")
-
-    def line(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(text)
-        self._last_line = time.monotonic()
-
-
-@contextmanager
-def progress_display(description: str, total_steps: int, completed: int) -> Iterator[ProgressDisplay]:
-    """Show a progress bar in this block."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}, {task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total_steps, completed=completed, loss=math.nan, rate=0.0)
-        yield ProgressDisplay(progress, task, total_steps)
-
-
-class TensorBoard:
-    """Scalars for `tensorboard --logdir`; with no folder, nothing.
-
-    They are no result: where they cannot be written, as on a full disk, one line says so and the run goes on without
-    them. That is why they are written here: the library's writer fails in a thread of its own.
-
-    Args:
-        folder: where the events go; what an interrupted run wrote after `step` is superseded.
-        step: the step that the run goes on from.
-    """
-
-    def __init__(self, folder: Path | None, step: int) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        if folder is None:
-            return
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        with self._going_on_without():
-            if step == 0 and not folder.is_symlink():
-                for earlier in folder.glob("events.out.tfevents.*"):
-                    earlier.unlink()
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / f"events.out.tfevents.{time.time_ns():019d}.{platform.node()}").open("wb")
-        first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
-        if step:  # readers drop what an earlier file has from there on
-            start = SessionLog(status=SessionLog.START)
-            first.append(Event(wall_time=time.time(), step=step + 1, session_log=start))
-        self._write(first)
-
-    def steps(self, rows: list[list[float]], last_step: int) -> None:
-        """Add the terms of consecutive steps, of which `last_step` is the last."""
-        self._add(
-            (f"step/{name}", value, step)
-            for step, row in enumerate(rows, start=last_step - len(rows) + 1)
-            for name, value in zip(TERMS, row, strict=True)
-        )
-
-    def epoch(self, row: Mapping[str, float], images_per_second: float) -> None:
-        """Add the means of an epoch."""
-        named = {**row, "images_per_second": images_per_second}
-        self._add((f"epoch/{name}", named[name], int(row["step"])) for name in named if name not in ("epoch", "step"))
-
-    def close(self) -> None:
-        """End the file."""
-        if self._file is not None:
-            with self._going_on_without():
-                self._file.close()
-
-    def _add(self, scalars: Iterable[tuple[str, float, int]]) -> None:
-        if self._file is None:
-            return
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._write(
-            [
-                Event(
-                    wall_time=time.time(),
-                    step=step,
-                    summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]),
-                )
-                for tag, value, step in scalars
-            ]
-        )
-
-    def _write(self, events: Iterable[Any]) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        if self._file is None:
-            return
-        with self._going_on_without():
-            writer = RecordWriter(self._file)
-            for event in events:
-                writer.write(event.SerializeToString())
-            writer.flush()
-
-    @contextmanager
-    def _going_on_without(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            console.print(f"{self._folder}: no more events for TensorBoard ({error.strerror}); the run goes on without")
-            if self._file is not None:
-                with suppress(OSError):  # closing writes what is left, which fails as well
-                    self._file.close()
-            self._file = None

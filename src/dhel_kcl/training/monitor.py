@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dhel_kcl import metrics
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.experiment.config import MonitorConfig
+from dhel_kcl.metrics.knn import knn_accuracy
+from dhel_kcl.metrics.spectrum import effective_rank
 from dhel_kcl.training.encoder import Encoder
 
 BATCH_SIZE = 250
@@ -60,12 +61,12 @@ class Monitor:
         measured: dict[str, float] = {}
         for name, x in (("effective_rank_h", h), ("effective_rank_z", z)):
             with suppress(ValueError):
-                measured[name] = metrics.effective_rank(x)
+                measured[name] = effective_rank(x)
         h, label = h[label >= 0], label[label >= 0]
         bank = len(h) - max(2, round(QUERIES * len(h)))
         if bank >= 2 and len(label[:bank].unique()) >= 2:
             with suppress(ValueError):
-                measured["knn_top1"] = metrics.knn_accuracy(
+                measured["knn_top1"] = knn_accuracy(
                     h[:bank], label[:bank], h[bank:], label[bank:], k=min(self.config.neighbours, bank)
                 )
         return measured

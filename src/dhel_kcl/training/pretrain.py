@@ -35,11 +35,12 @@ from dhel_kcl.seeding import derive_seed
 from dhel_kcl.training.checkpoints import Checkpoints
 from dhel_kcl.training.devices import prepare_device, training_dtype
 from dhel_kcl.training.encoder import build_encoder, save_encoder
-from dhel_kcl.training.log import Diverged, ProgressDisplay, TensorBoard, Throughput, TrainingLog, progress_display
+from dhel_kcl.training.log import Diverged, Throughput, TrainingLog
 from dhel_kcl.training.monitor import Monitor
 from dhel_kcl.training.optimizer import build_optimizer, build_schedule
 from dhel_kcl.training.outcome import read_outcome
 from dhel_kcl.training.processes import Processes, become_torchrun, synchronise_batch_norm
+from dhel_kcl.training.progress import ProgressDisplay, TensorBoard, progress_display
 from dhel_kcl.training.tensor_files import is_finite
 
 
@@ -216,11 +217,7 @@ class _Training:
         row = self.log.end_epoch(learning_rate, monitor.measure(self.encoder) if watching else {})
         rate = throughput.images_per_second
         board.epoch(row, rate)
-        knn = f", k-NN accuracy {row['knn_top1']:.3f}" if "knn_top1" in row else ""
-        display.line(
-            f"epoch {epoch}/{self.run.dataset.epochs}: loss {row['loss']:.4f}{knn}, "
-            f"learning rate {learning_rate:.4g}, {rate:.0f} images/s"
-        )
+        display.epoch(row, self.run.dataset.epochs, rate)
         if self.processes.is_first:
             self.log.write(log_path)
 
@@ -304,11 +301,11 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
     training.encoder.load_state_dict(initial if state is None else state["encoder"])
     kept = 0 if state is None else state["log"]["step"]
     epoch = math.ceil(event.step / len(training.loader))
-    # At the first step no update has been made that a lower rate could change.
-    advice = "Check the loss's hyperparameters" if event.step == 1 else "A lower optimizer.learning_rate may help"
     console.print(
         f"{run.id}: diverged in epoch {epoch} at {event} (of {training.total_steps}); recorded as diverged, with the "
-        f"weights after step {kept}. {advice}"
+        f"weights after step {kept}. "
+        # At the first step no update has been made that a lower rate could change.
+        + ("Check the loss's hyperparameters" if event.step == 1 else "A lower optimizer.learning_rate may help")
     )
     terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
     return {"status": "diverged", "step": event.step, "epoch": epoch, "weights_of_step": kept, "terms": terms}

@@ -5,7 +5,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from dhel_kcl.losses.kernels import KERNELS, Kernel
+from dhel_kcl import declarations
+from dhel_kcl.losses.kernels import Kernel
 from dhel_kcl.losses.streaming.distributed import agree, sum_over_processes
 from dhel_kcl.losses.streaming.operators import Energy
 from dhel_kcl.losses.streaming.tiles import upper_triangle
@@ -16,7 +17,7 @@ def mean_kernel(x: Tensor, kernel: Kernel) -> Tensor:
 
     Args:
         x: (n, d) unit rows, float32 or float64.
-        kernel: a kernel of `KERNELS`.
+        kernel: one of the package's, which `declarations.kernels` lists.
 
     Returns:
         Scalar.
@@ -28,7 +29,7 @@ def mean_kernel(x: Tensor, kernel: Kernel) -> Tensor:
 
 
 def _kernel_energy(x: Tensor, kernel: str, parameters: list[float], with_gradient: bool) -> tuple[Tensor, Tensor]:
-    k = KERNELS[kernel](*parameters)
+    k: Kernel = declarations.kernels()[kernel].load()(*parameters)  # an operator takes no objects
     num_pairs = len(x) * (len(x) - 1) / 2
     # Near r = 0 a steep kernel multiplies x_i - x_j by so much that float32 would leave nothing of the difference.
     points = x.double() if k.steep else x
