@@ -68,22 +68,21 @@ def settings(config: ExperimentConfig, stage: str, subject: str = "") -> Any:
         threads, device = compute.threads, {"device": compute.device, "tf32": compute.tf32}
         match stage:
             case "pretrain":
-                values = run.model_dump(mode="json", exclude={"probe_augmentation"})
-                for key in ("augmentation", "protocol", "probe"):  # resolved, or of no account here
+                values = run.model_dump(mode="json")
+                for key in ("protocol", "probe"):  # resolved, or of no account here
                     values["dataset"].pop(key)
                 values["dataset"]["optimizer"].pop("learning_rate")
                 arithmetic = compute.model_dump(include={"precision", "compile", "gpus_per_run"})
                 return {**values, "monitor": config.monitor.model_dump(), "threads": threads, **device, **arithmetic}
             case "features":
-                views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
+                views = run.dataset.model_dump(mode="json", include={"augmentation", "image_size"})
                 return {**views, "seed": run.seed, "threads": threads, **device}
             case "evaluate":
                 values = config.evaluation.model_dump(mode="json", exclude={"augmented_images", "corruptions"})
                 return {**values, "threads": threads, "seed": run.seed}
             case "augmented_probe":
-                values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
                 probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
-                return {**values, **probe, "threads": threads, **device}
+                return {**probe, "seed": run.seed, "threads": threads, **device}
             case "corruptions":
                 return {"image_size": run.dataset.image_size, "seed": run.seed, "threads": threads, **device}
             case "analyse":
