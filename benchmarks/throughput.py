@@ -56,7 +56,7 @@ def measure(run: Run, compute: ComputeConfig, batch_size: int, beton: Path, seco
         beton,
         batch_size=batch_size,
         image_size=dataset.image_size,
-        augmentation=run.augmentation,
+        augmentation=run.dataset.augmentation,
         seed=0,
         num_workers=workers,
         device=device,

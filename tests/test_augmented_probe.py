@@ -38,7 +38,7 @@ def encoder() -> Encoder:
 
 def probe(encoder: Encoder, betons: dict[str, Path], config: ProbeConfig = CONFIG, **options: int) -> dict[str, float]:
     return augmented_linear_probe(
-        encoder, betons["train"], betons["test"], config, SHIFT, image_size=8, **{"seed": 0, **options}
+        encoder, betons["train"], betons["test"], config, image_size=8, **{"seed": 0, **options}
     )
 
 

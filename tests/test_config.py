@@ -22,6 +22,7 @@ from dhel_kcl.experiment.config import (
     write_resolved_config,
 )
 
+RELEASES = sorted(path for path in (REPOSITORY / "docs" / "results").iterdir() if path.is_dir())
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
 
 
@@ -83,8 +84,8 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("losses.1.kernel", "laplace", "losses.1"),
         ("batch_sizes", [1], "greater than or equal to 2"),
         ("batch_sizes", [128, 128], "batch_sizes: repeated values 128"),
-        ("datasets.0.augmentation", "simclr", "unknown 'simclr'; there are crop_flip, digits, none,"),
-        ("datasets.0.probe.augmentation", "shift", "datasets.digits.probe.augmentation: unknown 'shift'"),
+        ("datasets.0.augmentation", "simclr", "augmentation: unknown; there are simclr_cifar,"),
+        ("datasets.0.probe.augmentation", "shift", "datasets.0.probe.augmentation: unknown; there are"),
         ("datasets.0.probe", None, "datasets.digits.probe: missing, and evaluation.augmented_images needs it"),
         ("datasets.0.probe.augmentation", {"shift": 8}, "probe.augmentation: shift must be below image_size"),
         ("datasets.0.protocol", "simclr", "protocol: unknown 'simclr'; there are simclr_cifar, simclr_imagenet100"),
@@ -98,12 +99,14 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("theory.temprature", 0.5, "theory.temprature: unknown key"),
         ("theory.mini_batches.population", 30, "less than or equal to 14"),
         ("theory.uniform.batch_sizes", [2, 8, 8], "theory.uniform.batch_sizes: repeated values 8"),
-        ("augmentations.digits.crop.scale", [0.9, 0.1], "low <= high"),
+        ("datasets.0.augmentation.crop.scale", [0.9, 0.1], "low <= high"),
         ("datasets.0.encoder.embedding_dim", 1, "greater than or equal to 2"),
         ("datasets.0.encoder.width", 0.005, "leaves no channel"),
-        ("augmentations.digits.blur", {"sigma": [2.0, 0.1]}, "low <= high"),
-        ("augmentations.none", {"flip_probability": 0.5}, "augmentations.none: this name is built in"),
-        ("augmentations.digits.solarisation", {"threshold": 300}, "less than or equal to 255"),
+        ("datasets.0.augmentation.blur", {"sigma": [2.0, 0.1]}, "low <= high"),
+        ("augmentations", {"mine": {"shift": 1}}, "augmentations: unknown key; write the mapping in place of its name"),
+        ("augmentations", {"none": {"flip_probability": 0.5}}, "augmentations: unknown key"),
+        ("augmentations", None, "augmentations: unknown key"),
+        ("datasets.0.augmentation.solarisation", {"threshold": 300}, "less than or equal to 255"),
         ("seeds", [-1], "greater than or equal to 0"),
     ],
 )
@@ -198,24 +201,21 @@ def test_a_home_folder_is_written_out_in_every_path(values: dict[str, Any], monk
 class TestSeveralSources:
     """Files and `--config` make up one configuration; each later one replaces whole top-level keys."""
 
-    def combined(self, tmp_path: Path, *texts: str, **given: Any) -> ExperimentConfig:
+    def combined(self, tmp_path: Path, *texts: str) -> ExperimentConfig:
         paths = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
         for path, text in zip(paths, texts, strict=True):
             path.write_text(text, encoding="utf-8")
-        return load_combined([TINY, *paths], given)
+        return load_combined([TINY, *paths])
 
     def test_a_later_file_replaces_a_key_as_a_whole(self, tmp_path: Path) -> None:
         config = self.combined(tmp_path, "compute: {threads: 2, tensorboard: false}\nname: a", "compute: {threads: 3}")
         assert (config.compute, config.name) == (ComputeConfig(threads=3), "a")
 
     def test_config_replaces_a_key_as_a_whole(self) -> None:
-        assert load_combined([TINY], {"compute": {"threads": "3"}}).compute == ComputeConfig(threads=3)
+        assert load_combined([TINY], ["compute={threads: 3}"]).compute == ComputeConfig(threads=3)
 
     def test_values_of_config_are_read_like_those_of_a_file(self) -> None:
-        arguments = ["--config", "seeds=[1, 2]", "evaluation={corruptions: true, validation_fraction: 2e-1}"]
-        given = {"seeds": ["1", "2"], "evaluation": {"corruptions": "true", "validation_fraction": "2e-1"}}
-        config = load_combined([TINY], given, arguments)
-        assert config == load_combined([TINY], given)
+        config = load_combined([TINY], ["seeds=[1, 2]", "evaluation={corruptions: true, validation_fraction: 2e-1}"])
         assert (config.seeds, config.evaluation.corruptions, config.evaluation.validation_fraction) == (
             [1, 2],
             True,
@@ -223,18 +223,18 @@ class TestSeveralSources:
         )
 
     @pytest.mark.parametrize(
-        ("arguments", "given", "said"),
+        ("assignments", "said"),
         [
-            (["seeds=[0]", "seeds=[1]"], {"seeds": ["1"]}, "--config seeds: given twice"),
-            (["compute={threads: 1, threads: 2}"], {"compute": {"threads": "2"}}, "key 'threads' is given twice"),
-            (["seeds=[010]"], {"seeds": ["010"]}, "seeds.0: Input should be a valid integer"),
-            ([], {"seeds": ["yes"]}, "seeds.0: Input should be a valid integer"),
-            (["seeds="], {"seeds": None}, "--config seeds: empty"),
+            (["seeds=[0]", "seeds=[1]"], "--config seeds: given twice"),
+            (["compute={threads: 1, threads: 2}"], "key 'threads' is given twice"),
+            (["seeds=[010]"], "seeds.0: Input should be a valid integer"),
+            (["seeds=[yes]"], "seeds.0: Input should be a valid integer"),
+            (["seeds="], "--config seeds: empty"),
         ],
     )
-    def test_a_mistake_in_config_is_named(self, arguments: list[str], given: dict[str, Any], said: str) -> None:
+    def test_a_mistake_in_config_is_named(self, assignments: list[str], said: str) -> None:
         with pytest.raises(InputError, match=re.escape(said)):
-            load_combined([TINY], given, arguments)
+            load_combined([TINY], assignments)
 
     def test_a_file_of_another_form_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"0\.yaml: Input should be a valid dictionary"):
@@ -285,11 +285,13 @@ def test_a_protocol_is_spelt_out_and_gives_way_to_what_the_data_set_says(tmp_pat
     plain, short = config.datasets
     assert (plain.epochs, short.epochs) == (200, 3)
     assert plain.optimizer == short.optimizer
-    assert plain.augmentations == {"augmentation": "simclr_cifar", "probe.augmentation": "shift_flip"}
+    assert plain.augmentation == built_in_augmentations()["simclr_cifar"]
+    assert plain.probe is not None
+    assert plain.probe.augmentation == built_in_augmentations()["shift_flip"]
     write_resolved_config(config, tmp_path / "resolved.yaml")
     resolved = yaml.safe_load((tmp_path / "resolved.yaml").read_text(encoding="utf-8"))
     assert resolved["datasets"][0]["optimizer"]["learning_rate"]["256"] == 1.0
-    assert resolved["augmentations"]["shift_flip"]["shift"] == 4
+    assert resolved["datasets"][0]["probe"]["augmentation"]["shift"] == 4
     assert load_config(tmp_path / "resolved.yaml") == config
 
 
@@ -327,20 +329,20 @@ def test_every_value_of_a_protocol_names_its_source() -> None:
             assert re.search(r"#.*(\[[AMP]\]|the data set's own|chosen here)", near), line
 
 
-def test_built_in_augmentations_that_are_used_are_spelt_out_when_resolved(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_named_augmentation_stands_for_its_values(values: dict[str, Any]) -> None:
     values["datasets"][0]["augmentation"] = "simclr_cifar"
-    config = parse_config(values, "used.yaml")
-    assert set(config.augmentations) == {"digits", "simclr_cifar"}
-    inline = values["datasets"][0] | {"name": "inline", "augmentation": {"flip_probability": 0.5}}
-    assert parse_config(values | {"datasets": [inline, *values["datasets"]]}, "both.yaml").augmentations.keys() == {
-        "digits",
-        "simclr_cifar",
-    }
-    assert next(iter(config.runs.values())).augmentation == built_in_augmentations()["simclr_cifar"]
-    write_resolved_config(config, tmp_path / "resolved.yaml")
-    assert load_config(tmp_path / "resolved.yaml") == config
+    named = parse_config(values, "named.yaml")
+    values["datasets"][0]["augmentation"] = built_in_augmentations()["simclr_cifar"].model_dump(mode="json")
+    assert parse_config(values, "spelt_out.yaml") == named
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+def test_a_release_that_lists_the_built_in_augmentations_is_read(release: Path) -> None:
+    text = (release / "config.yaml").read_text(encoding="utf-8")
+    listed = yaml.safe_load(text)["augmentations"]
+    read = load_config(release / "config.yaml")
+    for dataset, written in zip(read.datasets, yaml.safe_load(text)["datasets"], strict=True):
+        assert dataset.augmentation.model_dump(mode="json") == listed[written["augmentation"]]
 
 
 def test_the_built_in_augmentations() -> None:

@@ -8,7 +8,6 @@ import yaml
 from workspace import REPOSITORY, TINY, run
 
 PROFILES = sorted(path.name for path in (REPOSITORY / "workflow" / "profiles").iterdir())
-KUBERNETES = REPOSITORY / "workflow" / "profiles" / "kubernetes"
 
 
 def dry_run(profile: Path, workspace: Path) -> tuple[int, str]:
@@ -56,15 +55,3 @@ def test_the_slurm_profile_sends_the_rules_that_use_a_gpu_to_its_gpu_partition()
         rule: resources["slurm_partition"] for rule, resources in profile["set-resources"].items()
     } == dict.fromkeys(on_gpu, "gpu")
     assert profile["default-resources"]["slurm_partition"] != "gpu"
-
-
-def test_the_profile_for_kubernetes_says_what_its_pod_has() -> None:
-    profile = yaml.safe_load((KUBERNETES / "config.yaml").read_text(encoding="utf-8"))
-    pod = yaml.safe_load((KUBERNETES / "job.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert profile["cores"] == container["resources"]["requests"]["cpu"]
-    assert profile["resources"] == [f"gpu={container['resources']['limits']['nvidia.com/gpu']}"]
-    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    assert container["workingDir"] in [mount["mountPath"] for mount in container["volumeMounts"]]
-    for path in re.findall(r"--(?:workflow-profile|configfile) (\S+?)\)?\s", container["args"][0]):
-        assert (REPOSITORY / path).exists()

@@ -21,7 +21,7 @@ except ModuleNotFoundError:
 from dhel_kcl.console import fail, log_to, tell
 from dhel_kcl.errors import INTERRUPTED, InputError
 from dhel_kcl.experiment.config import OnlyConfig, load_config, parse_yaml
-from dhel_kcl.experiment.strict_yaml import read_scalars
+from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.files import private_folder
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import Job
@@ -320,7 +320,7 @@ def plan(
     values: dict[str, list[Any]] = {}
     for filter_ in only or []:
         axis, _, named = filter_.partition("=")
-        values.setdefault(axis, []).extend(read_scalars(named.split(",")))
+        values.setdefault(axis, []).extend(map(read_scalar, named.split(",")))
     asked = load_config(config, values or None)
     from rich.console import Console
 

@@ -20,7 +20,7 @@ from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import why_not_classified
-from dhel_kcl.experiment.config import AugmentationConfig, ComputeConfig, ProbeConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig, ProbeConfig, Run
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.seeding import derive_seed
@@ -37,7 +37,6 @@ def augmented_linear_probe(
     train: Path,
     test: Path,
     config: ProbeConfig,
-    augmentation: AugmentationConfig,
     *,
     image_size: int,
     seed: int,
@@ -54,8 +53,7 @@ def augmented_linear_probe(
         encoder: on the device to compute on; its state is not changed.
         train: beton of the labelled training images.
         test: beton of the test images.
-        config: epochs, batch size and optimiser.
-        augmentation: how a training image is varied.
+        config: how a training image is varied, epochs, batch size and optimiser.
         image_size: pixels.
         seed: of the order and the views, both unrelated to those that pretraining derives from the same seed.
         num_workers: threads that make views.
@@ -74,7 +72,7 @@ def augmented_linear_probe(
         train,
         batch_size=batch_size,
         image_size=image_size,
-        augmentation=augmentation,
+        augmentation=config.augmentation,
         seed=derive_seed(seed, "augmented_probe"),
         num_workers=workers,
         device=device,
@@ -145,7 +143,7 @@ def evaluate(
     Raises:
         InputError: the data set has no `probe`, or an input is missing or damaged.
     """
-    if run.dataset.probe is None or run.probe_augmentation is None:
+    if run.dataset.probe is None:
         raise InputError(f"datasets.{run.dataset.name}.probe: missing; name a protocol or give its values")
     if read_outcome(outcome).diverged:
         write_json(output, {})
@@ -159,7 +157,6 @@ def evaluate(
                 betons["train"],
                 betons["test"],
                 run.dataset.probe,
-                run.probe_augmentation,
                 image_size=run.dataset.image_size,
                 seed=run.seed,
                 num_workers=compute.loader_workers,

@@ -59,7 +59,7 @@ def extract_features(
             betons["test"],
             batch_size=BATCH_SIZE,
             image_size=image_size,
-            augmentation=run.augmentation,
+            augmentation=run.dataset.augmentation,
             seed=run.seed,
             num_workers=workers,
             device=device,

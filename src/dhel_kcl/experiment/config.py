@@ -35,7 +35,7 @@ from pydantic_core import CoreSchema
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.strict_yaml import read_scalars, read_yaml, write_yaml
+from dhel_kcl.experiment.strict_yaml import read_yaml, write_yaml
 from dhel_kcl.files import atomic_path
 
 # Bounds stand well beyond what anyone needs, and before what libraries answer with a crash, a file that cannot be
@@ -156,18 +156,24 @@ def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
     return {name: AugmentationConfig.model_validate(each) for name, each in values.items()}
 
 
+def _named_augmentation(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in built_in_augmentations():
+            raise ValueError(f"unknown; there are {', '.join(built_in_augmentations())}, or write a mapping")
+        return built_in_augmentations()[value]
+    return value
+
+
+Augmentation = Annotated[AugmentationConfig, BeforeValidator(_named_augmentation)]
+"""A mapping of operations, or the name of a built-in one; the resolved configuration has it spelt out."""
+
+
 @cache
 def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
     """The training protocols of `protocols.yaml`, which gives the source of each value, by name."""
     text = resources.files("dhel_kcl.experiment").joinpath("protocols.yaml").read_text(encoding="utf-8")
     protocols: dict[str, dict[str, Any]] = read_yaml(text, "protocols.yaml")
     return protocols
-
-
-def _with_protocol(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """An unvalidated data set, with what it does not say itself from the protocol that it names, if there is one."""
-    name = dataset.get("protocol")
-    return {**(built_in_protocols().get(name, {}) if isinstance(name, str) else {}), **dataset}
 
 
 class DataConfig(_Strict):
@@ -242,7 +248,7 @@ class OptimizerConfig(_Strict):
 class ProbeConfig(_Strict):
     """Linear evaluation on augmented images: SGD on the frozen encoder's features, the rate falling linearly to 0."""
 
-    augmentation: str | AugmentationConfig
+    augmentation: Augmentation
     epochs: Epochs
     batch_size: BatchSize
     learning_rate: Positive
@@ -260,7 +266,7 @@ class DatasetConfig(_Strict):
     protocol: str | None = None
     data: DataConfig
     image_size: Pixels
-    augmentation: str | AugmentationConfig
+    augmentation: Augmentation
     encoder: EncoderConfig
     optimizer: OptimizerConfig
     epochs: Epochs
@@ -272,14 +278,16 @@ class DatasetConfig(_Strict):
         if isinstance(values, Mapping) and isinstance(name := values.get("protocol"), str):
             if name not in built_in_protocols():
                 raise ValueError(f"protocol: unknown {name!r}; there are {', '.join(built_in_protocols())}")
-            return _with_protocol(values)
+            return {**built_in_protocols()[name], **values}
         return values
 
-    @property
-    def augmentations(self) -> dict[str, str | AugmentationConfig]:
-        """The augmentations that the data set uses, by the key that says which."""
-        used = {"augmentation": self.augmentation}
-        return used | ({"probe.augmentation": self.probe.augmentation} if self.probe else {})
+    @model_validator(mode="after")
+    def _shifts_fit_into_the_image(self) -> Self:
+        if self.augmentation.shift >= self.image_size:
+            raise ValueError("augmentation: shift must be below image_size")
+        if self.probe and self.probe.augmentation.shift >= self.image_size:
+            raise ValueError("probe.augmentation: shift must be below image_size")
+        return self
 
 
 class LossGrid(_Strict):
@@ -437,8 +445,6 @@ class Run(_Strict):
     """One pretraining run, fully resolved."""
 
     dataset: DatasetConfig
-    augmentation: AugmentationConfig
-    probe_augmentation: AugmentationConfig | None
     loss: dict[str, float | str]
     batch_size: BatchSize
     learning_rate: Positive
@@ -468,7 +474,6 @@ class ExperimentConfig(_Strict):
 
     name: Name
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
-    augmentations: dict[Name, AugmentationConfig] = {}
     losses: Annotated[list[LossGrid], Field(min_length=1)]
     batch_sizes: Annotated[list[BatchSize], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -480,14 +485,18 @@ class ExperimentConfig(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _named_built_in_augmentations_are_spelt_out(cls, values: Any) -> Any:
-        match values:
-            case {"datasets": [*datasets]}:
-                named = [name for dataset in datasets for name in _augmentation_names(dataset)]
-                used = {name: each for name, each in built_in_augmentations().items() if name in named}
-                own = values.get("augmentations", {})
-                return {**values, "augmentations": {**used, **own}} if isinstance(own, Mapping) else values
-        return values  # of a wrong form, which validation will name
+    def _augmentations_stand_where_they_are_used(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "augmentations" not in values:
+            return values
+        # The first releases list the built-in augmentations that their data sets name.
+        built_in = {name: each.model_dump(mode="json") for name, each in built_in_augmentations().items()}
+        listed = values["augmentations"]
+        if not isinstance(listed, Mapping) or any(built_in.get(name) != each for name, each in listed.items()):
+            raise ValueError(
+                "augmentations: unknown key; write the mapping in place of its name, in each data set's augmentation "
+                "and probe.augmentation"
+            )
+        return {key: value for key, value in values.items() if key != "augmentations"}
 
     @model_validator(mode="after")
     def _the_grid_is_possible(self) -> Self:
@@ -498,18 +507,7 @@ class ExperimentConfig(_Strict):
                 raise ValueError(f"losses.{number}.batch_sizes: {absent} not in the experiment's batch_sizes")
         _refuse_repeats("seeds", self.seeds)
         _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
-        for name, augmentation in self.augmentations.items():
-            if augmentation != built_in_augmentations().get(name, augmentation):
-                raise ValueError(f"augmentations.{name}: this name is built in with other values; choose another name")
         for dataset in self.datasets:
-            for key, used in dataset.augmentations.items():
-                if isinstance(used, str) and used not in self.augmentations:
-                    raise ValueError(
-                        f"datasets.{dataset.name}.{key}: unknown {used!r}; "
-                        f"there are {', '.join(sorted({*built_in_augmentations(), *self.augmentations}))}"
-                    )
-                if self._resolved(used).shift >= dataset.image_size:
-                    raise ValueError(f"datasets.{dataset.name}.{key}: shift must be below image_size")
             if self.evaluation.augmented_images and dataset.probe is None:
                 raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")
             rate = dataset.optimizer.learning_rate
@@ -536,16 +534,11 @@ class ExperimentConfig(_Strict):
             for values in itertools.product(*axes.values()):
                 yield Run.model_construct(
                     dataset=dataset,
-                    augmentation=self._resolved(dataset.augmentation),
-                    probe_augmentation=self._resolved(dataset.probe.augmentation) if dataset.probe else None,
                     loss={**fixed, **dict(zip(axes, values, strict=True))},
                     batch_size=batch_size,
                     learning_rate=rate[batch_size] if isinstance(rate, dict) else rate,
                     seed=seed,
                 )
-
-    def _resolved(self, augmentation: str | AugmentationConfig) -> AugmentationConfig:
-        return self.augmentations[augmentation] if isinstance(augmentation, str) else augmentation
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -627,15 +620,6 @@ def _names_of_loss(grid: LossGrid) -> set[str]:
     return {grid.name, loss_label({key: value for key, value in grid.model_dump().items() if isinstance(value, str)})}
 
 
-def _augmentation_names(dataset: Any) -> list[Any]:
-    """What an unvalidated data set, with its protocol, says its augmentations are."""
-    if not isinstance(dataset, Mapping):
-        return []
-    values = _with_protocol(dataset)
-    probe = values.get("probe")
-    return [values.get("augmentation"), probe.get("augmentation") if isinstance(probe, Mapping) else None]
-
-
 def _refuse_repeats(key: str, values: list[Any]) -> None:
     repeated = sorted({str(value) for value in values if values.count(value) > 1}) if len(values) < 100 else []
     if len(set(values)) != len(values):
@@ -687,18 +671,17 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
     return parse_yaml(_read_text(path), str(path), only)
 
 
-def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Sequence[str] = ()) -> ExperimentConfig:
+def load_combined(paths: Sequence[Path], assignments: Sequence[str] = ()) -> ExperimentConfig:
     """Read and validate the configuration that several files and Snakemake's `--config` make up.
 
     Each file, and then `--config`, replaces the top-level keys that it gives, as a whole.
 
     Args:
         paths: configuration files, at least one.
-        given: what Snakemake made of `--config`.
-        arguments: the command line, in which the values of `given` are read as they were written, if they are there.
+        assignments: what follows `--config`, each ``KEY=YAML``.
 
     Raises:
-        InputError: as `load_config`; or a key is given twice on the command line.
+        InputError: as `load_config`; or a key is assigned twice.
     """
     values: dict[str, Any] = {}
     for path in paths:
@@ -706,12 +689,13 @@ def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Se
         if not isinstance(content, Mapping):
             return parse_config(content, str(path))  # which says what is wrong
         values |= content
-    for key, value in given.items():
-        written = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
-        if len(written) > 1:
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        if key in assigned:
             raise InputError(f"--config {key}: given twice; give it once")
-        values[key] = read_yaml(written[0], f"--config {key}") if written else read_scalars(value)
-    return parse_config(values, " and ".join([*map(str, paths), *(["--config"] if given else [])]))
+        assigned[key] = read_yaml(text, f"--config {key}")
+    return parse_config(values | assigned, " and ".join([*map(str, paths), *(["--config"] if assigned else [])]))
 
 
 def _read_text(path: Path) -> str:

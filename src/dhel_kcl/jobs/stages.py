@@ -157,8 +157,8 @@ def _betons_checked(experiment: Experiment, run: str) -> list[Path]:
 
 def _training(experiment: Experiment, run: str) -> Any:
     config = experiment.config
-    values = config.run(run).model_dump(mode="json", exclude={"probe_augmentation"})
-    for key in ("augmentation", "protocol", "probe"):  # resolved, or of no account here
+    values = config.run(run).model_dump(mode="json")
+    for key in ("protocol", "probe"):  # resolved, or of no account here
         values["dataset"].pop(key)
     values["dataset"]["optimizer"].pop("learning_rate")
     arithmetic = config.compute.model_dump(include={"precision", "compile", "gpus_per_run"})
@@ -177,7 +177,7 @@ def _loss(experiment: Experiment, run: str) -> tuple[str, ...]:
 
 def _views(experiment: Experiment, subject: str) -> Any:
     run = experiment.config.run(subject)
-    views = {"augmentation": run.augmentation.model_dump(mode="json"), "image_size": run.dataset.image_size}
+    views = run.dataset.model_dump(mode="json", include={"augmentation", "image_size"})
     return {**views, "seed": run.seed, **_threads_and_device(experiment)}
 
 
@@ -189,9 +189,8 @@ def _probe(experiment: Experiment, run: str) -> Any:
 
 def _augmented_probe(experiment: Experiment, subject: str) -> Any:
     run = experiment.config.run(subject)
-    values = run.model_dump(mode="json", include={"probe_augmentation", "seed"})
     probe = run.dataset.model_dump(mode="json", include={"probe", "image_size"})
-    return {**values, **probe, **_threads_and_device(experiment)}
+    return {**probe, "seed": run.seed, **_threads_and_device(experiment)}
 
 
 def _classified(experiment: Experiment, subject: str) -> Files:

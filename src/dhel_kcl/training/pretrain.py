@@ -98,7 +98,7 @@ class _Training:
             beton,
             batch_size=run.batch_size,
             image_size=run.dataset.image_size,
-            augmentation=run.augmentation,
+            augmentation=run.dataset.augmentation,
             seed=run.seed,
             num_workers=compute.loader_workers,
             device=device,
