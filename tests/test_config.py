@@ -201,24 +201,21 @@ def test_a_home_folder_is_written_out_in_every_path(values: dict[str, Any], monk
 class TestSeveralSources:
     """Files and `--config` make up one configuration; each later one replaces whole top-level keys."""
 
-    def combined(self, tmp_path: Path, *texts: str, **given: Any) -> ExperimentConfig:
+    def combined(self, tmp_path: Path, *texts: str) -> ExperimentConfig:
         paths = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
         for path, text in zip(paths, texts, strict=True):
             path.write_text(text, encoding="utf-8")
-        return load_combined([TINY, *paths], given)
+        return load_combined([TINY, *paths])
 
     def test_a_later_file_replaces_a_key_as_a_whole(self, tmp_path: Path) -> None:
         config = self.combined(tmp_path, "compute: {threads: 2, tensorboard: false}\nname: a", "compute: {threads: 3}")
         assert (config.compute, config.name) == (ComputeConfig(threads=3), "a")
 
     def test_config_replaces_a_key_as_a_whole(self) -> None:
-        assert load_combined([TINY], {"compute": {"threads": "3"}}).compute == ComputeConfig(threads=3)
+        assert load_combined([TINY], ["compute={threads: 3}"]).compute == ComputeConfig(threads=3)
 
     def test_values_of_config_are_read_like_those_of_a_file(self) -> None:
-        arguments = ["--config", "seeds=[1, 2]", "evaluation={corruptions: true, validation_fraction: 2e-1}"]
-        given = {"seeds": ["1", "2"], "evaluation": {"corruptions": "true", "validation_fraction": "2e-1"}}
-        config = load_combined([TINY], given, arguments)
-        assert config == load_combined([TINY], given)
+        config = load_combined([TINY], ["seeds=[1, 2]", "evaluation={corruptions: true, validation_fraction: 2e-1}"])
         assert (config.seeds, config.evaluation.corruptions, config.evaluation.validation_fraction) == (
             [1, 2],
             True,
@@ -226,18 +223,18 @@ class TestSeveralSources:
         )
 
     @pytest.mark.parametrize(
-        ("arguments", "given", "said"),
+        ("assignments", "said"),
         [
-            (["seeds=[0]", "seeds=[1]"], {"seeds": ["1"]}, "--config seeds: given twice"),
-            (["compute={threads: 1, threads: 2}"], {"compute": {"threads": "2"}}, "key 'threads' is given twice"),
-            (["seeds=[010]"], {"seeds": ["010"]}, "seeds.0: Input should be a valid integer"),
-            ([], {"seeds": ["yes"]}, "seeds.0: Input should be a valid integer"),
-            (["seeds="], {"seeds": None}, "--config seeds: empty"),
+            (["seeds=[0]", "seeds=[1]"], "--config seeds: given twice"),
+            (["compute={threads: 1, threads: 2}"], "key 'threads' is given twice"),
+            (["seeds=[010]"], "seeds.0: Input should be a valid integer"),
+            (["seeds=[yes]"], "seeds.0: Input should be a valid integer"),
+            (["seeds="], "--config seeds: empty"),
         ],
     )
-    def test_a_mistake_in_config_is_named(self, arguments: list[str], given: dict[str, Any], said: str) -> None:
+    def test_a_mistake_in_config_is_named(self, assignments: list[str], said: str) -> None:
         with pytest.raises(InputError, match=re.escape(said)):
-            load_combined([TINY], given, arguments)
+            load_combined([TINY], assignments)
 
     def test_a_file_of_another_form_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"0\.yaml: Input should be a valid dictionary"):

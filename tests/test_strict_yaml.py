@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.strict_yaml import read_scalars, read_yaml, write_yaml
+from dhel_kcl.experiment.strict_yaml import read_scalar, read_yaml, write_yaml
 
 SCALARS: list[tuple[str, Any]] = [
     ("1", 1),
@@ -45,9 +45,9 @@ def test_a_scalar_is_a_number_only_where_json_has_one(text: str, value: Any) -> 
 
 
 @pytest.mark.parametrize(("text", "value"), [each for each in SCALARS if each[0] != "'1'"])
-def test_what_snakemake_gives_as_text_is_read_alike(text: str, value: Any) -> None:
-    assert read_scalars({"key": [text]}) == {"key": [value]}
-    assert type(read_scalars(text)) is type(value)
+def test_text_of_an_option_is_read_alike(text: str, value: Any) -> None:
+    assert read_scalar(text) == value
+    assert type(read_scalar(text)) is type(value)
 
 
 @pytest.mark.parametrize(

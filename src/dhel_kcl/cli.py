@@ -21,7 +21,7 @@ except ModuleNotFoundError:
 from dhel_kcl import declarations
 from dhel_kcl.errors import INTERRUPTED, InputError, escaped, few
 from dhel_kcl.experiment.config import ExperimentConfig, OnlyConfig, load_config, parse_yaml, write_resolved_config
-from dhel_kcl.experiment.strict_yaml import read_scalars
+from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.files import private_folder
 from dhel_kcl.jobs import stages
 from dhel_kcl.jobs.layout import Layout
@@ -164,7 +164,7 @@ def plan(
     values: dict[str, list[Any]] = {}
     for filter_ in only or []:
         axis, _, named = filter_.partition("=")
-        values.setdefault(axis, []).extend(read_scalars(named.split(",")))
+        values.setdefault(axis, []).extend(map(read_scalar, named.split(",")))
     asked = load_config(config, values or None)
     from rich.console import Console
 

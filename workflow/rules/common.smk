@@ -3,10 +3,7 @@
 import gc
 import json
 import shutil
-import sys
 import tempfile
-
-from snakemake.cli import get_argument_parser
 
 from dhel_kcl import declarations
 
@@ -16,7 +13,7 @@ from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.orphans import announce_scheduler, stop_jobs_on_signals
-from dhel_kcl.provenance.repair import RunningMark, marks, repair_after_crash
+from dhel_kcl.provenance.repair import RunningMark, repair_after_crash
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
@@ -30,38 +27,16 @@ if shutil.which("dhel-kcl") is None:
 
 announce_scheduler()
 
-# Options with which Snakemake runs no job: it offers no other way to know when it reads this file.
-WITHOUT_JOBS = """
-    archive cleanup_metadata cleanup_shadow conda_cleanup_envs conda_create_envs_only container_cleanup_images
-    containerize d3dag dag delete_all_output delete_temp_output detailed_summary export_cwl filegraph
-    generate_unit_tests lint list_changes list_conda_envs list_input_changes list_params_changes list_rules
-    list_target_rules list_untracked print_compilation report reporter rulegraph summary touch unlock
-""".split()
-
-
-def runs_jobs():
-    """Whether this call runs jobs, or would without --dry-run."""
-    options = vars(get_argument_parser().parse_known_args()[0])
-    return all(options.get(name) in (None, False) for name in WITHOUT_JOBS)
-
-
 try:
     experiment = load_combined(
         workflow.configfiles or [Path("config/config.yaml")],
-        workflow.config_settings.config,
-        sys.argv if workflow.is_main_process else (),
+        workflow.config_settings.config_args,
     )
     targets = declarations.scripts(stages.SCRIPTS)
     layout = Layout(Path("results") / experiment.name)
-    # Not each job of a cluster; and the parser takes a while.
-    if workflow.is_main_process and marks(layout) and runs_jobs():
-        if any(Path(".snakemake/locks").glob("*.lock")):
-            console.print(
-                f"{layout.root}: a workflow runs, or did not end by itself: then call snakemake --unlock, and the "
-                "next call checks the files"
-            )
-        else:
-            repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
+    if workflow.is_main_process:
+        # Also if no job will run, which Snakemake does not say before it looks at the files.
+        repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 

@@ -35,7 +35,7 @@ from pydantic_core import CoreSchema
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.strict_yaml import read_scalars, read_yaml, write_yaml
+from dhel_kcl.experiment.strict_yaml import read_yaml, write_yaml
 from dhel_kcl.files import atomic_path
 
 # Bounds stand well beyond what anyone needs, and before what libraries answer with a crash, a file that cannot be
@@ -671,18 +671,17 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
     return parse_yaml(_read_text(path), str(path), only)
 
 
-def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Sequence[str] = ()) -> ExperimentConfig:
+def load_combined(paths: Sequence[Path], assignments: Sequence[str] = ()) -> ExperimentConfig:
     """Read and validate the configuration that several files and Snakemake's `--config` make up.
 
     Each file, and then `--config`, replaces the top-level keys that it gives, as a whole.
 
     Args:
         paths: configuration files, at least one.
-        given: what Snakemake made of `--config`.
-        arguments: the command line, in which the values of `given` are read as they were written, if they are there.
+        assignments: what follows `--config`, each ``KEY=YAML``.
 
     Raises:
-        InputError: as `load_config`; or a key is given twice on the command line.
+        InputError: as `load_config`; or a key is assigned twice.
     """
     values: dict[str, Any] = {}
     for path in paths:
@@ -690,12 +689,13 @@ def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Se
         if not isinstance(content, Mapping):
             return parse_config(content, str(path))  # which says what is wrong
         values |= content
-    for key, value in given.items():
-        written = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
-        if len(written) > 1:
+    assigned: dict[str, Any] = {}
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        if key in assigned:
             raise InputError(f"--config {key}: given twice; give it once")
-        values[key] = read_yaml(written[0], f"--config {key}") if written else read_scalars(value)
-    return parse_config(values, " and ".join([*map(str, paths), *(["--config"] if given else [])]))
+        assigned[key] = read_yaml(text, f"--config {key}")
+    return parse_config(values | assigned, " and ".join([*map(str, paths), *(["--config"] if assigned else [])]))
 
 
 def _read_text(path: Path) -> str:

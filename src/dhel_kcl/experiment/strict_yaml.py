@@ -79,19 +79,7 @@ def write_yaml(values: Any) -> str:
     return text
 
 
-def read_scalars(values: Any) -> Any:
-    """Read the strings in nested values as `read_yaml` reads plain scalars.
-
-    Snakemake gives what follows `--config` in this form.
-    """
-    if isinstance(values, str):
-        return yaml.load(values, _Loader) if _is_scalar(values) else values  # nosec B506 # a SafeLoader
-    if isinstance(values, dict):
-        return {read_scalars(key): read_scalars(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [read_scalars(value) for value in values]
-    return values
-
-
-def _is_scalar(text: str) -> bool:
-    return any(re.fullmatch(pattern, text) for tag, pattern in _SCALARS.items() if not tag.endswith("merge"))
+def read_scalar(text: str) -> Any:
+    """Read text as `read_yaml` reads a plain scalar."""
+    is_scalar = any(re.fullmatch(pattern, text) for tag, pattern in _SCALARS.items() if not tag.endswith("merge"))
+    return yaml.load(text, _Loader) if is_scalar else text  # nosec B506 # a SafeLoader
