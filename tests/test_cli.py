@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -20,33 +21,33 @@ from dhel_kcl import cli
 from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
+from dhel_kcl.jobs.configure import configure
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.stages import STAGES
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
+FIRST = (
+    "show",
+    "trace",
+    "runs",
+    "watch",
+    "audit",
+    "repair",
+    "plan",
+    "configure",
+    "stages",
+    "release",
+    "redraw",
+    "crate",
+)
+OF_STAGES = [name.replace("_", "-") for name in STAGES if name != "configure"]
 
 
-def test_help_names_every_stage_and_comes_without_loading_torch(tmp_path: Path) -> None:
+def test_help_names_what_a_user_types_first_and_comes_without_loading_torch(tmp_path: Path) -> None:
     outcome = run("dhel-kcl", "--help", cwd=tmp_path)
-    for stage in (
-        "configure",
-        "data",
-        "pretrain",
-        "features",
-        "evaluate",
-        "augmented-probe",
-        "corruptions",
-        "watch",
-        "analyse",
-        "collect",
-        "theory",
-        "render",
-        "explorer",
-        "crate",
-        "audit",
-        "release",
-        "redraw",
-    ):
-        assert stage in outcome.stdout
+    for command in (*FIRST, "--version"):
+        assert command in outcome.stdout
+    assert "augmented-probe" not in outcome.stdout
     probe = (
         "import sys, dhel_kcl.cli, dhel_kcl.jobs.stages; sys.exit(bool({'torch', 'ffcv', 'pandas'} & set(sys.modules)))"
     )
@@ -59,6 +60,23 @@ def test_the_package_does_not_know_the_workflow(tmp_path: Path) -> None:
     graph = grimp.build_graph("dhel_kcl", include_external_packages=True, cache_dir=None)
     assert "torch" in graph.modules
     assert "snakemake" not in graph.modules
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in FIRST), *([name] for name in OF_STAGES)], ids=str)
+def test_every_command_has_help_and_those_of_users_an_example(command: list[str], tmp_path: Path) -> None:
+    outcome = run("dhel-kcl", *command, "--help", cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert ("Example:" in outcome.stdout) == (command != [] and command[0] in FIRST)
+
+
+def test_the_stages_are_listed_with_their_commands_in_the_order_of_the_path(tmp_path: Path) -> None:
+    listed = run("dhel-kcl", "stages", cwd=tmp_path).stdout
+    assert [line.split()[1] for line in listed.splitlines() if line.startswith("dhel-kcl ")] == OF_STAGES
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    for command in (["dhel-kcl"], ["python", "-m", "dhel_kcl"]):
+        assert run(*command, "--version", cwd=tmp_path).stdout == f"dhel-kcl {version('dhel-kcl')}\n"
 
 
 @pytest.fixture
@@ -86,7 +104,7 @@ def test_configuring_again_changes_nothing(experiment: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["runs", "results/nowhere"], "results/nowhere/config.yaml: missing; create it with `dhel-kcl configure"),
+        (["runs", "results/nowhere"], "results/nowhere/config.yaml: missing; experiments here: results/tiny"),
         (["configure", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
         (["data", "results/tiny", "mnist", "train"], "data set 'mnist' is not in experiment 'tiny'; it has digits"),
         (["data", "results/tiny", "digits", "dev"], "split 'dev': data set digits has train, test"),
@@ -489,7 +507,7 @@ def test_a_training_outlives_a_manifest_that_cannot_be_written(
     digits_beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout(tmp_path / "results")
-    cli.configure(str(TINY), layout.root)
+    configure(load_config(TINY), layout, TINY)
     beton = layout.beton("digits", "train")
     beton.parent.mkdir(parents=True)
     for path in (digits_beton, sidecar_path(digits_beton)):
@@ -501,10 +519,10 @@ def test_a_training_outlives_a_manifest_that_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr("dhel_kcl.jobs.manifest.write_json", no_space)
         with pytest.raises(InputError, match="no space left"):
-            cli.pretrain(layout.root, RUN)
+            cli._do(STAGES["pretrain"], layout.root, RUN)
     assert list((layout.run(RUN) / "checkpoints").rglob("step-*.pt"))
     monkeypatch.delattr("dhel_kcl.training.pretrain.train_step")  # nothing is trained again
-    cli.pretrain(layout.root, RUN)
+    cli._do(STAGES["pretrain"], layout.root, RUN)
     assert layout.run_manifest("pretrain", RUN).exists()
     assert not (layout.run(RUN) / "checkpoints").exists()
 

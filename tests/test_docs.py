@@ -44,9 +44,8 @@ def test_the_drawing_of_the_workflow_is_what_its_rules_give(workspace: Path, mon
 def test_the_page_of_the_architecture_has_the_rule_and_module_of_every_stage() -> None:
     page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w+) \| .+? \| `([\w/]+)\.py`[^|]*\|", page, re.MULTILINE))
-    assert {stage: f"dhel_kcl.{module.replace('/', '.')}" for stage, module in rows.items()} == {
-        name: stage.module for name, stage in STAGES.items()
-    }
+    modules = {stage: f"dhel_kcl.{module.replace('/', '.')}" for stage, module in rows.items()}
+    assert modules == {name: stage.module for name, stage in STAGES.items()}
     for stage, file in re.findall(r"^\| (\w+) \| `(\w+\.smk)` \|", page, re.MULTILINE):
         rules = (REPOSITORY / "workflow" / "rules" / file).read_text(encoding="utf-8")
         assert f"rule {stage}:" in rules or stage == "render"

@@ -140,12 +140,13 @@ def digests(clone: Path, config: Path) -> dict[str, str]:
     program = f"""
 import json
 from pathlib import Path
-from dhel_kcl.jobs import stages
 from dhel_kcl.experiment.config import load_config
-config = load_config(Path({str(config)!r}))
-jobs = [(stage, run) for stage in stages.run_stages(config) for run in config.runs]
-jobs += [("data", f"{{data.name}}/train") for data in config.datasets]
-print(json.dumps({{" ".join(job): stages.job_digest(config, *job) for job in jobs}}))
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.job import jobs
+from dhel_kcl.jobs.layout import Layout
+every = jobs(Experiment(load_config(Path({str(config)!r})), Layout(Path("results/x")))).values()
+chosen = [job for job in every if job.stage.each == "run" or job.subject.endswith("/train")]
+print(json.dumps({{f"{{job.stage.name}} {{job.subject}}": job.identity for job in chosen}}))
 """
     outcome = run("python", "-c", program, cwd=clone)
     assert outcome.returncode == 0, outcome.stderr

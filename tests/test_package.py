@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_with_its_marker_of_types_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert {"dhel_kcl/py.typed", "dhel_kcl/report.html.j2", "dhel_kcl/losses/dhel.py"} <= set(names)
+    assert {"dhel_kcl/py.typed", "dhel_kcl/paper/report.html.j2", "dhel_kcl/losses/dhel.py"} <= set(names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"dhel_kcl"}
 
 

@@ -60,7 +60,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def released(finished: Path, tmp_path: Path) -> Path:
     """The release of the tiny experiment, away from the experiment."""
-    outcome = run("dhel-kcl", "release", "results/tiny", "--output", str(tmp_path / "released"), cwd=finished)
+    outcome = run("dhel-kcl", "release", "results/tiny", "--yes", "--output", str(tmp_path / "released"), cwd=finished)
     assert outcome.returncode == 0, outcome.stderr
     return tmp_path / "released"
 
@@ -219,7 +219,7 @@ def test_releases_from_which_no_script_draws_are_refused(theory: Path, tmp_path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "fig_spectrum.py", tmp_path / "scripts")
     with pytest.raises(InputError, match="no figure or table is drawn from the tables of these releases"):
-        list(redraw([theory], tmp_path / "scripts", tmp_path / "redrawn"))
+        list(redraw([theory], tmp_path / "redrawn", tmp_path / "scripts"))
 
 
 def test_two_folders_of_one_name_and_the_releases_own_place_are_refused(theory: Path, tmp_path: Path) -> None:
@@ -264,14 +264,14 @@ def test_a_release_is_drawn_again_without_its_experiment(released: Path, tmp_pat
 def test_a_release_can_be_released_again_without_checkpoints_and_keeps_its_readme(runs: Path) -> None:
     (runs / "README.md").write_text("what was found", encoding="utf-8")
     before = contents(runs)
-    outcome = run("dhel-kcl", "release", str(runs), "--output", str(runs), cwd=REPOSITORY)
+    outcome = run("dhel-kcl", "release", str(runs), "--yes", "--output", str(runs), cwd=REPOSITORY)
     assert outcome.returncode == 0, outcome.stderr
     assert contents(runs) == before
 
 
 def test_the_theorems_can_be_released_alone(runs: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    outcome = run("dhel-kcl", "release", str(runs), "--theory-only", "--output", str(alone), cwd=REPOSITORY)
+    outcome = run("dhel-kcl", "release", str(runs), "--theory-only", "--yes", "--output", str(alone), cwd=REPOSITORY)
     assert outcome.returncode == 0, outcome.stderr
     products = {str(path) for name in OF_THEORY for path in Layout(Path()).products(name)}
     renders = {f"manifests/render-{name}.json" for name in OF_THEORY}
@@ -520,10 +520,10 @@ def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> 
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPTS / "table_theory.py", tmp_path / "scripts")
     for _ in range(2):
-        assert [product.numbers for product in redraw([theory], tmp_path / "scripts", tmp_path / "drawn")] == [True]
+        assert [product.numbers for product in redraw([theory], tmp_path / "drawn", tmp_path / "scripts")] == [True]
     (tmp_path / "drawn" / "theory" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"notes\.txt: not of an earlier redraw; choose another output"):
-        list(redraw([theory], tmp_path / "scripts", tmp_path / "drawn"))
+        list(redraw([theory], tmp_path / "drawn", tmp_path / "scripts"))
 
 
 def test_a_release_with_a_link_or_a_socket_that_it_does_not_list_is_not_whole(theory: Path) -> None:

@@ -18,7 +18,8 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.files import TEMPORARY, write_json
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, record
-from dhel_kcl.provenance.repair import RunningMark, is_running, outputs, repair, repair_after_crash
+from dhel_kcl.jobs.running import RunningMark, is_running
+from dhel_kcl.provenance.repair import outputs, repair, repair_after_crash
 
 
 @pytest.fixture
@@ -490,7 +491,7 @@ def test_a_workflow_runs_and_ends_on_a_file_system_without_locks(
 RUN_WORKFLOW = """
 import sys, time
 from pathlib import Path
-from dhel_kcl.provenance.repair import RunningMark
+from dhel_kcl.jobs.running import RunningMark
 RunningMark(Path(sys.argv[1])).set()
 print("set", flush=True)
 time.sleep(600)

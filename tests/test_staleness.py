@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from workspace import TINY, snakemake
+from workspace import REPOSITORY, TINY, snakemake
 
 from dhel_kcl.experiment.config import ExperimentConfig, parse_config
 from dhel_kcl.files import write_json
@@ -159,10 +159,11 @@ def test_snakemakes_own_records_do_not_outvote_the_manifests(copy_of_finished: P
 
 
 def test_jobs_that_are_stale_for_one_reason_are_one_line() -> None:
-    paths = [Path(f"{name}.json") for name in "abc"]
-    jobs = {paths[0]: ("evaluate", "a"), paths[1]: ("evaluate", "b"), paths[2]: ("theory", "tiny")}
-    found = {paths[0]: "its code has changed", paths[1]: "its code has changed", paths[2]: "t was 1.0, is 2.0"}
-    assert list(explain(found, jobs)) == [
-        "evaluate of a and 1 more is stale: its code has changed",
+    tiny, code = Experiment(config(), LAYOUT, REPOSITORY / "paper_figures"), "its code has changed"
+    first, second, *_ = tiny.config.runs
+    found = {LAYOUT.run_manifest("evaluate", run): code for run in (first, second)}
+    found[LAYOUT.manifest("theory")] = "t was 1.0, is 2.0"
+    assert list(explain(found, tiny)) == [
+        f"evaluate of {first} and 1 more is stale: its code has changed",
         "theory of tiny is stale: t was 1.0, is 2.0",
     ]

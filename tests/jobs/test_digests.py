@@ -70,16 +70,19 @@ from pathlib import Path
 sys.path.insert(0, {str(copy.parent)!r})
 from dhel_kcl import declarations
 from dhel_kcl.experiment.config import load_config
-from dhel_kcl.jobs import digests, stages
+from dhel_kcl.jobs import digests, job
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.stages import STAGES
 assert Path(digests.__file__).is_relative_to({str(copy)!r})
-config = load_config(Path({str(TINY)!r}))
-subjects = {{stage: next(iter(config.runs)) for stage in stages.RUN_STAGES}} | {{"data": "digits/train"}}
+experiment = Experiment(load_config(Path({str(TINY)!r})), Layout(Path("results/tiny")))
 
 def all_stages():
-    for cached in [*vars(digests).values(), *vars(stages).values(), *vars(declarations).values()]:
+    for cached in [*vars(digests).values(), *vars(job).values(), *vars(declarations).values()]:
         getattr(cached, "cache_clear", lambda: None)()
-    jobs = {{stage: stages.plugins(config, stage, subjects.get(stage, "")) for stage in stages.MODULES}}
-    return {{stage: stages.code_digest(stage, *plugins) for stage, plugins in jobs.items()}}
+    first = {{stage.name: job.Job(experiment, stage, stage.subjects(experiment)[0]) for stage in STAGES.values()}}
+    plugins = {{name: each.stage.plugins(experiment, each.subject) for name, each in first.items()}}
+    return {{name: job.code_digest(name, *named) for name, named in plugins.items()}}
 
 before, changed = all_stages(), {{}}
 for name, (file, old, new) in json.loads(sys.argv[1]).items():
