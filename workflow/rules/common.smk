@@ -5,20 +5,12 @@ import json
 import shutil
 import tempfile
 
-<<<<<<< HEAD
-=======
-from dhel_kcl import declarations
-
-from dhel_kcl.jobs import stages
-from dhel_kcl.experiment.config import load_combined
->>>>>>> small
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_combined
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
-<<<<<<< HEAD
 from dhel_kcl.jobs.running import (
     RunningMark,
     announce_scheduler,
@@ -26,10 +18,6 @@ from dhel_kcl.jobs.running import (
 )
 from dhel_kcl.jobs.stages import FEATURE_STAGES, STAGES
 from dhel_kcl.provenance.repair import repair_after_crash
-=======
-from dhel_kcl.jobs.orphans import announce_scheduler, stop_jobs_on_signals
-from dhel_kcl.provenance.repair import RunningMark, repair_after_crash
->>>>>>> small
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
@@ -48,14 +36,9 @@ try:
         workflow.configfiles or [Path("config/config.yaml")],
         workflow.config_settings.config_args,
     )
-<<<<<<< HEAD
     layout = Layout(Path("results") / config.name)
     experiment = Experiment(config, layout)
     targets = experiment.targets
-=======
-    targets = declarations.scripts(stages.SCRIPTS)
-    layout = Layout(Path("results") / experiment.name)
->>>>>>> small
     if workflow.is_main_process:
         # Also if no job will run, which Snakemake does not say before it looks at the files.
         repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
