@@ -32,12 +32,12 @@ if shutil.which("dhel-kcl") is None:
 announce_scheduler()
 
 try:
-    config = load_combined(
+    combined = load_combined(
         workflow.configfiles or [Path("config/config.yaml")],
         workflow.config_settings.config_args,
     )
-    layout = Layout(Path("results") / config.name)
-    experiment = Experiment(config, layout)
+    layout = Layout(Path("results") / combined.name)
+    experiment, compute = Experiment(combined, layout), combined.compute
     targets = experiment.targets
     if workflow.is_main_process:
         # Also if no job will run, which Snakemake does not say before it looks at the files.
@@ -51,13 +51,13 @@ for line in explain(stale, experiment):
     console.print(line)
 
 running = RunningMark(layout.running)
-resolved_config = json.dumps(config.model_dump(mode="json"))  # ASCII
+resolved_config = json.dumps(experiment.config.model_dump(mode="json"))  # ASCII
 
 # As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each
 # process that runs a job reads this file again, so it is that machine's folder.
 job_resources = {
-    "mem_mb": config.compute.memory_mb,
-    "runtime": config.compute.runtime_minutes,
+    "mem_mb": compute.memory_mb,
+    "runtime": compute.runtime_minutes,
     "tmpdir": tempfile.gettempdir(),
 }
 
@@ -65,7 +65,7 @@ job_resources = {
 def subject_of(stage, wildcards):
     """What a job is about: the rules of runs have the wildcard run, those of splits dataset and split."""
     if stage.each == "experiment":
-        return config.name
+        return experiment.config.name
     return "/".join(map(str, wildcards))
 
 
@@ -116,7 +116,7 @@ def benchmark_of(name, subject=""):
 
 
 def gpus(name):
-    return STAGES[name].gpus(config.compute)
+    return STAGES[name].gpus(compute)
 
 
 def in_report(path, category):

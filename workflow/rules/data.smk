@@ -10,7 +10,7 @@ rule data:
         benchmark_of("data", "{dataset}/{split}")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
     params:

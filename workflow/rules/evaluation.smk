@@ -1,4 +1,4 @@
-if config.compute.keep_features:
+if compute.keep_features:
 
     rule features:
         """Compute the features of the frozen encoder."""
@@ -12,7 +12,7 @@ if config.compute.keep_features:
             benchmark_of("features", "{run}")
         conda:
             "../../envs/environment.yaml"
-        threads: config.compute.threads
+        threads: compute.threads
         resources:
             **job_resources,
             gpu=gpus("features"),
@@ -33,7 +33,7 @@ if config.compute.keep_features:
             benchmark_of("evaluate", "{run}")
         conda:
             "../../envs/environment.yaml"
-        threads: config.compute.threads
+        threads: compute.threads
         resources:
             **job_resources,
         params:
@@ -53,7 +53,7 @@ if config.compute.keep_features:
             benchmark_of("analyse", "{run}")
         conda:
             "../../envs/environment.yaml"
-        threads: config.compute.threads
+        threads: compute.threads
         resources:
             **job_resources,
         params:
@@ -85,7 +85,7 @@ else:
             layout.benchmark("measure", "{run}")
         conda:
             "../../envs/environment.yaml"
-        threads: config.compute.threads
+        threads: compute.threads
         resources:
             **job_resources,
             gpu=gpus("features"),
@@ -113,7 +113,7 @@ rule augmented_probe:
         benchmark_of("augmented_probe", "{run}")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
         gpu=gpus("augmented_probe"),
@@ -135,7 +135,7 @@ rule corruptions:
         benchmark_of("corruptions", "{run}")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
         gpu=gpus("corruptions"),

@@ -45,14 +45,14 @@ rule explorer:
             category="Explorer",
             labels={"name": "explorer", "format": "html"},
         ),
-        manifest=STAGES["explorer"].manifest(layout, config.name),
+        manifest=STAGES["explorer"].manifest(layout, experiment.config.name),
     log:
         log_of("explorer"),
     benchmark:
         benchmark_of("explorer")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
     params:
@@ -68,14 +68,14 @@ rule report:
     input:
         asks_for("report"),
     output:
-        writes("report", config.name),
+        writes("report", experiment.config.name),
     log:
         log_of("report"),
     benchmark:
         benchmark_of("report")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
     params:

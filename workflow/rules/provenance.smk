@@ -3,7 +3,7 @@ rule audit:
     input:
         force_audit_if_stale,
         report=layout.report,
-        manifest=STAGES["report"].manifest(layout, config.name),
+        manifest=STAGES["report"].manifest(layout, experiment.config.name),
     output:
         audit=layout.audit,
     log:
@@ -12,7 +12,7 @@ rule audit:
         layout.benchmark("audit")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
     params:

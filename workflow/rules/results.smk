@@ -3,14 +3,14 @@ rule collect:
     input:
         asks_for("collect"),
     output:
-        writes("collect", config.name),
+        writes("collect", experiment.config.name),
     log:
         log_of("collect"),
     benchmark:
         benchmark_of("collect")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads
+    threads: compute.threads
     resources:
         **job_resources,
     params:
@@ -24,7 +24,7 @@ rule theory:
     input:
         asks_for("theory"),
     output:
-        writes("theory", config.name),
+        writes("theory", experiment.config.name),
     log:
         log_of("theory"),
     benchmark:

@@ -10,10 +10,9 @@ rule pretrain:
         benchmark_of("pretrain", "{run}")
     conda:
         "../../envs/environment.yaml"
-    threads: config.compute.threads * max(1, gpus("pretrain"))
+    threads: compute.threads * max(1, gpus("pretrain"))
     resources:
-        **job_resources
-        | {"mem_mb": config.compute.memory_mb * max(1, gpus("pretrain"))},
+        **job_resources | {"mem_mb": compute.memory_mb * max(1, gpus("pretrain"))},
         gpu=gpus("pretrain"),
     params:
         experiment=layout.root,
