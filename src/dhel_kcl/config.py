@@ -34,7 +34,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from dhel_kcl import declarations
-from dhel_kcl.artifacts import atomic_path
+from dhel_kcl.artifacts import atomic_path, read_regular
 from dhel_kcl.errors import InputError
 from dhel_kcl.strict_yaml import read_scalars, read_yaml, write_yaml
 
@@ -197,6 +197,8 @@ class DataConfig(_Strict):
         if ("class_list" in needs[self.kind]) != (self.class_list is not None):
             needing = ", ".join(name for name in needs if "class_list" in needs[name])
             raise ValueError(f"class_list: needed for kind {needing}, and only there")
+        if set("{}") & set(str(self.class_list)):
+            raise ValueError("class_list: has { or }, which Snakemake takes for wildcards; rename what is called so")
         return self
 
     @property
@@ -716,7 +718,7 @@ def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Se
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
     except UnicodeDecodeError as error:

@@ -1,7 +1,6 @@
 """The explorer: one page without a server, on which a reader filters the runs and looks into each of them."""
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 
+from dhel_kcl.artifacts import parse_json, read_regular
 from dhel_kcl.errors import InputError
 from dhel_kcl.pages import fill, write_page
 from dhel_kcl.paper import import_script, load_results
@@ -125,7 +125,7 @@ def read_rows(page: Path) -> list[dict[str, Any]]:
         InputError: the file is missing or is no such page.
     """
     try:
-        return list(json.loads(page.read_text(encoding="utf-8").split(_DATA)[1].partition("</script>")[0]))
+        return list(parse_json(read_regular(page).decode().split(_DATA)[1].partition("</script>")[0]))
     except (OSError, IndexError, ValueError) as error:
         raise InputError(f"{page}: not a page of the explorer; delete it and run its rule again") from error
 

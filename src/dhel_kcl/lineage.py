@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dhel_kcl import declarations, stages
-from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.artifacts import open_regular, sha256_file
 from dhel_kcl.config import ExperimentConfig, Run
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
@@ -272,7 +273,7 @@ def _find(layout: Layout, targets: Mapping[str, declarations.Script], what: str,
 def _points(path: Path) -> list[dict[str, str]]:
     """The rows of a figure's or table's CSV, each cell as it is written."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             points = list(csv.DictReader(file, restval="", restkey=""))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from dhel_kcl.artifacts import read_json
+from dhel_kcl.artifacts import open_regular, read_json
 from dhel_kcl.data.corruption import SEVERITIES
 from dhel_kcl.errors import InputError
 from dhel_kcl.training_log import LOG_COLUMNS, THROUGHPUT_COLUMNS
@@ -213,7 +213,8 @@ def _rows(
     optional: Collection[str] = (),
 ) -> list[dict[str, float]]:
     try:
-        table = pd.read_csv(path)
+        with open_regular(path) as file:
+            table = pd.read_csv(file)
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run the rule that writes it") from error
     except ValueError as error:
