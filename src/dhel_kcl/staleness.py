@@ -8,54 +8,69 @@ other settings, by other code, or from other files than there are now. Times are
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dhel_kcl import stages
-from dhel_kcl.artifacts import sha256_file
+from dhel_kcl.artifacts import read_regular, sha256_file
 from dhel_kcl.config import ExperimentConfig
 from dhel_kcl.declarations import Script
 from dhel_kcl.errors import InputError
 from dhel_kcl.layout import Layout
+from dhel_kcl.ownership import is_experiment, is_release
 from dhel_kcl.provenance import Manifest, absolute, locate
+from dhel_kcl.repair import outputs
 from dhel_kcl.seal import read_seal
 
 _ASKING_FOR_MANIFESTS = ("collect", "explorer", "report", "crate")
 """Stages whose rules ask for the manifests of jobs before them, besides the files that they read."""
 
 
-def stale_jobs(config: ExperimentConfig, layout: Layout, targets: Mapping[str, Script]) -> dict[Path, str]:
+def set_time(file: Path, nanoseconds: int) -> None:
+    """Give a file a time of modification."""
+    with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
+        os.utime(file, ns=(nanoseconds, nanoseconds))
+
+
+def stale_jobs(
+    config: ExperimentConfig,
+    layout: Layout,
+    targets: Mapping[str, Script],
+    set_time: Callable[[Path, int], None] = set_time,
+) -> dict[Path, str]:
     """Find the jobs that were done, and have to be done again.
 
     Jobs that were never done, or whose manifest is gone, are not among them: Snakemake sees that a file is missing.
     Jobs that only follow from these are not either: Snakemake does them after those that they depend on.
 
     Where all that a job read is as it recorded it, but newer than what it wrote, as after copying, what it wrote is
-    given the time of the newest file that it read.
+    given the time of the newest file that it read. What it wrote at a time in the future, and is as it was recorded, is
+    given the present time. In a release, and in a folder that is no experiment's, times stay as they are.
 
     Args:
         config: the experiment.
         layout: its folder.
         targets: the figure and table scripts, by name.
+        set_time: gives a file a time; a dry run only notes it.
 
     Returns:
         The manifest of each such job, with the reason in a few words.
     """
     stale: dict[Path, str] = {}
-    history = _History(config, layout, targets)
+    history = _History(config, layout, targets, set_time)
     for path, (stage, subject) in stages.expected_manifests(config, layout, targets).items():
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
+            job = Manifest.model_validate_json(content)
         except OSError:
             continue
-        try:
-            job = Manifest.model_validate_json(content)
-        except ValidationError:
+        except (InputError, ValidationError):
             stale[path] = "its manifest cannot be read"
             continue
         # No rule runs configure: each call that runs jobs does.
@@ -86,8 +101,16 @@ def explain(stale: Mapping[Path, str], jobs: Mapping[Path, tuple[str, str]]) -> 
 class _History:
     """The jobs whose manifests have been read so far, and the files that they wrote."""
 
-    def __init__(self, config: ExperimentConfig, layout: Layout, targets: Mapping[str, Script]) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        layout: Layout,
+        targets: Mapping[str, Script],
+        set_time: Callable[[Path, int], None],
+    ) -> None:
         self._config, self._layout, self._targets = config, layout, targets
+        self._set_time = set_time if is_experiment(layout.root) and not is_release(layout.root) else None
+        self._times: dict[Path, int] = {}
         self._sha256 = cache(sha256_file)
         self._recorded: dict[Path, str] = {}
         self._producers: dict[Path, Path] = {}
@@ -119,8 +142,8 @@ class _History:
             if now != sha256:
                 return f"{file.name}, which it read, has changed"
         asked_for = self._manifests if stage in _ASKING_FOR_MANIFESTS else []
-        written = [path, *(locate(path, artifact) for artifact in job.outputs.values())]
-        written.append(layout.benchmark(*self._rule(stage, subject)))
+        written: dict[Path, str | None] = {path: None, layout.benchmark(*self._rule(stage, subject)): None}
+        written |= {locate(path, artifact): artifact.sha256 for artifact in job.outputs.values()}
         return self._out_of_order(read, asked_for, written)
 
     def changed_since_audit(self) -> str | None:
@@ -134,7 +157,7 @@ class _History:
             if sealed.get(path.relative_to(layout.root).as_posix()) != self._recorded[absolute(path)]:
                 return f"{path} is not the one that it saw"
         audited = {absolute(file): sealed.get(file.name, "") for file in (layout.report, layout.crate, layout.sbom)}
-        return self._out_of_order(audited, self._manifests, [layout.audit, layout.benchmark("audit")])
+        return self._out_of_order(audited, self._manifests, {layout.audit: None, layout.benchmark("audit"): None})
 
     def _rule(self, stage: str, subject: str) -> tuple[str, ...]:
         """The rule that does a job, and what its files are called after."""
@@ -143,22 +166,47 @@ class _History:
             return "measure" if together else stage, subject
         return (stage, subject.replace("/", "-")) if stage in ("data", "render") else (stage,)
 
-    def _out_of_order(self, read: Mapping[Path, str], asked_for: Iterable[Path], written: list[Path]) -> str | None:
+    def _out_of_order(
+        self, read: Mapping[Path, str], asked_for: Iterable[Path], written: Mapping[Path, str | None]
+    ) -> str | None:
         """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
 
-        A file that was discarded counts with the time of the manifest of its job.
+        A file that was discarded counts with the time of the manifest of its job. With each file that was written comes
+        the sha256 that is recorded of it, if any.
         """
-        times = {file: _time(file) or _time(self._producers.get(file, file)) for file in [*read, *asked_for]}
-        newest = max(times.values(), default=0)
-        older = [file for file in written if 0 < _time(file) < newest]
-        oldest = min(map(_time, older), default=newest)
+        now = time.time_ns()
+        times = {file: self._time(file) or self._time(self._producers.get(file, file)) for file in [*read, *asked_for]}
+        newest = max((each for each in times.values() if each <= now), default=0)
+        older = [file for file in written if 0 < self._time(file) < newest]
+        oldest = min(map(self._time, older), default=newest)
         for file, sha256 in read.items():
             if times[file] > oldest and file.is_file() and self._sha256(file) != sha256:
                 return f"{file.name}, which it read, has changed"
-        for file in older:
-            with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
-                os.utime(file, ns=(newest, newest))
+        for file, recorded in written.items():
+            ahead = self._time(file) > now and file.is_file() and recorded in (None, self._sha256(file))
+            if self._set_time and (ahead or file in older) and self._may_set(file, recorded):
+                self._times[absolute(file)] = now if ahead else newest
+                self._set_time(file, now if ahead else newest)
         return None
+
+    def _may_set(self, file: Path, recorded: str | None) -> bool:
+        """Whether a file lies where jobs write; that of an output is what a manifest says, which may be anywhere."""
+        if file.is_symlink():
+            return False
+        place = Path("/", os.path.relpath(file.absolute(), self._layout.root.absolute()))
+        in_source = place.is_relative_to(Path("/", self._layout.source.name))
+        return recorded is None or in_source or any(place.match(f"/{pattern}") for pattern in self._patterns)
+
+    @cached_property
+    def _patterns(self) -> list[str]:
+        return outputs(self._layout)
+
+    def _time(self, file: Path) -> int:
+        """When a file was last changed, in nanoseconds, or the time that it was given; 0 if it is not there."""
+        try:
+            return self._times.get(absolute(file)) or file.stat().st_mtime_ns
+        except OSError:
+            return 0
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
@@ -169,11 +217,3 @@ def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
     elif old != new:
         before, now = json.dumps(old), json.dumps(new)
         yield f"{place} was {before}, is {now}" if len(before + now) < 80 else f"{place} has changed"
-
-
-def _time(file: Path) -> int:
-    """When a file was last changed, in nanoseconds; 0 if it is not there."""
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0

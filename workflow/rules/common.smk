@@ -2,11 +2,13 @@
 
 import gc
 import json
+import os
 import shutil
 import sys
 import tempfile
 
 from snakemake.cli import get_argument_parser
+from snakemake.io import Mtime
 
 from dhel_kcl import declarations, stages
 from dhel_kcl.config import load_combined
@@ -20,6 +22,11 @@ from dhel_kcl.staleness import explain, stale_jobs
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
 # the time. `onstart` switches the collection on again.
 gc.disable()
+
+if set("{}") & set(str(Path.cwd())):
+    raise WorkflowError(
+        f"{Path.cwd()}: has {{ or }} in its path, which Snakemake takes for wildcards; move the clone to another folder"
+    )
 
 if shutil.which("dhel-kcl") is None:
     raise WorkflowError(
@@ -63,8 +70,21 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+
+times_in_dry_run = {}
+
+
+def note_time(file, nanoseconds):
+    """Have Snakemake plan as if a file had a time: a dry run changes nothing."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    times_in_dry_run[os.path.relpath(file)] = Mtime(local=seconds + 1e-9 * rest)
+
+
 # What is stale follows from the manifests, not from Snakemake's records. Jobs of a cluster are told what to do.
-stale = stale_jobs(experiment, layout, targets) if workflow.is_main_process else {}
+stale = {}
+if workflow.is_main_process:
+    keep_times = [note_time] if workflow.output_settings.dryrun else []
+    stale = stale_jobs(experiment, layout, targets, *keep_times)
 for line in explain(stale, stages.expected_manifests(experiment, layout, targets)):
     console.print(line)
 
@@ -84,6 +104,11 @@ def force_if_stale(*of_rule, name=None):
     """An input function that gives no file, and has its job forced if it is stale: only jobs that are asked for are."""
 
     def force(wildcards):
+        if (
+            times_in_dry_run
+        ):  # here Snakemake has somewhere to keep them, and has not looked yet
+            workflow.iocache.mtime.update(times_in_dry_run)
+            times_in_dry_run.clear()
         subject = name or "-".join(map(str, wildcards))
         for stage in of_rule:
             if stage == "audit":
