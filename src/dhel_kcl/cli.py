@@ -3,15 +3,17 @@
 Heavy modules are imported inside the commands, so that `--help` and errors come at once.
 """
 
+import errno
 import os
 import shlex
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, TextIO
 
 try:
     import typer
@@ -24,7 +26,7 @@ from dhel_kcl.config import ExperimentConfig, OnlyConfig, load_config, parse_yam
 from dhel_kcl.errors import InputError, escaped, few
 from dhel_kcl.layout import Layout
 from dhel_kcl.orphans import announce_launcher, end_when_orphaned
-from dhel_kcl.ownership import SUMS, check_open_to_jobs, needs_configuring
+from dhel_kcl.ownership import SUMS, check_open_to_jobs, check_open_to_log, is_experiment, needs_configuring
 from dhel_kcl.private_folders import private_folder
 from dhel_kcl.provenance import record, refuse_future
 from dhel_kcl.seeding import derive_seed
@@ -77,15 +79,31 @@ def _options(
     if log is not None:
         if log.suffix != ".log":
             raise InputError(f"{log}: --log writes a file anew, so it takes names that end in .log only")
-        if log.exists() and not (log.is_file() or log.is_dir()):
-            raise InputError(f"{log}: --log writes a file, and this is a pipe or a device; choose another name")
         if (rank := os.environ.get("RANK", "0")).isdecimal() and rank != "0":
             log = log.with_suffix(f".process{rank}{log.suffix}")
+        check_open_to_log(log)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file:
+        with _open_log(log) as file:
             _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+
+
+def _open_log(log: Path) -> BinaryIO:
+    """Open a file to write it anew; what is no file, or a link to one, is left as it is."""
+    another = f"{log}: --log writes a file, and this is a link, a pipe or a device; choose another name"
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads, or a socket
+            raise InputError(another) from error
+        raise
+    file = os.fdopen(descriptor, "wb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise InputError(another)
+    file.truncate()
+    return file
 
 
 def _open(experiment: Path, *, to_read: bool = False) -> tuple[Layout, ExperimentConfig]:
@@ -104,21 +122,41 @@ def configure(
     output: Annotated[Path | None, typer.Option(help="Experiment's folder; default results/NAME.")] = None,
 ) -> None:
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml."""
-    config = parse_yaml(_standard_input(), "configuration") if source == "-" else load_config(Path(source))
+    piped = source == "-" or _is_unnamed_pipe(Path(source))
+    config = parse_yaml(_pipe(source), "configuration") if piped else load_config(Path(source))
     layout = Layout(output or Path("results") / config.name)
     if not needs_configuring(layout, config):
         return
+    if not layout.config.exists():
+        from dhel_kcl.repair import check_free
+
+        check_free(layout)
     with record(
         layout.manifest("configure"),
         stage="configure",
         subject=config.name,
         settings=stages.settings(config, "configure"),
         source=stages.code_digest("configure"),
-        inputs={} if source == "-" else {"source": Path(source)},
+        inputs={} if piped else {"source": Path(source)},
         outputs={"config": layout.config},
     ):
         write_resolved_config(config, layout.config)
     typer.echo(f"{layout.config}: {len(config.runs)} runs")
+
+
+def _is_unnamed_pipe(path: Path) -> bool:
+    """Whether a path is that of a pipe that no file names, as a shell's `<(...)` gives it: it can be read once."""
+    return path.is_fifo() and not os.path.lexists(os.path.realpath(path))
+
+
+def _pipe(source: str) -> str:
+    if source == "-":
+        return _standard_input()
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{source}: cannot be read ({reason}); give the configuration's file") from error
 
 
 def _standard_input() -> str:
@@ -487,7 +525,9 @@ def watch(
         seen = log.stat().st_mtime_ns if log.exists() else 0
         if seen > drawn:
             rows = training_rows(chosen, log)
-            paths = render_live(stages.SCRIPTS / "fig_training.py", rows, layout.live(run))
+            if (live := layout.live(run)).is_symlink():
+                raise InputError(f"{live}: a link, through which files of others would be replaced; remove it")
+            paths = render_live(stages.SCRIPTS / "fig_training.py", rows, live)
             typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
             drawn = seen
         if over and not drawn:
@@ -688,7 +728,7 @@ def show(experiment: Experiment) -> None:
     if not headline.exists():
         raise InputError(f"{headline}: missing; run snakemake for {experiment} first")
     console = Console()
-    console.print(Markdown(headline.read_text(encoding="utf-8")))
+    console.print(Markdown("\n".join(map(escaped, headline.read_text(encoding="utf-8").split("\n")))))
     scripts = declarations.scripts(stages.SCRIPTS).values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
@@ -697,20 +737,20 @@ def show(experiment: Experiment) -> None:
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
     places = {
-        "figures": f"{layout.figures}/  {figures} (.png .pdf .csv)",
-        "tables": f"{layout.tables}/  {tables} (.md .csv)",
-        "results": layout.results,
-        "theory": layout.theory,
-        "explorer": layout.explorer,
-        "report": layout.report,
-        "audit": f"{layout.audit}  {_audit_outcome(layout, seal, len(other))}",
+        "figures": (layout.figures, f"/  {figures} (.png .pdf .csv)"),
+        "tables": (layout.tables, f"/  {tables} (.md .csv)"),
+        "results": (layout.results, ""),
+        "theory": (layout.theory, ""),
+        "explorer": (layout.explorer, ""),
+        "report": (layout.report, ""),
+        "audit": (layout.audit, f"  {_audit_outcome(layout, seal, len(other))}"),
     }
-    for name, place in places.items():
-        console.print(f"[bold]{name:<8}[/] {escape(str(place))}", soft_wrap=True, highlight=False)
+    for name, (place, said) in places.items():
+        console.print(f"[bold]{name:<8}[/] {escape(escaped(str(place)) + said)}", soft_wrap=True, highlight=False)
     if other:
         raise InputError(
             f"{other[0]}: not the file that passed the audit, and {len(other) - 1} more of those above; "
-            f"run `dhel-kcl audit {layout.root}`"
+            f"run `{_audit_command(layout)}`"
         )
 
 
@@ -718,18 +758,23 @@ def _seal(layout: Layout) -> "Seal | None":
     """The seal, unless a later audit has failed or did not end."""
     from dhel_kcl.seal import read_seal
 
-    return read_seal(layout.audit) if layout.audit.exists() and not layout.audit_problems.exists() else None
+    passed = is_experiment(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
+    return read_seal(layout.audit) if passed else None
 
 
 def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
     if layout.audit_problems.exists():
-        return f"failed; {layout.audit_problems} lists the problems"
+        return f"failed; {escaped(str(layout.audit_problems))} lists the problems"
     if seal is None:
-        return f"not passed; run `dhel-kcl audit {layout.root}`"
+        return f"not passed; run `{_audit_command(layout)}`"
     if changed:
         return f"passed before, but {changed} of the files above have changed since"
     passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
-    return "\n".join([passed, *(f"  warning: {line}" for line in seal.uncommitted)])
+    return "\n".join([passed, *(f"  warning: {escaped(line)}" for line in seal.uncommitted)])
+
+
+def _audit_command(layout: Layout) -> str:
+    return f"dhel-kcl audit {escaped(shlex.quote(str(layout.root)))}"
 
 
 @app.command()
@@ -808,7 +853,7 @@ def _flush() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _tell(*(f"error: {escaped(line)}" for line in message.splitlines()))
+    _tell(*(f"error: {line}" for line in message.splitlines()))
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(1)
@@ -817,7 +862,7 @@ def _fail(message: str) -> NoReturn:
 def _tell(*lines: str) -> None:
     for stream in filter(None, (sys.stderr, _terminal)):
         with suppress(OSError):  # a terminal that was closed
-            for line in lines:
+            for line in map(escaped, lines):
                 print(line, file=stream, flush=True)
 
 
