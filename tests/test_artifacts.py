@@ -8,12 +8,21 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import TEMPORARY, atomic_path, read_json, remove_abandoned, sha256_file, sha256_json, write_json
+from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.paper.explorer import read_rows
+from dhel_kcl.paper.render import read_points
+from dhel_kcl.provenance.seal import read_seal
+from dhel_kcl.results.measurements import read_training_log
+from dhel_kcl.training.checkpoints import Checkpoints
+from dhel_kcl.training.tensor_files import read_tensors
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -138,6 +147,41 @@ def test_json_round_trip_refuses_nan_and_names_damaged_files(tmp_path: Path) -> 
         read_json(path)
     with pytest.raises(InputError, match="missing"):
         read_json(tmp_path / "b.json")
+
+
+READERS: list[Callable[[Path], object]] = [
+    *(sha256_file, read_json, load_manifest, read_seal, read_points, read_rows, read_training_log, load_config),
+    lambda path: read_tensors(path, "missing", "run again"),
+]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+@pytest.mark.parametrize("read", READERS)
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_in_one_line_and_not_waited_for(
+    read: Callable[[Path], object], kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=rf"^{path}: a pipe or a device, and a file is expected; [^\n]*$"):
+        read(path)
+
+
+def test_so_is_one_in_the_place_of_a_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "0" * 16, kept=1)
+    checkpoints.own.mkdir()
+    os.mkfifo(checkpoints.own / f"step-00000005-{'0' * 16}.pt")
+    with pytest.raises(InputError, match=r"\.pt: a pipe or a device"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize("depth", [150, 900, 200_000])
+@pytest.mark.parametrize("read", [read_json, load_manifest, read_seal, read_rows, load_config])
+def test_json_that_is_nested_too_deeply_is_one_line(read: Callable[[Path], object], depth: int, tmp_path: Path) -> None:
+    path, content = tmp_path / "file", "[" * depth + "]" * depth
+    page = f'<script type="application/json" id="data">{content}</script>'
+    path.write_text(page if read is read_rows else content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^{path}: [^\n]*$"):
+        read(path)
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.jobs.configure import configure
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest, record
 from dhel_kcl.jobs.stages import STAGES
+from dhel_kcl.provenance.audit import Outcome, begin, conclude
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 FIRST = (
@@ -238,6 +240,148 @@ def test_configure_writes_over_nothing_that_it_did_not_write(
     assert (experiment / "links" / "config.yaml").is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("theory.csv", "p/theory.csv: jobs would write over it, and none of them made it; choose another folder"),
+        ("runs/a/encoder.safetensors", "p/runs/a/encoder.safetensors: jobs would write over it"),
+        ("logs/theory.log", "p/logs/theory.log: jobs would write over it"),
+        ("manifests/theory.json", "p/manifests/theory.json: jobs would write over it"),
+        ("manifests/configure.json", "p/manifests/configure.json: not valid JSON"),
+        ("elsewhere/configure.json", "p/manifests: a link, through which files of others would be replaced"),
+    ],
+)
+def test_configure_refuses_a_folder_in_which_jobs_would_write_over_what_they_did_not_make(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "p"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine", encoding="utf-8")
+    if name.startswith("elsewhere"):
+        (folder / "manifests").symlink_to("elsewhere")
+    before = contents(tmp_path)
+    with pytest.raises(InputError) as refused:
+        cli.configure(str(TINY), folder)
+    assert str(refused.value).startswith(f"{tmp_path}/{said}")
+    assert "\n" not in str(refused.value)
+    assert contents(tmp_path) == before
+
+
+def test_configure_refuses_a_manifest_of_another_job_in_the_place_of_its_own(tmp_path: Path) -> None:
+    cli.configure(str(TINY), tmp_path / "p")
+    manifest = Layout(tmp_path / "p").manifest("configure")
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"configure"', '"theory"', 1), encoding="utf-8")
+    with pytest.raises(InputError, match=r"not a manifest of `dhel-kcl configure`, and would be lost; move it away"):
+        cli.configure(str(TINY), tmp_path / "p")
+
+
+def test_configure_goes_on_where_only_what_jobs_made_or_nobody_writes_is_left(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "p")
+    cli.configure(str(TINY), layout.root)
+    outputs = {"theory": layout.theory}
+    with record(layout.manifest("theory"), stage="", subject="", settings={}, source="", inputs={}, outputs=outputs):
+        layout.theory.write_text("numbers", encoding="utf-8")
+    layout.config.unlink()
+    cli.configure(str(TINY), layout.root)
+    for path in (layout.config, layout.manifest("configure")):
+        path.unlink()
+    cli.configure(str(TINY), layout.root)
+    assert load_config(layout.config) == load_config(TINY)
+    layout.theory.write_text("mine", encoding="utf-8")
+    layout.config.unlink()
+    with pytest.raises(InputError, match="jobs would write over it"):
+        cli.configure(str(TINY), layout.root)
+    (tmp_path / "q" / ".running").mkdir(parents=True)
+    for name in ("README.md", "notes.txt", ".running/host-1"):
+        (tmp_path / "q" / name).touch()
+    cli.configure(str(TINY), tmp_path / "q")
+
+
+def test_configure_reads_a_pipe_once_and_records_no_input(tmp_path: Path) -> None:
+    command = ["bash", "-c", '"$@" <(cat "$0") --output p', str(TINY), *PROGRAM, "configure"]
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert load_manifest(Layout(tmp_path / "p").manifest("configure")).inputs == {}
+    os.mkfifo(tmp_path / "named")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/named: a pipe or a device, and a file is expected"):
+        cli.configure(str(tmp_path / "named"), tmp_path / "q")
+
+
+def test_an_audit_writes_only_into_an_experiments_folder(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "p")
+    layout.root.mkdir()
+    for path in (layout.config, layout.audit, layout.audit_problems):
+        path.write_text("mine", encoding="utf-8")
+    before = contents(tmp_path)
+    begin(layout)
+    with pytest.raises(InputError, match=r"p: not made by `dhel-kcl configure`, so nothing was written into it"):
+        conclude(Outcome(problems=["bad"]), layout)
+    assert contents(tmp_path) == before
+
+
+def test_drawings_of_a_run_are_not_written_through_a_link(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(experiment / "results" / "tiny")
+    layout.run(RUN).mkdir(parents=True)
+    layout.training_log(RUN).touch()
+    (experiment / "mine").mkdir()
+    layout.live(RUN).symlink_to(experiment / "mine")
+    monkeypatch.setattr("dhel_kcl.results.collect.training_rows", lambda *_: pd.DataFrame({"x": [1.0]}))
+    with pytest.raises(InputError, match="live: a link, through which files of others would be replaced; remove it"):
+        cli.watch(layout.root, RUN, once=True)
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("link.log", "link.log: --log writes a file, and this is a link, a pipe or a device"),
+        ("results/tiny/mine.log", "results/tiny/mine.log: inside {here}/results/tiny, an experiment"),
+        ("results/tiny/runs/a.log", "results/tiny/runs/a.log: inside {here}/results/tiny, an experiment"),
+        ("results/tiny/logs/../a.log", "results/tiny/logs/../a.log: inside {here}/results/tiny, an experiment"),
+        ("to_release/a.log", "to_release/a.log: inside {here}/release, a release"),
+        ("release/logs/a.log", "release/logs/a.log: inside {here}/release, a release"),
+    ],
+)
+def test_a_log_is_not_written_through_a_link_nor_among_what_others_record(
+    log: str, said: str, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (experiment / "results" / "tiny" / "logs").mkdir()
+    (experiment / "release").mkdir()
+    for name in ("config.yaml", "SHA256SUMS"):
+        (experiment / "release" / name).touch()
+    (experiment / "to_release").symlink_to("release")
+    (experiment / "precious").write_text("mine", encoding="utf-8")
+    (experiment / "link.log").symlink_to("precious")
+    monkeypatch.chdir(experiment)
+    before = contents(experiment)
+    with pytest.raises(InputError) as refused:
+        cli._options(Path(log))
+    assert str(refused.value).startswith(said.format(here=experiment))
+    assert contents(experiment) == before
+
+
+def test_the_log_of_a_process_is_checked_under_its_own_name(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (experiment / "precious").write_text("mine", encoding="utf-8")
+    (experiment / "a.process3.log").symlink_to("precious")
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(InputError, match=r"a\.process3\.log: --log writes a file"):
+        cli._options(experiment / "a.log")
+    assert (experiment / "precious").read_text(encoding="utf-8") == "mine"
+
+
+def test_show_prints_no_control_characters_and_commands_that_can_be_copied(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = experiment / "results" / "a \x1b[31m b"
+    (experiment / "results" / "tiny").rename(folder)
+    (folder / "tables").mkdir()
+    (folder / "tables" / "table_linear_accuracy.md").write_text("0.5 \x1b[2J", encoding="utf-8")
+    monkeypatch.chdir(REPOSITORY)
+    cli.show(folder)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert f"dhel-kcl audit '{folder}'".replace("\x1b", "\\x1b") in said
+
+
 def test_configure_changes_an_experiment_and_goes_on_where_it_was_killed(experiment: Path) -> None:
     folder, other = experiment / "results" / "tiny", REPOSITORY / "config" / "quickstart.yaml"
     assert run("dhel-kcl", "configure", str(other), "--output", str(folder), cwd=experiment).returncode == 0
@@ -400,7 +544,7 @@ def test_a_file_never_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        ("full.log", "full.log: --log writes a file, and this is a pipe or a device; choose another name"),
+        ("full.log", "full.log: --log writes a file, and this is a link, a pipe or a device; choose another name"),
         ("folder.log", "folder.log: Is a directory; check the disk and permissions"),
         ("results", "results: --log writes a file anew, so it takes names that end in .log only"),
         ("file/below.log", "file: File exists; check the disk and permissions"),
@@ -560,7 +704,7 @@ def test_output_that_an_encoding_lacks_letters_for_is_escaped(experiment: Path) 
 def test_a_log_that_is_a_pipe_is_refused_instead_of_waited_for(experiment: Path) -> None:
     os.mkfifo(experiment / "pipe.log")
     outcome = redirected("", "--log", "pipe.log", "runs", "results/tiny", cwd=experiment)
-    said = "error: pipe.log: --log writes a file, and this is a pipe or a device; choose another name\n"
+    said = "error: pipe.log: --log writes a file, and this is a link, a pipe or a device; choose another name\n"
     assert (outcome.returncode, outcome.stderr) == (1, said)
 
 

@@ -374,3 +374,11 @@ def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"name: \xff")
     with pytest.raises(InputError, match=r"a\.yaml: not text in UTF-8 \(invalid start byte at byte 6\)"):
         load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("name", ["a{b}.txt", "lists}/classes.txt"])
+def test_a_class_list_that_snakemake_would_take_for_a_pattern_is_refused(name: str) -> None:
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    values["datasets"][0]["data"] = {"kind": "imagenet100", "root": "images", "class_list": name}
+    with pytest.raises(InputError, match=r"class_list: has { or }, which Snakemake takes for wildcards; rename"):
+        parse_config(values, "test")

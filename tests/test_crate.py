@@ -284,6 +284,25 @@ def test_a_new_crate_removes_its_old_copies_and_nothing_that_a_user_keeps_in_sou
     assert changed.read_text(encoding="utf-8") == "mine now"
 
 
+@pytest.mark.parametrize("link", ["source", "source/old", "source/old/file.txt"])
+def test_an_old_copy_that_lies_behind_a_link_is_not_removed(
+    link: str, tmp_path: Path, make_manifest: Callable[..., Path]
+) -> None:
+    layout, mine = Layout(tmp_path), tmp_path / "mine" / "old" / "file.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    target = {"source": "mine", "source/old": "mine/old", "source/old/file.txt": "mine/old/file.txt"}[link]
+    (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / target)
+    make_manifest("crate", "tiny").rename(layout.manifest("crate"))
+    manifest = load_manifest(layout.manifest("crate"))
+    manifest.outputs["file"] = Artifact(path="../source/old/file.txt", sha256=sha256_file(mine), bytes=4)
+    write_json(layout.manifest("crate"), manifest.model_dump())
+    crate._remove_old_copies(layout, [])
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert (tmp_path / link).is_symlink()
+
+
 @pytest.mark.parametrize("folder", ["source", "source/workflow"])
 def test_the_crate_does_not_write_through_a_link(copied: Layout, folder: str, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"

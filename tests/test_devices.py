@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -303,6 +304,16 @@ def test_a_job_that_waits_says_for_what_and_now_and_then_that_it_still_waits(
     claim_gpus(CUDA, 2, tmp_path)
     waits = f"waiting for 2 of the GPUs 0, 1, which other jobs hold ({tmp_path})"
     assert capsys.readouterr().err.splitlines() == [waits, *[f"still {waits}"] * 3]
+
+
+def test_names_of_devices_and_jobs_may_be_any_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "a\udcff")
+    monkeypatch.setenv("SLURM_JOB_ID", "b\udcff")
+    claim_gpus(CUDA)
+    assert [path.name for path in tmp_path.rglob("*.lock")] == ["a%FF.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"dhel-kcl-gpus-b%FF-{os.geteuid()}"]
 
 
 @pytest.mark.parametrize("tf32", [False, True])

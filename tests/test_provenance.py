@@ -72,3 +72,17 @@ def test_a_job_waits_for_an_input_that_is_little_ahead(
     run_job(tmp_path, ran, old, new)
     assert ran == ["job"]
     assert 0 < slept[0] <= CLOCK_SKEW_SECONDS
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_an_input_that_is_no_file_is_refused_before_the_job_runs(kind: str, tmp_path: Path) -> None:
+    path, ran = tmp_path / "input", list[str]()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=rf"^{path}: not a file, so that nobody could tell what was read"):
+        run_job(tmp_path, ran, path)
+    assert ran == []

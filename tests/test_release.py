@@ -257,7 +257,7 @@ def test_a_release_is_drawn_again_without_its_experiment(released: Path, tmp_pat
     assert f"{count + 2} of {count + 2} have the released numbers" in outcome.stdout
     assert f"{count} of {count} figures and tables have the released bytes" in outcome.stdout
     redrawn, was = contents(tmp_path / "redrawn" / "released"), contents(released)
-    assert all(was[name] == data for name, data in redrawn.items() if not name.endswith(".html"))
+    assert all(was[name] == data for name, data in redrawn.items() if not name.endswith((".html", "SHA256SUMS")))
     assert {"report.html", "explorer.html"} <= set(redrawn)
 
 
@@ -346,6 +346,17 @@ def _add_and_list(name: str) -> Callable[[Path], None]:
     return add
 
 
+def _add_a_manifest(name: str) -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        shutil.copy(folder / "manifests" / "configure.json", folder / name)
+        if "/" not in name:
+            text = (folder / name).read_text(encoding="utf-8").replace('"../config.yaml"', '"config.yaml"')
+            (folder / name).write_text(text, encoding="utf-8")
+        list_again(folder)
+
+    return add
+
+
 def _link(name: str) -> Callable[[Path], None]:
     def link(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -384,6 +395,8 @@ def _keep_only_foreign_files(folder: Path) -> None:
         (_add_and_list("notes.txt"), r"notes\.txt: not a file of a release; so nothing was replaced"),
         (_add_and_list("figures/fig_mine.png"), r"fig_mine\.png: not a file of a release; so nothing was replaced"),
         (_add_and_list("manifests/mine.json"), r"mine\.json: not valid JSON"),
+        (_add_a_manifest("manifests/mine.json"), r"mine\.json: not a file of a release; so nothing was replaced"),
+        (_add_a_manifest("notes.manifest.json"), r"notes\.manifest\.json: not a file of a release"),
         (_add("tables/table_theory.md"), r"table_theory\.md: not the file that SHA256SUMS lists.*nothing was replaced"),
         (_add("SHA256SUMS"), r"SHA256SUMS: line 1 is not a sha256, two spaces and a file"),
         (_replace_configuration, r"config\.yaml: not the file that manifests/configure\.json records"),
@@ -524,6 +537,66 @@ def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> 
     (tmp_path / "drawn" / "theory" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"notes\.txt: not of an earlier redraw; choose another output"):
         list(redraw([theory], tmp_path / "drawn", tmp_path / "scripts"))
+
+
+def test_a_redraw_replaces_no_figure_that_it_did_not_draw(theory: Path, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    for name in ("table_theory.py", "theorems.py", "style.py"):
+        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
+    output = tmp_path / "drawn"
+    list(redraw([theory], tmp_path / "scripts", output))
+    for name in ("tables/table_theory.md", "figures/fig_x.png"):
+        _add(f"theory/{name}")(output)
+        before = state(output)
+        with pytest.raises(InputError, match=rf"{name}: not of an earlier redraw; choose another output"):
+            list(redraw([theory], tmp_path / "scripts", output))
+        assert state(output) == before
+        shutil.rmtree(output)
+        output.mkdir()
+
+
+def test_a_bill_of_materials_that_no_manifest_records_is_not_published(runs: Path, tmp_path: Path) -> None:
+    (runs / "manifests" / "crate.json").unlink(missing_ok=True)
+    (runs / "sbom.json").write_text("mine", encoding="utf-8")
+    output = tmp_path / "output"
+    for _ in range(2):
+        publish(Experiment.open(runs, SCRIPTS), output)
+        assert not (output / "sbom.json").exists()
+
+
+def test_a_link_among_the_contents_is_not_published(theory: Path, tmp_path: Path) -> None:
+    _link_a_listed_file(theory)
+    with pytest.raises(InputError, match=r"theory\.parquet: a link, not the file that its job wrote"):
+        publish_theory(theory, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_file_that_is_put_into_the_folder_while_it_is_replaced_is_not_lost(
+    theory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rename = tmp_path / "output", Path.rename
+    publish_theory(theory, output)
+
+    def late(path: Path, to: Path) -> Path:
+        if path == output:
+            (output / "notes.txt").write_text("mine", encoding="utf-8")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", late)
+    before = contents(output)
+    with pytest.raises(InputError, match=f"{output}: was changed meanwhile, so nothing was replaced"):
+        publish_theory(theory, output)
+    assert contents(output) == before | {"notes.txt": b"mine"}
+    assert sorted(tmp_path.iterdir()) == [output, theory]
+
+
+def test_a_readme_keeps_its_mode(theory: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    publish_theory(theory, output)
+    (output / "README.md").write_text("what was found", encoding="utf-8")
+    (output / "README.md").chmod(0o640)
+    publish_theory(theory, output)
+    assert (output / "README.md").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_release_with_a_link_or_a_socket_that_it_does_not_list_is_not_whole(theory: Path) -> None:

@@ -14,18 +14,20 @@ from pathlib import Path
 import pytest
 from workspace import REPOSITORY, TINY, run, snakemake
 
+from dhel_kcl import cli
 from dhel_kcl.errors import InputError
 from dhel_kcl.files import TEMPORARY, write_json
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, record
-from dhel_kcl.jobs.running import RunningMark, is_running
-from dhel_kcl.provenance.repair import outputs, repair, repair_after_crash
+from dhel_kcl.jobs.running import RunningMark, is_running, marks
+from dhel_kcl.provenance.repair import check_is_experiment, outputs, repair, repair_after_crash
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    """An experiment of two jobs: `evaluate` of one run, and `theory`."""
+    """An experiment of three jobs: `configure`, `evaluate` of one run, and `theory`."""
     layout = Layout(tmp_path / "results" / "small")
+    cli.configure(str(TINY), layout.root)
     jobs = {
         layout.run_manifest("evaluate", "run"): layout.evaluation("run"),
         layout.manifest("theory"): layout.theory,
@@ -158,6 +160,89 @@ def test_what_gathers_all_files_is_removed_so_that_snakemake_asks_for_the_damage
     truncate(layout.evaluation("run"))
     repair(layout)
     assert not any(path.exists() for path in gathering)
+
+
+def test_a_table_or_page_that_is_not_the_one_of_its_job_is_moved_aside_and_not_removed(layout: Layout) -> None:
+    mine = {layout.results: b"my table", layout.report: b"my page"}
+    for path, content in mine.items():
+        path.write_bytes(content)
+    write_json(layout.results.with_suffix(".csv"), [])
+    of_collect = {"csv": layout.results.with_suffix(".csv")}
+    with record(
+        layout.manifest("collect"), stage="", subject="", settings={}, source="", inputs={}, outputs=of_collect
+    ):
+        pass
+    truncate(layout.theory)
+    assert set(repair(layout)) == {layout.theory, *mine}
+    assert {path: path.with_name(f"{path.name}.damaged").read_bytes() for path in mine} == mine
+    assert not of_collect["csv"].exists()
+
+
+def test_a_mark_is_an_empty_file_of_the_folder_itself(layout: Layout, tmp_path: Path) -> None:
+    layout.running.mkdir()
+    for name in ("host-1", "host-2", "host-3"):
+        (layout.running / name).touch()
+    (layout.running / "photo-2024").write_text("mine", encoding="utf-8")
+    os.mkfifo(layout.running / "pipe-4")
+    (layout.running / "link-5").symlink_to(layout.running / "host-1")
+    assert [path.name for path in marks(layout)] == ["host-1", "host-2", "host-3"]
+    layout.running.rename(tmp_path / "elsewhere")
+    layout.running.symlink_to(tmp_path / "elsewhere")
+    assert marks(layout) == []
+    repair(layout)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 6
+
+
+def test_whether_a_pipe_is_locked_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "host-1")
+    assert is_running(tmp_path / "host-1") is None
+
+
+def test_a_mark_alone_does_not_make_a_folder_an_experiments(tmp_path: Path) -> None:
+    foreign = Layout(tmp_path / "foreign")
+    (foreign.root / "manifests").mkdir(parents=True)
+    for name in ("theory.csv", "results.parquet", f"{TEMPORARY}x", "manifests/theory.json", "config.yaml"):
+        (foreign.root / name).write_text("mine", encoding="utf-8")
+    crashed(foreign)
+    before = contents(foreign)
+    with pytest.raises(InputError, match="no job has left a sound manifest in it"):
+        check_is_experiment(foreign)
+    repair_after_crash(foreign)
+    assert contents(foreign) == before
+
+
+@pytest.mark.parametrize("beside", [None, "config.yaml", "theory.parquet"])
+def test_copies_of_manifests_are_not_removed_where_their_files_are_not(
+    beside: str | None, layout: Layout, tmp_path: Path
+) -> None:
+    copied = Layout(tmp_path / "copied")
+    shutil.copytree(layout.root / "manifests", copied.root / "manifests")
+    for stage in ("explorer", "report", "crate"):
+        shutil.copy(layout.manifest("theory"), copied.manifest(stage))
+    if beside:
+        shutil.copy(layout.root / beside, copied.root) if beside != "config.yaml" else (
+            copied.config.write_text("mine", encoding="utf-8")
+        )
+    before = set(contents(copied).values())
+    if beside:
+        check_is_experiment(copied)
+        repair(copied)
+    else:
+        with pytest.raises(InputError, match="no job has left a sound manifest in it"):
+            check_is_experiment(copied)
+    after = set(contents(copied).values())
+    assert before - after <= {layout.manifest("configure").read_bytes()}, "whose config.yaml is another"
+
+
+def test_names_in_messages_are_harmless_and_commands_can_be_copied(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Layout(layout.root.rename(layout.root.with_name("a \x1b[31m; b")))
+    crashed(odd, "elsewhere")
+    repair_after_crash(odd)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert f"dhel-kcl repair '{odd.root}'".replace("\x1b", "\\x1b") in said
 
 
 def test_without_a_mark_nothing_is_hashed_and_with_one_everything_is_once(layout: Layout) -> None:
@@ -442,8 +527,8 @@ def test_a_file_that_cannot_be_read_is_named(name: str, layout: Layout, monkeypa
     def broken_disk(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("dhel_kcl.provenance.repair.sha256_file", broken_disk)
-    with pytest.raises(InputError, match=r"(theory.parquet|evaluation.json): cannot be checked \(Input/output"):
+    monkeypatch.setattr("dhel_kcl.jobs.history.sha256_file", broken_disk)
+    with pytest.raises(InputError, match=r"(yaml|parquet|json): cannot be checked \(Input/output"):
         repair(layout)
 
 

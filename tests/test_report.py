@@ -99,6 +99,13 @@ def write_report(
     write_page(report_text(*shown), output)
 
 
+def test_the_command_that_audits_can_be_copied_whatever_the_folder_is_called(inputs: dict[str, Path]) -> None:
+    folder = inputs["results"].parent
+    (folder / "a b; c").symlink_to(folder)
+    write_report(**inputs | {"results": folder / "a b; c" / inputs["results"].name})
+    assert f"dhel-kcl audit &#39;{folder}/a b; c&#39;" in inputs["output"].read_text(encoding="utf-8")
+
+
 def test_the_report_holds_everything(inputs: dict[str, Path]) -> None:
     write_report(**inputs)
     html = inputs["output"].read_text(encoding="utf-8")

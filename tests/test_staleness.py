@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import yaml
 from workspace import REPOSITORY, TINY, snakemake
 
+from dhel_kcl import cli
 from dhel_kcl.experiment.config import ExperimentConfig, parse_config
-from dhel_kcl.files import write_json
+from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import load_manifest
+from dhel_kcl.jobs.manifest import Artifact, load_manifest
+from dhel_kcl.jobs.stages import STAGES
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 LAYOUT = Layout(Path("results/tiny"))
@@ -55,6 +59,12 @@ def planned(folder: Path) -> set[str]:
     return set(
         re.findall(r"^(\w+) +\d+$", outcome.stdout.partition("Job stats:")[2].partition("total")[0], re.MULTILINE)
     )
+
+
+def test_a_dry_run_on_a_copy_plans_nothing_and_sets_no_time(experiment: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in LAYOUT.root.rglob("*")}
+    assert planned(experiment) == set()
+    assert {path: path.stat().st_mtime_ns for path in LAYOUT.root.rglob("*")} == before
 
 
 def test_a_copy_of_a_finished_experiment_has_nothing_to_do(experiment: Path) -> None:
@@ -152,9 +162,9 @@ def test_only_what_is_asked_for_is_done_again(experiment: Path) -> None:
 
 
 def test_snakemakes_own_records_do_not_outvote_the_manifests(copy_of_finished: Path) -> None:
-    for record in (copy_of_finished / ".snakemake" / "metadata").rglob("*"):
-        if record.is_file():
-            record.write_text(record.read_text(encoding="utf-8").replace("tiny", "other"), encoding="utf-8")
+    for path in (copy_of_finished / ".snakemake" / "metadata").rglob("*"):
+        if path.is_file():
+            path.write_text(path.read_text(encoding="utf-8").replace("tiny", "other"), encoding="utf-8")
     assert planned(copy_of_finished) == set()
 
 
@@ -167,3 +177,97 @@ def test_jobs_that_are_stale_for_one_reason_are_one_line() -> None:
         f"evaluate of {first} and 1 more is stale: its code has changed",
         "theory of tiny is stale: t was 1.0, is 2.0",
     ]
+
+
+@pytest.fixture
+def from_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """An experiment of which `theory` was done, by a clock that was an hour ahead."""
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(Path("results/tiny"))
+    cli.configure(str(TINY), layout.root)
+    with Job(Experiment(config(), layout), STAGES["theory"], "tiny").recorded():
+        for path in (layout.theory, layout.theory.with_suffix(".csv")):
+            path.write_text(path.name, encoding="utf-8")
+    for path in layout.root.rglob("*"):
+        _put_an_hour_ahead(path)
+    return layout
+
+
+def _put_an_hour_ahead(path: Path) -> None:
+    os.utime(path, (time.time() + 3600,) * 2)
+
+
+def _ahead(layout: Layout) -> set[str]:
+    files = [path for path in layout.root.rglob("*") if path.is_file() and path.parent.name != "manifests"]
+    return {path.name for path in files if path.stat().st_mtime > time.time()}
+
+
+def test_what_was_made_in_the_future_and_is_as_recorded_gets_the_present_time(from_the_future: Layout) -> None:
+    from_the_future.theory.with_suffix(".csv").write_text("changed", encoding="utf-8")
+    _put_an_hour_ahead(from_the_future.theory.with_suffix(".csv"))
+    assert stale_jobs(Experiment(config(), from_the_future, chosen={})) == {}
+    assert _ahead(from_the_future) == {"theory.csv", "config.yaml"}, "which no rule makes"
+    assert from_the_future.manifest("theory").stat().st_mtime <= time.time()
+
+
+def test_no_time_is_set_ahead_of_the_clock(from_the_future: Layout, tmp_path: Path) -> None:
+    read = tmp_path / "read.txt"
+    read.write_text("read", encoding="utf-8")
+    _put_an_hour_ahead(read)
+    manifest = from_the_future.manifest("theory")
+    job = load_manifest(manifest)
+    job.inputs["read"] = Artifact(path=os.path.relpath(read, manifest.parent), sha256=sha256_file(read), bytes=4)
+    write_json(manifest, job.model_dump())
+    assert stale_jobs(Experiment(config(), from_the_future, chosen={})) == {}
+    assert _ahead(from_the_future) == {"config.yaml"}, "which no rule makes"
+    assert read.stat().st_mtime > time.time()
+
+
+def test_a_dry_run_only_notes_times(from_the_future: Layout) -> None:
+    noted: dict[Path, int] = {}
+    before = _ahead(from_the_future)
+    stale_jobs(Experiment(config(), from_the_future, chosen={}), noted.__setitem__)
+    assert _ahead(from_the_future) == before
+    assert {path.name for path in noted} == {"theory.parquet", "theory.csv", "theory.json"}
+    assert all(each <= time.time_ns() for each in noted.values())
+
+
+@pytest.mark.parametrize("whose", ["a release", "somebody's"])
+def test_times_stay_in_a_folder_that_is_no_experiments_own(whose: str, from_the_future: Layout) -> None:
+    if whose == "a release":
+        (from_the_future.root / "SHA256SUMS").touch()
+    else:
+        from_the_future.manifest("configure").unlink()
+    before = _ahead(from_the_future)
+    stale_jobs(Experiment(config(), from_the_future, chosen={}))
+    assert _ahead(from_the_future) == before
+
+
+def test_times_stay_of_files_that_no_job_writes_whatever_a_manifest_says(
+    from_the_future: Layout, tmp_path: Path
+) -> None:
+    victim, notes = tmp_path / "victim", from_the_future.root / "notes.txt"
+    for path in (victim, notes):
+        path.write_text("mine", encoding="utf-8")
+        _put_an_hour_ahead(path)
+    from_the_future.theory.unlink()
+    victim_of_link = from_the_future.theory
+    victim_of_link.symlink_to(victim)
+    manifest = from_the_future.manifest("theory")
+    job = load_manifest(manifest)
+    for path in (victim, notes, victim_of_link):
+        place = os.path.relpath(path, manifest.parent)
+        job.outputs[path.name] = Artifact(path=place, sha256=sha256_file(victim), bytes=4)
+    job.outputs.pop("parquet")
+    write_json(manifest, job.model_dump())
+    assert stale_jobs(Experiment(config(), from_the_future, chosen={})) == {}
+    assert victim.stat().st_mtime > time.time()
+    assert _ahead(from_the_future) == {"config.yaml", "notes.txt", "theory.parquet"}
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(from_the_future: Layout) -> None:
+    from_the_future.manifest("theory").unlink()
+    os.mkfifo(from_the_future.manifest("theory"))
+    assert stale_jobs(Experiment(config(), from_the_future, chosen={})) == {
+        from_the_future.manifest("theory"): "its manifest cannot be read"
+    }

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
-from workspace import REPOSITORY, TINY, run, snakemake
+from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
 
 from dhel_kcl.declarations import scripts
 from dhel_kcl.experiment.config import load_config
@@ -317,3 +317,12 @@ def test_an_experiment_on_images_of_one_class_runs_to_its_end_and_says_what_it_c
     assert [row["state"] for row in read_rows(layout.explorer)] == ["finished, not wholly measured"]
     shown = run("dhel-kcl", "show", str(layout.root), cwd=workspace)
     assert shown.returncode == 0, shown.stderr
+
+
+def test_a_clone_in_a_folder_that_snakemake_would_take_for_a_pattern_is_one_line(tmp_path: Path) -> None:
+    clone = tmp_path / "a{b}"
+    clone.mkdir()
+    outcome = snakemake("--dry-run", cwd=make_workspace(clone))
+    assert outcome.returncode != 0
+    said = f"{clone}: has {{ or }} in its path, which Snakemake takes for wildcards; move the clone to another folder"
+    assert said in (outcome.stdout + outcome.stderr).splitlines()

@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl.console import fail, log_to, tell
-from dhel_kcl.errors import INTERRUPTED, InputError
+from dhel_kcl.errors import INTERRUPTED, InputError, escaped
 from dhel_kcl.experiment.config import OnlyConfig, load_config, parse_yaml
 from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.files import private_folder
@@ -27,7 +27,7 @@ from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import refuse_future
-from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, is_release
+from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, is_experiment, is_release
 from dhel_kcl.jobs.running import end_when_orphaned
 from dhel_kcl.jobs.stages import STAGES, Stage
 
@@ -86,7 +86,7 @@ def _options(
     ] = False,
 ) -> None:
     if log is not None:
-        log_to(log)
+        log_to(log, check_open_to_log)
 
 
 # What there is to look at
@@ -112,7 +112,7 @@ def show(folder: Folder) -> None:
     if not headline.exists():
         raise InputError(f"{headline}: missing; run snakemake for {folder} first")
     console = Console()
-    console.print(Markdown(headline.read_text(encoding="utf-8")))
+    console.print(Markdown("\n".join(map(escaped, headline.read_text(encoding="utf-8").split("\n")))))
     scripts = experiment.targets.values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
@@ -121,20 +121,20 @@ def show(folder: Folder) -> None:
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
     places = {
-        "figures": f"{layout.figures}/  {figures} (.png .pdf .csv)",
-        "tables": f"{layout.tables}/  {tables} (.md .csv)",
-        "results": layout.results,
-        "theory": layout.theory,
-        "explorer": layout.explorer,
-        "report": layout.report,
-        "audit": f"{layout.audit}  {_audit_outcome(layout, seal, len(other))}",
+        "figures": (layout.figures, f"/  {figures} (.png .pdf .csv)"),
+        "tables": (layout.tables, f"/  {tables} (.md .csv)"),
+        "results": (layout.results, ""),
+        "theory": (layout.theory, ""),
+        "explorer": (layout.explorer, ""),
+        "report": (layout.report, ""),
+        "audit": (layout.audit, f"  {_audit_outcome(layout, seal, len(other))}"),
     }
-    for name, place in places.items():
-        console.print(f"[bold]{name:<8}[/] {escape(str(place))}", soft_wrap=True, highlight=False)
+    for name, (place, said) in places.items():
+        console.print(f"[bold]{name:<8}[/] {escape(escaped(str(place)) + said)}", soft_wrap=True, highlight=False)
     if other:
         raise InputError(
             f"{other[0]}: not the file that passed the audit, and {len(other) - 1} more of those above; "
-            f"run `dhel-kcl audit {layout.root}`"
+            f"run `{_audit_command(layout)}`"
         )
 
 
@@ -142,18 +142,23 @@ def _seal(layout: Layout) -> "Seal | None":
     """The seal, unless a later audit has failed or did not end."""
     from dhel_kcl.provenance.seal import read_seal
 
-    return read_seal(layout.audit) if layout.audit.exists() and not layout.audit_problems.exists() else None
+    passed = is_experiment(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
+    return read_seal(layout.audit) if passed else None
 
 
 def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
     if layout.audit_problems.exists():
-        return f"failed; {layout.audit_problems} lists the problems"
+        return f"failed; {escaped(str(layout.audit_problems))} lists the problems"
     if seal is None:
-        return f"not passed; run `dhel-kcl audit {layout.root}`"
+        return f"not passed; run `{_audit_command(layout)}`"
     if changed:
         return f"passed before, but {changed} of the files above have changed since"
     passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
-    return "\n".join([passed, *(f"  warning: {line}" for line in seal.uncommitted)])
+    return "\n".join([passed, *(f"  warning: {escaped(line)}" for line in seal.uncommitted)])
+
+
+def _audit_command(layout: Layout) -> str:
+    return f"dhel-kcl audit {escaped(shlex.quote(str(layout.root)))}"
 
 
 @app.command(rich_help_panel=LOOK)
@@ -214,7 +219,9 @@ def watch(
         seen = log.stat().st_mtime_ns if log.exists() else 0
         if seen > drawn:
             rows = training_rows(chosen, log)
-            paths = render_live(SCRIPTS / "fig_training.py", rows, layout.live(run))
+            if (live := layout.live(run)).is_symlink():
+                raise InputError(f"{live}: a link, through which files of others would be replaced; remove it")
+            paths = render_live(SCRIPTS / "fig_training.py", rows, live)
             typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
             drawn = seen
         if over and not drawn:
@@ -349,11 +356,30 @@ def configure(
     Example: `dhel-kcl configure config/quickstart.yaml`
     """
     from dhel_kcl.jobs.configure import configure as write
+    from dhel_kcl.provenance.repair import check_free
 
-    config = parse_yaml(_standard_input(), "configuration") if source == "-" else load_config(Path(source))
+    piped = source == "-" or _is_unnamed_pipe(Path(source))
+    config = parse_yaml(_pipe(source), "configuration") if piped else load_config(Path(source))
     layout = Layout(output or Path("results") / config.name)
-    if write(config, layout, None if source == "-" else Path(source)):
+    if not layout.config.exists():
+        check_free(layout)
+    if write(config, layout, None if piped else Path(source)):
         typer.echo(f"{layout.config}: {len(config.runs)} runs")
+
+
+def _is_unnamed_pipe(path: Path) -> bool:
+    """Whether a path is that of a pipe that no file names, as a shell's `<(...)` gives it: it can be read once."""
+    return path.is_fifo() and not os.path.lexists(os.path.realpath(path))
+
+
+def _pipe(source: str) -> str:
+    if source == "-":
+        return _standard_input()
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{source}: cannot be read ({reason}); give the configuration's file") from error
 
 
 def _standard_input() -> str:

@@ -8,8 +8,9 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,39 @@ _ABANDONED_SECONDS = 24 * 3600
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_DEEPEST = 100
+"""How deeply what is written as JSON here may be nested: far more than anything is."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read its bytes, but no pipe or device, which a reader may wait for, or read, for ever.
+
+    Raises:
+        InputError: it is a pipe or a device.
+        OSError: it is missing, a folder or a socket, or may not be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: a pipe or a device, and a file is expected; remove it or give a file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file; raises what `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of the file's bytes."""
-    with path.open("rb") as file:
+    """Hexadecimal sha256 of the file's bytes; raises what `open_regular` does."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -139,10 +170,10 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        InputError: the file is missing or is not JSON.
+        InputError: the file is missing, a pipe or a device, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_regular(path).decode())
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run the rule that writes it") from error
     except ValueError as error:
@@ -176,3 +207,25 @@ def private_folder(name: str) -> Path:
             "remove it, or set TMPDIR to another folder"
         )
     return folder
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON that recursion can walk.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for each in level if isinstance(each, dict | list) for part in _parts(each)]
+    if level:
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

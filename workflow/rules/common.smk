@@ -2,8 +2,11 @@
 
 import gc
 import json
+import os
 import shutil
 import tempfile
+
+from snakemake.io import Mtime
 
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
@@ -23,6 +26,11 @@ from dhel_kcl.provenance.staleness import explain, stale_jobs
 # Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
 # the time. `onstart` switches the collection on again.
 gc.disable()
+
+if set("{}") & set(str(Path.cwd())):
+    raise WorkflowError(
+        f"{Path.cwd()}: has {{ or }} in its path, which Snakemake takes for wildcards; move the clone to another folder"
+    )
 
 if shutil.which("dhel-kcl") is None:
     raise WorkflowError(
@@ -45,8 +53,20 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+times_in_dry_run = {}
+
+
+def note_time(file, nanoseconds):
+    """Make Snakemake plan as if a file had a time: a dry run changes nothing."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    times_in_dry_run[os.path.relpath(file)] = Mtime(local=seconds + 1e-9 * rest)
+
+
 # What is stale follows from the manifests, not from Snakemake's records. Jobs of a cluster are told what to do.
-stale = stale_jobs(experiment) if workflow.is_main_process else {}
+stale = {}
+if workflow.is_main_process:
+    setting = [note_time] if workflow.output_settings.dryrun else []
+    stale = stale_jobs(experiment, *setting)
 for line in explain(stale, experiment):
     console.print(line)
 
@@ -73,6 +93,10 @@ def asks_for(name, subject=None):
     """An input function: what the jobs of a stage ask for. It forces those that are stale: only jobs that are needed."""
 
     def files(wildcards):
+        if times_in_dry_run:
+            # Only now Snakemake has somewhere to keep them, and it has not looked yet.
+            workflow.iocache.mtime.update(times_in_dry_run)
+            times_in_dry_run.clear()
         job = Job(
             experiment, STAGES[name], subject or subject_of(STAGES[name], wildcards)
         )

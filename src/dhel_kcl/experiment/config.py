@@ -36,7 +36,7 @@ from pydantic_core import CoreSchema
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.strict_yaml import read_yaml, write_yaml
-from dhel_kcl.files import atomic_path
+from dhel_kcl.files import atomic_path, read_regular
 
 # Bounds stand well beyond what anyone needs, and before what libraries answer with a crash, a file that cannot be
 # named, or a number that another program reads as its neighbour. A Boolean or a string is no number.
@@ -203,6 +203,8 @@ class DataConfig(_Strict):
         if ("class_list" in needs[self.kind]) != (self.class_list is not None):
             needing = ", ".join(name for name in needs if "class_list" in needs[name])
             raise ValueError(f"class_list: needed for kind {needing}, and only there")
+        if set("{}") & set(str(self.class_list)):
+            raise ValueError("class_list: has { or }, which Snakemake takes for wildcards; rename what is called so")
         return self
 
     @property
@@ -700,7 +702,7 @@ def load_combined(paths: Sequence[Path], assignments: Sequence[str] = ()) -> Exp
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a configuration file") from error
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import networkx as nx
 from pydantic import ValidationError
 
-from dhel_kcl.files import sha256_file
+from dhel_kcl.files import read_regular, sha256_file
 from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
 
 State = Literal["as recorded", "missing", "changed", "discarded"]
@@ -58,11 +58,11 @@ class History:
         place = absolute(path)
         if place not in self._paths:
             try:
-                content = path.read_bytes()
+                content = read_regular(path)
                 manifest = Manifest.model_validate_json(content)
             except (FileNotFoundError, ValidationError):
                 manifest = load_manifest(path)  # says what is wrong, in one line
-                content = path.read_bytes()
+                content = read_regular(path)
             self._paths[place], self.manifests[path] = path, manifest
             self._of_manifests[place] = hashlib.sha256(content).hexdigest()
             self.written |= {file: (path, artifact) for file, artifact in self.outputs(path).items()}
@@ -113,9 +113,10 @@ class History:
         """Say what has become of a file that a manifest describes.
 
         Raises:
+            InputError: it is not a file, but a pipe or the like.
             OSError: it cannot be read.
         """
-        if not file.is_file():
+        if not file.exists():
             return "discarded" if absolute(file) in self._discarded else "missing"
         return "as recorded" if self.sha256(file) == recorded.sha256 else "changed"
 

@@ -128,11 +128,13 @@ def record(
         seeds: seeds of the named random streams.
 
     Raises:
-        InputError: an input is missing, or its modification time lies in the future.
+        InputError: an input is missing or no file, or its modification time lies in the future.
     """
     for path in inputs.values():
         if not path.exists():
             raise InputError(f"{path}: missing; run the rule that writes it")
+        if not path.is_file():
+            raise InputError(f"{path}: not a file, so that nobody could tell what was read; give a file")
     refuse_future(inputs.values())
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
     commit, dirty = _git_state()  # before the job, during which somebody may edit or commit

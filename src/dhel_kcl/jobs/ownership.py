@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ExperimentConfig, load_config, resolved_text
-from dhel_kcl.files import sha256_file
+from dhel_kcl.files import read_regular, sha256_file
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 
@@ -51,22 +51,43 @@ def check_open_to_jobs(layout: Layout) -> None:
         )
 
 
+def check_open_to_log(log: Path) -> None:
+    """Refuse a file for what a command prints, inside a release or among what an experiment holds besides logs.
+
+    Raises:
+        InputError: the file, which need not exist yet, is in such a place.
+    """
+    folder = Path(os.path.realpath(log.parent))
+    for each in (folder, *folder.parents):
+        if is_release(each):
+            raise InputError(f"{log}: inside {each}, a release, which stays as it was published; choose another folder")
+        if is_experiment(each) and not folder.is_relative_to(each / "logs"):
+            raise InputError(f"{log}: inside {each}, an experiment; choose a folder outside of it, or its logs/")
+
+
 def needs_configuring(layout: Layout, config: ExperimentConfig) -> bool:
     """Whether the folder's config.yaml has yet to be written from a configuration.
 
     Raises:
         InputError: the folder is a release, or lies inside one or inside an experiment, or its config.yaml is neither
-            the file that the manifest of `configure` records nor the one that would be written.
+            the file that the manifest of `configure` records nor the one that would be written, or what lies in the
+            place of that manifest is another file, or its folder is a link.
     """
     check_not_inside(layout.root)
     if is_release(layout.root):
         raise InputError(f"{layout.root}: a release, which stays as it was published; choose another name or folder")
+    manifest = layout.manifest("configure")
+    for folder in (manifest.parent, layout.running):
+        if folder.is_symlink():
+            raise InputError(f"{folder}: a link, through which files of others would be replaced; put a folder there")
+    if os.path.lexists(manifest) and load_manifest(manifest).stage != "configure":
+        raise InputError(f"{manifest}: not a manifest of `dhel-kcl configure`, and would be lost; move it away")
     if not os.path.lexists(layout.config):
         return True
-    if os.path.lexists(layout.manifest("configure")) and records_configuration(layout):
+    if os.path.lexists(manifest) and records_configuration(layout):
         return load_config(layout.config) != config
     # As `configure` leaves it when it is killed before it writes the manifest.
-    if not (layout.config.is_file() and layout.config.read_bytes() == resolved_text(config).encode()):
+    if not (layout.config.is_file() and read_regular(layout.config) == resolved_text(config).encode()):
         raise InputError(
             f"{layout.config}: not what `dhel-kcl configure` wrote there, and would be lost; "
             "move it away or choose another folder"

@@ -12,6 +12,7 @@ import platform
 import re
 import select
 import signal
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ class RunningMark:
     def set(self) -> None:
         """Write and lock the file, as a workflow that begins."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         os.fsync(self._lock)
@@ -120,8 +121,18 @@ class RunningMark:
 
 
 def marks(layout: Layout) -> list[Path]:
-    """The marks of an experiment's workflows; whatever else lies in their folder is none."""
-    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name))
+    """The marks of an experiment's workflows, empty files; whatever else lies in their folder is none."""
+    if layout.running.is_symlink():
+        return []
+    return sorted(path for path in layout.running.glob("*") if re.fullmatch(r".+-\d+", path.name) and _is_empty(path))
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        facts = path.lstat()
+    except OSError:  # its workflow has ended
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == 0
 
 
 def is_running(mark: Path) -> bool | None:
@@ -131,7 +142,7 @@ def is_running(mark: Path) -> bool | None:
     without locks.
     """
     try:
-        descriptor = os.open(mark, os.O_RDONLY)
+        descriptor = os.open(mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError:

@@ -1,7 +1,6 @@
 """The explorer: one page without a server, on which a reader filters the runs and looks into each of them."""
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
 
 from dhel_kcl.errors import InputError
+from dhel_kcl.files import parse_json, read_regular
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.manifest import Manifest, load_manifest
@@ -124,7 +124,7 @@ def read_rows(page: Path) -> list[dict[str, Any]]:
         InputError: the file is missing or is no such page.
     """
     try:
-        return list(json.loads(page.read_text(encoding="utf-8").split(_DATA)[1].partition("</script>")[0]))
+        return list(parse_json(read_regular(page).decode().split(_DATA)[1].partition("</script>")[0]))
     except (OSError, IndexError, ValueError) as error:
         raise InputError(f"{page}: not a page of the explorer; delete it and run its rule again") from error
 

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from dhel_kcl.declarations import read_script
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import atomic_path
+from dhel_kcl.files import atomic_path, open_regular
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.results.robustness import HYPERPARAMETERS
 
@@ -239,7 +239,8 @@ def read_points(path: Path) -> pd.DataFrame:
         InputError: the file is missing or is not such a CSV.
     """
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        with open_regular(path) as file:
+            return pd.read_csv(file, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error
     except ValueError as error:

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def report_text(
         hardware=history.hardware(),
         tables=[_section(target, tables_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, output) for target in targets if target.draw],
-        results_folder=experiment,
+        results_folder=shlex.quote(str(experiment)),
         hashes=[
             {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
         ],

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dhel_kcl import declarations
-from dhel_kcl.errors import InputError
+from dhel_kcl.errors import InputError, escaped
 from dhel_kcl.files import atomic_path
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.job import Job, jobs
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.manifest import Artifact, absolute, changes_since, shown
-from dhel_kcl.jobs.ownership import is_release
+from dhel_kcl.jobs.ownership import is_experiment, is_release
 from dhel_kcl.jobs.stages import STAGES, run_stages
 from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings
 from dhel_kcl.paper.render import load_results, points_equal, read_points, render
@@ -120,12 +120,12 @@ def audit(experiment: Experiment) -> Outcome:
 def begin(layout: Layout) -> None:
     """Make a pass of an earlier audit count no longer, before another one that may end by an error or be killed.
 
-    Nothing is written where there is none, nor into a release.
+    Nothing is written where there is none, nor into a folder that is no experiment's own.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    if (layout.audit.exists() or layout.audit_problems.exists()) and not is_release(layout.root):
+    if (layout.audit.exists() or layout.audit_problems.exists()) and _is_own(layout):
         with atomic_path(layout.audit_problems) as temporary:
             temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
 
@@ -134,16 +134,22 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
     """Keep what an audit found: the seal if it passed, else its problems.
 
     Raises:
-        InputError: the folder cannot be written, or is a release, which must stay as it was published.
+        InputError: the folder cannot be written, or is a release, which must stay as it was published, or somebody's.
     """
-    if is_release(layout.root):
-        raise InputError(f"{layout.root}: a release, so nothing was written into it")
+    if not _is_own(layout):
+        kind = "a release" if is_release(layout.root) else "not made by `dhel-kcl configure`"
+        raise InputError(f"{layout.root}: {kind}, so nothing was written into it")
     passed = not outcome.problems
-    kept, text = (layout.audit, outcome.seal.text()) if passed else (layout.audit_problems, "\n".join(outcome.problems))
+    kept = layout.audit if passed else layout.audit_problems
+    text = outcome.seal.text() if passed else "\n".join(map(escaped, outcome.problems))
     with atomic_path(kept) as temporary:
         temporary.write_text(text, encoding="utf-8")
     if passed:
         layout.audit_problems.unlink(missing_ok=True)
+
+
+def _is_own(layout: Layout) -> bool:
+    return is_experiment(layout.root) and not is_release(layout.root)
 
 
 def _check_links(layout: Layout, outcome: Outcome) -> None:

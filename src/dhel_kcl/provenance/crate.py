@@ -98,12 +98,15 @@ def write_crate(experiment: Experiment, output: Path | None = None, published: I
 
 
 def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
-    """Remove what an earlier crate copied and this one does not, unless somebody changed it."""
+    """Remove what an earlier crate copied and this one does not, unless somebody changed it or it is behind a link."""
     if not layout.crate.exists():
         return
     source, new = absolute(layout.source), {absolute(path) for path in copies}
     for file, sha256 in described(layout).items():
-        if file.is_relative_to(source) and file not in new and file.is_file() and sha256_file(file) == sha256:
+        behind = any(each.is_symlink() for each in (file, *file.parents) if each.is_relative_to(source))
+        if not file.is_relative_to(source) or file in new or behind:
+            continue
+        if file.is_file() and sha256_file(file) == sha256:
             file.unlink()
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config
-from dhel_kcl.files import TEMPORARY, sha256_file
+from dhel_kcl.files import TEMPORARY, atomic_path, sha256_file
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.job import Job, code_digest, jobs
@@ -29,6 +29,7 @@ from dhel_kcl.jobs.manifest import absolute, changes_since, load_manifest
 from dhel_kcl.jobs.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
 from dhel_kcl.jobs.stages import STAGES, measurements, run_stages
 from dhel_kcl.provenance.crate import described, write_crate
+from dhel_kcl.provenance.repair import manifests as manifest_patterns
 
 README = "README.md"
 
@@ -85,8 +86,10 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
             f"{missing[0]}: missing, and {len(missing) - 1} more; a release needs a finished experiment, "
             "run the workflow first"
         )
+    if links := [path for path in files if path.is_symlink()]:
+        raise InputError(f"{links[0]}: a link, not the file that its job wrote; put the file itself there")
     sums = {path.relative_to(layout.root).as_posix(): sha256_file(path) for path in sorted(files)}
-    _refuse(_contradictions(layout.root, sums))
+    _refuse(_contradictions(layout.root, sums) or _not_ours(layout.root, sums))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         made, replaced = Path(temporary, "made"), Path(temporary, "replaced")
@@ -97,11 +100,13 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
             crate = write_crate(experiment, made, files)
             sums |= {path.relative_to(made).as_posix(): sha256_file(path) for path in crate}
         _write_sums(made, sums)
-        if (output / README).is_file():
-            shutil.copyfile(output / README, made / README)
         try:
             if output.exists():
                 output.rename(replaced)
+                if _has_changed(replaced):
+                    raise InputError(f"{output}: was changed meanwhile, so nothing was replaced; call this again")
+                if (replaced / README).is_file():
+                    shutil.copy2(replaced / README, made / README)
             made.rename(output)
         except BaseException:
             if replaced.exists() and not output.exists():
@@ -134,7 +139,8 @@ def _published(job: Job) -> list[Path]:
 
 
 def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
+    with atomic_path(folder / SUMS) as temporary:
+        temporary.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
 
 
 def verify(folder: Path) -> None:
@@ -183,22 +189,31 @@ def _foreign(folder: Path) -> str | None:
     return None
 
 
+def _has_changed(folder: Path) -> bool:
+    """Whether a folder that could be replaced a moment ago no longer can: somebody may have put a file into it."""
+    try:
+        return _foreign(folder) is not None
+    except InputError:
+        return True
+
+
 def _not_ours(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files of a release that no job wrote, or that a release does not have; its manifests say which job wrote what."""
     layout = Layout(folder)
     load_config(layout.config)
     if not records_configuration(layout):
         return [f"{layout.config}: not what {layout.manifest('configure')} records"]
-    manifests = [name for name in sums if re.fullmatch(_MANIFEST, name)]
+    of_jobs = [Path("/", pattern) for pattern in manifest_patterns(layout)]
+    manifests = [name for name in sums if _matches(name, of_jobs)]
     history = History(folder / name for name in manifests)
-    written = {file.resolve(): artifact.sha256 for file, (_, artifact) in history.written.items()}
+    written = {file: artifact.sha256 for file, (_, artifact) in history.written.items()}
     crate = described(layout) if layout.crate.exists() else {}
     patterns = _released(Layout(Path("/")))
     return [
         f"{folder / name}: not a file of a release"
         for name in sorted(sums.keys() - {*manifests, layout.crate.name})
         if not (
-            (written.get((folder / name).resolve()) == sums[name] and _matches(name, patterns))
+            (written.get(absolute(folder / name)) == sums[name] and _matches(name, patterns))
             or crate.get(absolute(folder / name)) == sums[name]
         )
     ]
@@ -301,7 +316,8 @@ def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> It
 
     Args:
         folders: the releases.
-        output: where the products go, in a folder of each release's name, which is new or of an earlier redraw.
+        output: where the products go, in a folder of each release's name, which is new or of an earlier redraw. A
+            `SHA256SUMS` there lists what was made, by which the next redraw knows what it may replace.
         scripts: the folder of the figure and table scripts.
 
     Yields:
@@ -328,13 +344,26 @@ def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> It
         raise InputError(f"{scripts}: no figure or table is drawn from the tables of these releases alone")
     whole = [folder for folder in folders if Layout(folder).results.is_file()]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("forkserver")) as pool:
-        yield from pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output))
+        for product in pool.map(_draw, *map(list, zip(*targets, strict=True)), repeat(output)):
+            _list(product, output)
+            yield product
         for pages in pool.map(_write_pages, whole, repeat(scripts), repeat(output)):
-            yield from pages
+            for page in pages:
+                _list(page, output)
+                yield page
+
+
+def _list(product: Product, output: Path) -> None:
+    """Add the files of a product to the list of what a redraw made."""
+    made = Layout(output / product.release.resolve().name)
+    pages = {"explorer": [made.explorer], "report": [made.report]}
+    files = pages.get(product.name) or made.products(product.name)
+    sums = _read_sums(made.root) if (made.root / SUMS).is_file() else {}
+    _write_sums(made.root, sums | {path.relative_to(made.root).as_posix(): sha256_file(path) for path in files})
 
 
 def _check_redrawable(folder: Path) -> None:
-    """Refuse a place for products unless nothing is there, or products and pages alone, as of an earlier redraw.
+    """Refuse a place for products unless nothing is there, or products and pages alone, as an earlier redraw left them.
 
     Raises:
         InputError: something else is there, or the place is inside an experiment or a release.
@@ -347,8 +376,12 @@ def _check_redrawable(folder: Path) -> None:
     if is_release(folder) or is_experiment(folder):
         raise InputError(f"{folder}: would replace files of an experiment or a release; choose another output")
     drawn = _drawn(Layout(Path("/")))
-    for name, is_file in _entries(folder).items():
-        if not (is_file and (_matches(name, drawn) or Path(name).name.startswith(TEMPORARY))):
+    entries = _entries(folder)
+    sums = _read_sums(folder) if entries.get(SUMS, False) else {}
+    for name, is_file in entries.items():
+        ours = name == SUMS or Path(name).name.startswith(TEMPORARY)
+        drawn_here = _matches(name, drawn) and name in sums
+        if not (is_file and (ours or (drawn_here and sha256_file(folder / name) == sums[name]))):
             raise InputError(f"{folder / name}: not of an earlier redraw; choose another output")
 
 

@@ -6,6 +6,7 @@ A disk that loses power may lose what it said it had; Snakemake, which looks at 
 
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ from pathlib import Path
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config, resolved_text
-from dhel_kcl.files import TEMPORARY, read_json, remove_abandoned
+from dhel_kcl.files import TEMPORARY, read_json, read_regular, remove_abandoned, sha256_file
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import absolute, load_manifest
+from dhel_kcl.jobs.manifest import absolute, load_manifest, locate
 from dhel_kcl.jobs.ownership import is_experiment, is_release
 from dhel_kcl.jobs.running import is_running, marks
 from dhel_kcl.jobs.stages import STAGES
@@ -28,7 +29,8 @@ SUFFIX = ".damaged"
 def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     """Repair an experiment if the last workflow on it did not end by itself; else do nothing, at no cost.
 
-    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing.
+    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing. Nothing is
+    done in a folder that `check_is_experiment` refuses.
 
     Args:
         layout: the experiment's folder.
@@ -39,12 +41,12 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
     """
     running = {mark: is_running(mark) for mark in marks(layout)}
     unclear = [mark.name for mark, runs in running.items() if runs is None]
-    if not running or True in running.values():
+    if not running or True in running.values() or is_release(layout.root) or not _is_ours(layout):
         return
     if unclear:
         console.print(
             f"{layout.root}: {', '.join(unclear)} (host-process) may still run a workflow on it, which cannot be told "
-            f"from here, so its files are not checked; if none runs, call: dhel-kcl repair {layout.root}"
+            f"from here, so its files are not checked; if none runs, call: {_command(layout)}"
         )
         return
     console.print(f"{layout.root}: the last workflow did not end by itself; checking what it left")
@@ -54,7 +56,8 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
 def check_is_experiment(layout: Layout) -> None:
     """Refuse a folder in which nothing shows that jobs of ours worked there: repair moves and removes files by name.
 
-    A crash may have damaged any file, so one sound manifest is enough, or the mark of a workflow.
+    A crash may have damaged any file, so it is enough that one sound manifest records a file that is there, be it
+    damaged. So is the mark of a workflow, or a sound configuration, where `dhel-kcl configure` left its two files.
 
     Raises:
         InputError: the folder is missing, a release, or not known to be an experiment's.
@@ -64,12 +67,48 @@ def check_is_experiment(layout: Layout) -> None:
         raise InputError(f"{root}: no such folder; give an experiment's, such as results/quickstart")
     if is_release(root):
         raise InputError(f"{root}: a release, which stays as it was published; take it anew from where you got it")
-    if not (
-        marks(layout)
-        or any(_is_sound(load_manifest, path) for path in _found(root, manifests(layout)))
-        or (is_experiment(root) and _is_sound(load_config, layout.config))
-    ):
+    if not _is_ours(layout):
         raise InputError(f"{root}: no job has left a sound manifest in it; give one experiment's folder")
+
+
+def _is_ours(layout: Layout) -> bool:
+    if is_experiment(layout.root) and (marks(layout) or _is_sound(load_config, layout.config)):
+        return True
+    return any(os.path.lexists(file) for file, _ in _recorded(layout))
+
+
+def check_free(layout: Layout) -> None:
+    """Refuse to make a folder an experiment's if jobs would write over what is there and none of them made.
+
+    After a crash an experiment may have lost its configuration. It has a file all the same that is as its job's
+    manifest records it.
+
+    Raises:
+        InputError: the folder has a file, or something else, under a name that a job writes.
+    """
+    alone = [layout.audit, layout.audit_problems, layout.log("**", "*"), layout.benchmark("**", "*")]
+    patterns = [*outputs(layout), *manifests(layout), *(str(path.relative_to(layout.root)) for path in alone)]
+    there = next((path for path in _found(layout.root, patterns) if path != layout.manifest("configure")), None)
+    if there and not any(file.is_file() and sha256_file(file) == sha256 for file, sha256 in _recorded(layout)):
+        raise InputError(f"{there}: jobs would write over it, and none of them made it; choose another folder")
+
+
+def _recorded(layout: Layout) -> Iterator[tuple[Path, str]]:
+    """The files that sound manifests in an experiment's folder say its jobs wrote, with their sha256."""
+    patterns = outputs(layout)
+    written = {absolute(path) for path in _found(layout.root, patterns)}
+    for path in _found(layout.root, manifests(layout)):
+        try:
+            described = load_manifest(path).outputs.values()
+        except (InputError, OSError):
+            continue
+        for artifact in described:
+            if (file := locate(path, artifact)) in written:
+                yield file, artifact.sha256
+
+
+def _command(layout: Layout) -> str:
+    return f"dhel-kcl repair {shlex.quote(str(layout.root))}"
 
 
 def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
@@ -83,7 +122,7 @@ def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
 def _is_resolved(config: Path) -> bool:
     """Whether a configuration is missing, or whole and in the form in which `dhel-kcl configure` writes it."""
     try:
-        return not os.path.lexists(config) or config.read_bytes() == resolved_text(load_config(config)).encode()
+        return not os.path.lexists(config) or read_regular(config) == resolved_text(load_config(config)).encode()
     except (InputError, OSError):
         return False
 
@@ -92,7 +131,8 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
     The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
-    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged. What a manifest
+    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged, and so does a
+    table or page of that name that is not the one which its own manifest records. What a manifest
     lists and no job of the experiment writes is named and left alone, and so is what lies behind a link, as another
     experiment may use it. Marks of workflows that crashed are removed.
 
@@ -111,7 +151,11 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     found = marks(layout)
     damaged, again = _check(layout, jobs_may_run)
     if any(_link(layout.root, path) is None for path in (*damaged, *again)):
-        again.update(_gathered(layout))
+        for path, manifest in _gathered(layout):
+            if path == manifest or _is_as_recorded(path, manifest):
+                again.add(path)
+            else:
+                damaged.setdefault(path, f"not what {manifest} records")
     behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
     for path, link in behind.items():
         why = damaged.get(path, "its job has to be done again")
@@ -136,7 +180,7 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     if behind:
         raise InputError(
             f"{layout.root}: {len(behind)} files behind links were left, named above; restore or remove them, then "
-            f"call: dhel-kcl repair {layout.root}"
+            f"call: {_command(layout)}"
         )
     return list(damaged)
 
@@ -173,6 +217,8 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
     folder, history = layout.root, History()
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
+    gone: set[Path] = set()
+    whole = 0
     written = {absolute(path): path for path in _found(folder, outputs(layout))}
     for path in _found(folder, manifests(layout)):
         with _named(path):
@@ -189,11 +235,14 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                     console.print(f"{listed}: listed by {path}, but no job of {folder} writes it; left alone")
                 elif listed.name != layout.features("").name:  # the workflow may have discarded those
                     console.print(f"{os.path.normpath(path.parent / artifact.path)}: missing")
-                    again.add(path)
+                    gone.add(path)
                 continue
             file = written[listed]
             with _named(file):
-                if history.state(file, artifact) != "changed":
+                state = history.state(file, artifact)
+                if state == "as recorded":
+                    whole += 1
+                if state != "changed":
                     continue
                 newer = file.stat().st_mtime_ns > time
             if newer and jobs_may_run:
@@ -204,6 +253,10 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 again.add(path)
         if kept:  # by its manifest the next check finds what stays
             again.discard(path)
+            gone.discard(path)
+    # Of a folder that somebody put copies of manifests into nothing is removed.
+    if whole and os.path.lexists(layout.config):
+        again |= gone
     # Else `configure`, which replaces only what it wrote, would refuse what a crash left of it.
     if not _is_sound(load_manifest, layout.manifest("configure")) and not _is_resolved(layout.config):
         damaged[layout.config] = "not what `dhel-kcl configure` writes"
@@ -216,10 +269,23 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
     return damaged, again
 
 
-def _gathered(layout: Layout) -> Iterator[Path]:
-    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing."""
-    of_collect = (layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"))
-    yield from filter(Path.exists, (*of_collect, layout.report, layout.manifest("report")))
+def _is_as_recorded(path: Path, manifest: Path) -> bool:
+    if not path.is_file() or not _is_sound(load_manifest, manifest):
+        return False
+    with _named(path):
+        recorded = {(locate(manifest, each), each.sha256) for each in load_manifest(manifest).outputs.values()}
+        return (absolute(path), sha256_file(path)) in recorded
+
+
+def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
+    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing.
+
+    With each comes the manifest of its job, which is one of them.
+    """
+    collected, reported = layout.manifest("collect"), layout.manifest("report")
+    of_collect = [(path, collected) for path in (layout.results, layout.results.with_suffix(".csv"), collected)]
+    of_report = [(path, reported) for path in (layout.report, reported)]
+    yield from (pair for pair in (*of_collect, *of_report) if pair[0].exists())
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import TEMPORARY, sha256_file, sha256_json
+from dhel_kcl.files import TEMPORARY, parse_json, read_regular, sha256_file, sha256_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.provenance.repair import SUFFIX
@@ -51,14 +51,14 @@ def read_seal(path: Path) -> Seal:
     """Read a seal.
 
     Raises:
-        InputError: it is missing, or is not to the byte what an audit writes.
+        InputError: it is missing, a pipe or a device, or is not to the byte what an audit writes.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run the audit") from error
     try:
-        values = json.loads(content)
+        values = parse_json(content)
         seal = Seal.model_validate({name: values[name] for name in values if name != "seal"})
     except (TypeError, ValueError):
         seal = None

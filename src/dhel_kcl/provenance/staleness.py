@@ -7,7 +7,8 @@ other settings, by other code, or from other files than there are now. Times are
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,42 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.job import Job, jobs
+from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import absolute
+from dhel_kcl.jobs.ownership import is_experiment, is_release
 from dhel_kcl.jobs.stages import FEATURE_STAGES
+from dhel_kcl.provenance.repair import outputs
 from dhel_kcl.provenance.seal import read_seal
 
 
-def stale_jobs(experiment: Experiment) -> dict[Path, str]:
+def set_time(file: Path, nanoseconds: int) -> None:
+    """Give a file a time of modification."""
+    with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
+        os.utime(file, ns=(nanoseconds, nanoseconds))
+
+
+def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = set_time) -> dict[Path, str]:
     """Find the jobs that were done, and have to be done again.
 
-    Jobs that were never done, or whose manifest is gone, are not among them: Snakemake sees that a file is missing.
-    Jobs that only follow from these are not either: Snakemake does them after those that they depend on.
+    Jobs that were never done are not among them: Snakemake sees that. But it does not make again what is gone, if all
+    that was made from it is there: jobs of which a file is missing are. Jobs that only follow from these are not:
+    Snakemake does them after those that they depend on.
 
     Where all that a job read is as it recorded it, but newer than what it wrote, as after copying, what it wrote is
-    given the time of the newest file that it read.
+    given the time of the newest file that it read. What it wrote at a time in the future, and is as it was recorded, is
+    given the present time. In a release, and in a folder that is no experiment's, times stay as they are.
+
+    Args:
+        experiment: the experiment.
+        set_time: gives a file a time; a dry run only notes it.
 
     Returns:
         The manifest of each such job, with the reason in a few words.
     """
     stale: dict[Path, str] = {}
-    history = History()
-    for path, job in jobs(experiment).items():
+    history, expected, layout = History(), jobs(experiment), experiment.layout
+    discarded, times = {absolute(file) for file in experiment.discarded}, _Times(layout, history, set_time)
+    for path, job in expected.items():
         try:
             history.load(path)
         except InputError:
@@ -45,10 +62,12 @@ def stale_jobs(experiment: Experiment) -> dict[Path, str]:
         except OSError:
             continue
         # No rule runs configure: each call that runs jobs does.
-        if job.stage.name != "configure" and (reason := _changed(job, history)):
+        if job.stage.name != "configure" and (reason := _changed(job, history, discarded, times)):
             stale[path] = reason
-    layout = experiment.layout
-    if layout.audit.exists() and (reason := _changed_since_audit(experiment, history)):
+    for path, job in expected.items():
+        if path not in history.manifests and path not in stale and _was_used(job, history):
+            stale[path] = f"{path.name} is missing"
+    if layout.audit.exists() and (reason := _changed_since_audit(experiment, history, times)):
         stale[layout.audit] = reason
     return stale
 
@@ -70,12 +89,20 @@ def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
         yield f"{stage} of {subjects[0]}{others} is stale: {reason}"
 
 
-def _changed(job: Job, history: History) -> str | None:
+def _was_used(job: Job, history: History) -> bool:
+    """Whether something that is there was made from what a job wrote, which was therefore done."""
+    wrote = [*job.writes.values(), job.manifest]
+    return any(map(history.users, wrote)) or (job.layout.report in wrote and job.layout.audit.exists())
+
+
+def _changed(job: Job, history: History, discarded: set[Path], times: "_Times") -> str | None:
     """Say why a job is stale, if it is; else set the times of what it wrote right.
 
     Args:
         job: the job.
         history: it and the jobs before it.
+        discarded: files that the workflow deletes once they were used.
+        times: sets them right.
     """
     path, done = job.manifest, history.manifests[job.manifest]
     if (done.stage, done.subject) != (job.stage.name, job.subject):
@@ -87,19 +114,31 @@ def _changed(job: Job, history: History) -> str | None:
     keeps = job.config.compute.keep_features
     if job.stage.name == "features" and job.layout.features(job.subject).exists() != keeps:
         return f"compute.keep_features is {json.dumps(keeps)} now"
+    wrote = history.outputs(path)
+    if missing := [file for file in wrote if file not in discarded and not file.exists()]:
+        return f"{missing[0].name} is missing"
     read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
+    if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
+        other = min(others)
+        return (
+            f"it did {'' if other in read else 'not '}read {other.name}, and would {'not ' if other in read else ''}now"
+        )
     for file, sha256 in read.items():
         # A file that no job wrote may be missing; then Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
         if now != sha256:
             return f"{file.name}, which it read, has changed"
-    written = [path, *history.outputs(path), job.layout.benchmark(*_rule(job))]
-    return _out_of_order(history, read, job.asks_for, written)
+    written: dict[Path, str | None] = {path: None, job.layout.benchmark(*_rule(job)): None}
+    written |= {file: artifact.sha256 for file, artifact in wrote.items()}
+    return times.set_right(read, job.asks_for, written)
 
 
-def _changed_since_audit(experiment: Experiment, history: History) -> str | None:
+def _changed_since_audit(experiment: Experiment, history: History, times: "_Times") -> str | None:
     """Say why the audit is stale, if it is; else set its time right."""
     layout = experiment.layout
+    # The call that does the audit again runs configure first.
+    if missing := [file for file in (layout.config, layout.manifest("configure")) if not file.exists()]:
+        return f"{missing[0].name} is missing"
     try:
         sealed = read_seal(layout.audit).sha256
     except InputError:
@@ -108,7 +147,7 @@ def _changed_since_audit(experiment: Experiment, history: History) -> str | None
         if sealed.get(path.relative_to(layout.root).as_posix()) != history.recorded(path):
             return f"{path} is not the one that it saw"
     audited = {absolute(layout.report): sealed.get(layout.report.name, "")}
-    return _out_of_order(history, audited, history.manifests, [layout.audit, layout.benchmark("audit")])
+    return times.set_right(audited, history.manifests, {layout.audit: None, layout.benchmark("audit"): None})
 
 
 def _rule(job: Job) -> tuple[str, ...]:
@@ -118,24 +157,58 @@ def _rule(job: Job) -> tuple[str, ...]:
     return job.stage.label(job.subject)
 
 
-def _out_of_order(
-    history: History, read: Mapping[Path, str], asked_for: Iterable[Path], written: list[Path]
-) -> str | None:
-    """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
+class _Times:
+    """The times of an experiment's files, as Snakemake will see them."""
 
-    A file that was discarded counts with the time of the manifest of its job.
-    """
-    times = {file: _time(file) or _time(history.writer(file) or file) for file in [*read, *asked_for]}
-    newest = max(times.values(), default=0)
-    older = [file for file in written if 0 < _time(file) < newest]
-    oldest = min(map(_time, older), default=newest)
-    for file, sha256 in read.items():
-        if times[file] > oldest and file.is_file() and history.sha256(file) != sha256:
-            return f"{file.name}, which it read, has changed"
-    for file in older:
-        with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
-            os.utime(file, ns=(newest, newest))
-    return None
+    def __init__(self, layout: Layout, history: History, set_time: Callable[[Path, int], None]) -> None:
+        self._root, self._history = layout.root, history
+        self._set_time = set_time if is_experiment(layout.root) and not is_release(layout.root) else None
+        self._given: dict[Path, int] = {}
+        self._patterns = outputs(layout)
+
+    def set_right(
+        self, read: Mapping[Path, str], asked_for: Iterable[Path], written: Mapping[Path, str | None]
+    ) -> str | None:
+        """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
+
+        A file that was discarded counts with the time of the manifest of its job.
+
+        Args:
+            read: the files that the job read, with the sha256 that it recorded.
+            asked_for: further files that its rule asks for.
+            written: the files that it wrote, with the sha256 that is recorded of each, if any.
+
+        Returns:
+            Why the job is stale, if it is after all.
+        """
+        now, history = time.time_ns(), self._history
+        times = {file: self._time(file) or self._time(history.writer(file) or file) for file in [*read, *asked_for]}
+        newest = max((each for each in times.values() if each <= now), default=0)
+        older = [file for file in written if 0 < self._time(file) < newest]
+        oldest = min(map(self._time, older), default=newest)
+        for file, sha256 in read.items():
+            if times[file] > oldest and file.is_file() and history.sha256(file) != sha256:
+                return f"{file.name}, which it read, has changed"
+        for file, recorded in written.items():
+            ahead = self._time(file) > now and file.is_file() and recorded in (None, history.sha256(file))
+            if self._set_time and (ahead or file in older) and self._may_set(file, recorded):
+                self._given[absolute(file)] = now if ahead else newest
+                self._set_time(file, now if ahead else newest)
+        return None
+
+    def _may_set(self, file: Path, recorded: str | None) -> bool:
+        """Whether a file lies where jobs write; that of an output is what a manifest says, which may be anywhere."""
+        if file.is_symlink():
+            return False
+        place = Path("/", os.path.relpath(file.absolute(), self._root.absolute()))
+        return recorded is None or any(place.match(f"/{pattern}") for pattern in self._patterns)
+
+    def _time(self, file: Path) -> int:
+        """When a file was last changed, in nanoseconds, or the time that it was given; 0 if it is not there."""
+        try:
+            return self._given.get(absolute(file)) or file.stat().st_mtime_ns
+        except OSError:
+            return 0
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
@@ -146,11 +219,3 @@ def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
     elif old != new:
         before, now = json.dumps(old), json.dumps(new)
         yield f"{place} was {before}, is {now}" if len(before + now) < 80 else f"{place} has changed"
-
-
-def _time(file: Path) -> int:
-    """When a file was last changed, in nanoseconds; 0 if it is not there."""
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0

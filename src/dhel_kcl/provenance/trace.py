@@ -8,6 +8,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.tree import Tree
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import Run
+from dhel_kcl.files import open_regular
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.job import jobs
@@ -264,7 +266,7 @@ def _find(experiment: Experiment, what: str, origins: _Origins) -> Path:
 def _points(path: Path) -> list[dict[str, str]]:
     """The rows of a figure's or table's CSV, each cell as it is written."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             points = list(csv.DictReader(file, restval="", restkey=""))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run snakemake --cores 1 {path.stem}") from error

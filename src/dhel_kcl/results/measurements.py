@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import read_json
+from dhel_kcl.files import open_regular, read_json
 from dhel_kcl.training.log import LOG_COLUMNS, THROUGHPUT_COLUMNS
 
 ROUNDING = 1e-6
@@ -213,7 +213,8 @@ def _rows(
     optional: Collection[str] = (),
 ) -> list[dict[str, float]]:
     try:
-        table = pd.read_csv(path)
+        with open_regular(path) as file:
+            table = pd.read_csv(file)
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run the rule that writes it") from error
     except ValueError as error:

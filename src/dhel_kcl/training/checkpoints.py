@@ -11,7 +11,7 @@ import torch
 
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import TEMPORARY, atomic_path, remove_abandoned
+from dhel_kcl.files import TEMPORARY, atomic_path, read_regular, remove_abandoned
 
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 
@@ -56,14 +56,14 @@ class Checkpoints:
         """The state of the newest checkpoint that is whole, or None; damaged ones are named and removed.
 
         Raises:
-            InputError: it is whole, but holds something else than tensors and plain values.
+            InputError: it is whole, but holds something else than tensors and plain values; or it is no file.
         """
         others = [path.parent for path in self.folder.glob("*/step-*.pt") if path.parent != self.own]
         if others and not self.own.exists():
             console.print(f"{others[0]}: checkpoints of other settings, code or images; they are not used")
         for path in self.paths():
             try:
-                content = path.read_bytes()
+                content = read_regular(path)
             except FileNotFoundError:  # another process of this run found it damaged
                 continue
             if (match := _NAME.fullmatch(path.name)) and hashlib.sha256(content).hexdigest().startswith(match[2]):

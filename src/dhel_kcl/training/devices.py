@@ -90,7 +90,7 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
         raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
     if folder is None:
         slurm = [os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ]
-        folder = private_folder(quote("-".join(["gpus", *slurm]), safe=""))
+        folder = private_folder(quote(os.fsencode("-".join(["gpus", *slurm])), safe=""))
     waiting, said = "waiting", -math.inf
     try:
         while not (claimed := _claim(devices, count, compute.runs_per_gpu, folder)):
@@ -121,7 +121,8 @@ def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> li
     locks: dict[str, list[int]] = {}
     # Places are the outer loop: jobs spread over the devices before two of them meet on one.
     for place, device in itertools.product(range(sharers), devices):
-        whole = folder / f"{quote(device, safe='')}.lock"  # as of a MIG device, whose name may have slashes
+        name = quote(os.fsencode(device), safe="")  # that of a MIG device may have slashes
+        whole = folder / f"{name}.lock"
         lock = _locked_place(whole, place) if sharers > 1 else _locked(whole, shared=False)
         if lock:
             locks[device] = lock

@@ -3,7 +3,6 @@
 They are read into memory instead of being mapped: a mapped file that is cut short while it is used crashes the process.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import atomic_path
+from dhel_kcl.files import atomic_path, parse_json, read_regular
 
 Kind = tuple[torch.dtype, tuple[int, ...]]
 """What a tensor should be: its dtype and its shape."""
@@ -41,12 +40,12 @@ def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tenso
         InputError: the file is missing or damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: {missing}") from error
     try:
         tensors: dict[str, Tensor] = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, AssertionError, AttributeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: damaged ({reason}); delete it and {remedy}") from error
