@@ -421,7 +421,7 @@ def test_the_command_names_what_it_wrote_and_what_is_missing(tmp_path: Path) -> 
     outcome = run_program("dhel-kcl", "crate", "results/tiny", cwd=workspace)
     assert outcome.returncode == 1
     assert outcome.stderr.count("\n") == 1
-    assert "error: results/tiny/report.html: missing" in outcome.stderr
+    assert "error: results/tiny/manifests/data-digits-train.json: missing; run the rule" in outcome.stderr
 
 
 def test_the_bill_of_materials_is_valid_cyclonedx_and_lists_the_packages_of_the_manifests(

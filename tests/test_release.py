@@ -541,7 +541,7 @@ def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> 
 
 def test_a_redraw_replaces_no_figure_that_it_did_not_draw(theory: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
-    for name in ("table_theory.py", "theorems.py", "style.py"):
+    for name in ("table_theory.py",):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
     output = tmp_path / "drawn"
     list(redraw([theory], tmp_path / "scripts", output))

@@ -92,16 +92,6 @@ def test_a_damaged_output_is_named_and_moved_aside(
     assert f"{output}: damaged ({reason}); moved to evaluation.json.damaged" in capsys.readouterr().err
 
 
-def test_a_damaged_copy_in_source_makes_its_job_run_again(layout: Layout) -> None:
-    copy, manifest = layout.source / "Snakefile", layout.manifest("crate")
-    with record(manifest, stage="", subject="", settings={}, source="", inputs={}, outputs={"copy": copy}):
-        copy.parent.mkdir()
-        copy.write_text("rule all:", encoding="utf-8")
-    empty(copy)
-    assert repair(layout) == [copy]
-    assert not manifest.exists()
-
-
 @pytest.mark.parametrize("damage", [zero, empty, lambda path: path.write_bytes(path.read_bytes()[:-2])])
 @pytest.mark.parametrize("name", ["manifests/theory.json", "runs/run/evaluate.manifest.json", "audit.json"])
 def test_so_is_a_damaged_manifest_or_audit(damage: Callable[[Path], None], name: str, layout: Layout) -> None:

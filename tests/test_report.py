@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -156,11 +155,6 @@ def test_the_stages_that_ran_their_times_and_their_hardware_are_shown(
     assert ["data", "1", "0:00:02", "2.0 s", "2.0 s", "", ""] in rows
     assert ["pretrain", "2", "0:00:30", "15.0 s", "20.0 s", "700 MiB", "data"] in rows
     assert ["Model &lt;X&gt;", "2"] in rows
-    figure = html[html.index("<svg") : html.index("</svg>")]
-    assert re.findall(r">(\w+)</text>", figure) == ["data", "pretrain"]
-    assert re.findall(r">(\d+ jobs?)</text>", figure) == ["1 job", "2 jobs"]
-    assert figure.count('class="arrow"') == 1
-    ElementTree.fromstring(figure + "</svg>")
 
 
 def test_the_report_gives_the_same_bytes_with_manifests_too(

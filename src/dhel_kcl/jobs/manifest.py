@@ -193,6 +193,7 @@ def _describe(path: Path, folder: Path) -> Artifact:
     return Artifact(path=relative, sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
+_PACKAGE = Path(__file__).parents[1]
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
 """What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
 
@@ -204,7 +205,7 @@ def _git_state() -> tuple[str | None, bool | None]:
     A repository around an installed package says nothing about its code unless it tracks it.
     """
     try:
-        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
+        _git("ls-files", "--error-unmatch", "--", str(Path(__file__).relative_to(_PACKAGE)))
         commit = _git("rev-parse", "--verify", "HEAD").decode()
     except (OSError, subprocess.CalledProcessError):
         return None, None
@@ -230,8 +231,7 @@ def _git(*arguments: str) -> bytes:
     # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
     command = ["git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    folder = Path(__file__).parent
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
+    ran = subprocess.run(command, cwd=_PACKAGE, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
     return ran.stdout.strip()
 
 

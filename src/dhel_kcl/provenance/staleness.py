@@ -56,7 +56,7 @@ def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = s
         try:
             history.load(path)
         except InputError:
-            if path.is_file():
+            if os.path.lexists(path):
                 stale[path] = "its manifest cannot be read"
             continue
         except OSError:
