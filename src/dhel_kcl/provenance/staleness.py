@@ -24,8 +24,9 @@ from dhel_kcl.provenance.seal import read_seal
 def stale_jobs(experiment: Experiment) -> dict[Path, str]:
     """Find the jobs that were done, and have to be done again.
 
-    Jobs that were never done, or whose manifest is gone, are not among them: Snakemake sees that a file is missing.
-    Jobs that only follow from these are not either: Snakemake does them after those that they depend on.
+    Jobs that were never done are not among them: Snakemake sees that. But it does not make again what is gone, if all
+    that was made from it is there: jobs of which a file is missing are. Jobs that only follow from these are not:
+    Snakemake does them after those that they depend on.
 
     Where all that a job read is as it recorded it, but newer than what it wrote, as after copying, what it wrote is
     given the time of the newest file that it read.
@@ -34,8 +35,9 @@ def stale_jobs(experiment: Experiment) -> dict[Path, str]:
         The manifest of each such job, with the reason in a few words.
     """
     stale: dict[Path, str] = {}
-    history = History()
-    for path, job in jobs(experiment).items():
+    history, expected, layout = History(), jobs(experiment), experiment.layout
+    discarded = {absolute(file) for file in experiment.discarded}
+    for path, job in expected.items():
         try:
             history.load(path)
         except InputError:
@@ -45,9 +47,11 @@ def stale_jobs(experiment: Experiment) -> dict[Path, str]:
         except OSError:
             continue
         # No rule runs configure: each call that runs jobs does.
-        if job.stage.name != "configure" and (reason := _changed(job, history)):
+        if job.stage.name != "configure" and (reason := _changed(job, history, discarded)):
             stale[path] = reason
-    layout = experiment.layout
+    for path, job in expected.items():
+        if path not in history.manifests and path not in stale and _was_used(job, history):
+            stale[path] = f"{path.name} is missing"
     if layout.audit.exists() and (reason := _changed_since_audit(experiment, history)):
         stale[layout.audit] = reason
     return stale
@@ -70,12 +74,19 @@ def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
         yield f"{stage} of {subjects[0]}{others} is stale: {reason}"
 
 
-def _changed(job: Job, history: History) -> str | None:
+def _was_used(job: Job, history: History) -> bool:
+    """Whether something that is there was made from what a job wrote, which was therefore done."""
+    wrote = [*job.writes.values(), job.manifest]
+    return any(map(history.users, wrote)) or (job.layout.report in wrote and job.layout.audit.exists())
+
+
+def _changed(job: Job, history: History, discarded: set[Path]) -> str | None:
     """Say why a job is stale, if it is; else set the times of what it wrote right.
 
     Args:
         job: the job.
         history: it and the jobs before it.
+        discarded: files that the workflow deletes once they were used.
     """
     path, done = job.manifest, history.manifests[job.manifest]
     if (done.stage, done.subject) != (job.stage.name, job.subject):
@@ -87,19 +98,30 @@ def _changed(job: Job, history: History) -> str | None:
     keeps = job.config.compute.keep_features
     if job.stage.name == "features" and job.layout.features(job.subject).exists() != keeps:
         return f"compute.keep_features is {json.dumps(keeps)} now"
+    wrote = history.outputs(path)
+    if missing := [file for file in wrote if file not in discarded and not file.exists()]:
+        return f"{missing[0].name} is missing"
     read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
+    if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
+        other = min(others)
+        return (
+            f"it did {'' if other in read else 'not '}read {other.name}, and would {'not ' if other in read else ''}now"
+        )
     for file, sha256 in read.items():
         # A file that no job wrote may be missing; then Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
         if now != sha256:
             return f"{file.name}, which it read, has changed"
-    written = [path, *history.outputs(path), job.layout.benchmark(*_rule(job))]
+    written = [path, *wrote, job.layout.benchmark(*_rule(job))]
     return _out_of_order(history, read, job.asks_for, written)
 
 
 def _changed_since_audit(experiment: Experiment, history: History) -> str | None:
     """Say why the audit is stale, if it is; else set its time right."""
     layout = experiment.layout
+    # The call that does the audit again runs configure first.
+    if missing := [file for file in (layout.config, layout.manifest("configure")) if not file.exists()]:
+        return f"{missing[0].name} is missing"
     try:
         sealed = read_seal(layout.audit).sha256
     except InputError:
