@@ -1,4 +1,4 @@
-"""An experiment whose jobs were never done, with a file and a manifest for each that say they were."""
+"""Experiments that are not what their manifests say: made up, or forged and signed again."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job, jobs
-from dhel_kcl.jobs.manifest import Artifact, Manifest
+from dhel_kcl.jobs.manifest import Artifact, Manifest, load_manifest, locate
 from dhel_kcl.provenance.seal import Seal, file_digests
 
 
@@ -49,3 +49,15 @@ def write_manifest(job: Job) -> None:
         seconds=1.0,
     )
     write_json(job.manifest, manifest.model_dump())
+
+
+def sign_again(experiment: Experiment, code: str | None = None) -> None:
+    """Replace what the manifests record by what is there, the code too if it is given, and take the seal away."""
+    for path in jobs(experiment):
+        manifest = load_manifest(path)
+        manifest.source_digest = code or manifest.source_digest
+        for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
+            file = locate(path, artifact)
+            artifact.sha256, artifact.bytes = sha256_file(file), file.stat().st_size
+        write_json(path, manifest.model_dump())
+    experiment.layout.audit.unlink(missing_ok=True)

@@ -112,7 +112,7 @@ def show(folder: Folder) -> None:
     if not headline.exists():
         raise InputError(f"{headline}: missing; run snakemake for {folder} first")
     console = Console()
-    console.print(Markdown(headline.read_text(encoding="utf-8")))
+    console.print(Markdown(headline.read_text(encoding="utf-8", errors="replace")))
     scripts = experiment.targets.values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
@@ -139,13 +139,20 @@ def show(folder: Folder) -> None:
 
 
 def _seal(layout: Layout) -> "Seal | None":
-    """The seal, unless a later audit has failed or did not end."""
+    """The seal, unless a later audit has failed or did not end, or none can: a release has no seal that counts."""
     from dhel_kcl.provenance.seal import read_seal
 
-    return read_seal(layout.audit) if layout.audit.exists() and not layout.audit_problems.exists() else None
+    counts = layout.audit.exists() and not layout.audit_problems.exists() and not is_release(layout.root)
+    return read_seal(layout.audit) if counts else None
+
+
+def _of_a_release(layout: Layout) -> str:
+    return f"a release; verify it with `dhel-kcl redraw {shlex.quote(str(layout.root))}`"
 
 
 def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
+    if is_release(layout.root):
+        return f"not passed; {_of_a_release(layout)}"
     if layout.audit_problems.exists():
         return f"failed; {layout.audit_problems} lists the problems"
     if seal is None:
@@ -153,7 +160,7 @@ def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
     if changed:
         return f"passed before, but {changed} of the files above have changed since"
     passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
-    return "\n".join([passed, *(f"  warning: {line}" for line in seal.uncommitted)])
+    return "\n".join([passed, *(f"  warning: {line}" for line in (*seal.uncommitted, *seal.unlike))])
 
 
 @app.command(rich_help_panel=LOOK)
@@ -238,15 +245,17 @@ def audit(
 
     Example: `dhel-kcl audit results/quickstart`
     """
-    from dhel_kcl.files import sha256_file
-    from dhel_kcl.provenance.audit import audit as audit_experiment
-    from dhel_kcl.provenance.audit import begin, conclude
+    from dhel_kcl.provenance.seal import begin
 
     layout = Layout(folder)
     if is_release(folder):
-        raise InputError(f"{folder}: a release; verify it with `dhel-kcl redraw {shlex.quote(str(folder))}`")
+        raise InputError(f"{folder}: {_of_a_release(layout)}")
     with suppress(InputError, OSError):  # `conclude` says so
         begin(layout)
+    from dhel_kcl.files import sha256_file
+    from dhel_kcl.provenance.audit import audit as audit_experiment
+    from dhel_kcl.provenance.audit import conclude
+
     experiment = Experiment.open(folder)
     refuse_future(path for path in (layout.report, layout.manifest("report")) if path.exists())
     outcome = audit_experiment(experiment)
