@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import networkx as nx
-from pydantic import ValidationError
 
-from dhel_kcl.files import sha256_file
+from dhel_kcl.files import each_key_once, sha256_file
 from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
 
 State = Literal["as recorded", "missing", "changed", "discarded"]
@@ -59,8 +59,8 @@ class History:
         if place not in self._paths:
             try:
                 content = path.read_bytes()
-                manifest = Manifest.model_validate_json(content)
-            except (FileNotFoundError, ValidationError):
+                manifest = Manifest.model_validate(json.loads(content.decode(), object_pairs_hook=each_key_once))
+            except (FileNotFoundError, ValueError, RecursionError):
                 manifest = load_manifest(path)  # says what is wrong, in one line
                 content = path.read_bytes()
             self._paths[place], self.manifests[path] = path, manifest
