@@ -687,6 +687,10 @@ def load_config(path: Path, only: Any = None) -> ExperimentConfig:
     return parse_yaml(_read_text(path), str(path), only)
 
 
+_CONFIG_OPTION = r"--config(?==|$)|-[nkpfFqt]*C"
+"""How an argument begins that is Snakemake's option `--config`, or `-C`, which may stand behind other letters."""
+
+
 def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Sequence[str] = ()) -> ExperimentConfig:
     """Read and validate the configuration that several files and Snakemake's `--config` make up.
 
@@ -698,7 +702,7 @@ def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Se
         arguments: the command line, in which the values of `given` are read as they were written, if they are there.
 
     Raises:
-        InputError: as `load_config`; or a key is given twice on the command line.
+        InputError: as `load_config`; or a key, or `--config`, is given twice on the command line.
     """
     values: dict[str, Any] = {}
     for path in paths:
@@ -706,8 +710,12 @@ def load_combined(paths: Sequence[Path], given: Mapping[str, Any], arguments: Se
         if not isinstance(content, Mapping):
             return parse_config(content, str(path))  # which says what is wrong
         values |= content
+    if sum(re.match(_CONFIG_OPTION, argument) is not None for argument in arguments) > 1:
+        raise InputError("--config: given twice, of which Snakemake takes the last; give all values after one")
+    # What is written in one word with the option is a value like those after it.
+    words = [re.sub(rf"^({_CONFIG_OPTION})=?", "", argument) for argument in arguments]
     for key, value in given.items():
-        written = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
+        written = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
         if len(written) > 1:
             raise InputError(f"--config {key}: given twice; give it once")
         values[key] = read_yaml(written[0], f"--config {key}") if written else read_scalars(value)
