@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -220,6 +221,9 @@ def source_digest(module: str) -> str:
     return digest.hexdigest()[:16]
 
 
+_PACKAGE = Path(__file__).parents[1]
+"""Where git is asked."""
+
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
 """What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
 
@@ -231,7 +235,7 @@ def _git_state() -> tuple[str | None, bool | None]:
     A repository around an installed package says nothing about its code unless it tracks it.
     """
     try:
-        _git("ls-files", "--error-unmatch", "--", Path(__file__).name)
+        _git("ls-files", "--error-unmatch", "--", str(Path(__file__).relative_to(_PACKAGE)))
         commit = _git("rev-parse", "--verify", "HEAD").decode()
     except (OSError, subprocess.CalledProcessError):
         return None, None
@@ -240,11 +244,19 @@ def _git_state() -> tuple[str | None, bool | None]:
         # Lower-case marks files that git was told to take for unchanged, and S those that it is to leave alone.
         marked = _git("ls-files", "-v", "--", *_CODE).splitlines()
         # Also what ignore rules hide, if it is code.
-        ignored = _git("ls-files", "--others", "--exclude=__pycache__", "--", *_CODE).splitlines()
+        ignored = _git("ls-files", "-z", "--others", "--exclude=__pycache__", "--", *_CODE).split(b"\0")
     except (OSError, subprocess.CalledProcessError):
         return commit, None
     hidden = any(line[:1].islower() or line.startswith(b"S") for line in marked)
-    return commit, bool(changed) or hidden or any(name.strip(b'"').endswith((b".py", b".smk")) for name in ignored)
+    return commit, bool(changed) or hidden or any(_may_be_code(os.fsdecode(name)) for name in ignored)
+
+
+def _may_be_code(name: str) -> bool:
+    """Whether code may be in what git does not look into, by its path in the package; of a link nobody can tell.
+
+    A repository inside this one is listed as a folder.
+    """
+    return name.endswith((*all_suffixes(), ".smk", "/")) or (_PACKAGE / name).is_symlink()
 
 
 def _git(*arguments: str) -> bytes:
@@ -255,10 +267,11 @@ def _git(*arguments: str) -> bytes:
         CalledProcessError: git refuses, as where there is no repository or it belongs to somebody else.
     """
     # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
-    command = ["git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false", *arguments]
+    # That files changed shows in all times that the system keeps, whatever the repository's settings leave out.
+    settings = ["-c", "core.fsmonitor=false", "-c", "core.trustctime=true", "-c", "core.checkStat=default"]
+    command = ["git", "--no-optional-locks", "--no-replace-objects", *settings, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    folder = Path(__file__).parent
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
+    ran = subprocess.run(command, cwd=_PACKAGE, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
     return ran.stdout.strip()
 
 
