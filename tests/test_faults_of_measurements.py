@@ -13,8 +13,10 @@ from test_measurements import FILES, LOG, THROUGHPUT, sound  # noqa: F401 # a fi
 
 from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
+from dhel_kcl.evaluation.analyse import analyse
+from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import load_features, save_features
-from dhel_kcl.experiment.config import ExperimentConfig
+from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
 from dhel_kcl.files import read_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History
@@ -124,3 +126,15 @@ def test_a_label_that_no_class_has_is_refused(tmp_path: Path, label: int) -> Non
     save_features(features, path)
     with pytest.raises(InputError, match=f"it has the label {label}; delete it"):
         load_features(path)
+
+
+def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "features.safetensors"
+    save_features(make_features(), path)
+    load_features(path, 3)
+    with pytest.raises(InputError, match="it has z of dimension 3 instead of 16; delete it and extract the features"):
+        analyse(path, AnalysisConfig(), 1, tmp_path / "representation.json", 16)
+    outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
+    with pytest.raises(InputError, match="it has z of dimension 3 instead of 16"):
+        evaluate(path, EvaluationConfig(), 0, 1, *outputs, 16)
+    assert not any(output.exists() for output in outputs)

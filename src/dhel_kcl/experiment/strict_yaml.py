@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # declared so by PyYAML
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if (tag := getattr(event, "tag", None)) is not None:
             written = tag.replace("tag:yaml.org,2002:", "!!")
             raise yaml.composer.ComposerError(problem=f"tag {written}: remove it", problem_mark=event.start_mark)

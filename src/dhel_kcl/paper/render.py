@@ -214,7 +214,8 @@ def _impossible(rows: pd.DataFrame) -> str | None:
         there = rows[column].dropna() if column in _MAY_LACK else rows[column]
         fine = np.isfinite(there) & ((there >= 0) & (there % 1 == 0) if column in _COUNTS else True)
         wrong[column] = ~fine.reindex(rows.index, fill_value=True)
-    wrong["value"] |= rows["metric"].str.fullmatch(_SHARES) & ~rows["value"].between(0, 1)
+    shares = [metric for metric in rows["metric"].unique() if re.fullmatch(_SHARES, metric)]
+    wrong["value"] |= rows["metric"].isin(shares) & ~rows["value"].between(0, 1)
     for column, found in wrong.items():
         if found.any():
             row = rows[found].iloc[0]
