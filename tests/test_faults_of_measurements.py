@@ -118,6 +118,15 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, make_manifest: Cal
         History([manifest])
 
 
+@pytest.mark.parametrize("seconds", ["1e300", "NaN", "-1", HUGE])
+def test_a_job_takes_a_time_that_can_be_summed_up(make_manifest: Callable[..., Path], seconds: str) -> None:
+    manifest = make_manifest("evaluate", "a")
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace('"seconds": 1.0', f'"seconds": {seconds}'), encoding="utf-8")
+    with pytest.raises(InputError, match="not a manifest"):
+        History([manifest])
+
+
 @pytest.mark.parametrize("label", [2**16, 10**12, -2])
 def test_a_label_that_no_class_has_is_refused(tmp_path: Path, label: int) -> None:
     features: dict[str, Any] = make_features()

@@ -50,7 +50,7 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     hardware: dict[str, str | int]
     started: str
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=1e9)]
     peak_memory_mib: int | None = None
     host: str | None = None
 

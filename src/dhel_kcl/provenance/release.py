@@ -387,10 +387,11 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
     write_page(report_of(experiment, released.root, made), made.report)
     page = explorer_text(released.results, manifests, STYLE, released.explorer, stages).encode()
     may_differ = {name: _may_differ(released.manifest(name), code_digest(name)) for name in ("explorer", "report")}
-    same_page = released.explorer.read_bytes() == page or may_differ["explorer"]
+    same_rows = read_rows(released.explorer) == rows
+    same_page = may_differ["explorer"] or released.explorer.read_bytes() == page
     same, wrong = compare_report(experiment)
     return [
-        Product(folder, "explorer", read_rows(released.explorer) == rows and same_page),
+        Product(folder, "explorer", same_rows and same_page),
         Product(folder, "report", same or (may_differ["report"] and not wrong)),
     ]
 
