@@ -22,7 +22,7 @@ def run_table(
     rows: list[tuple[str, str, float, float]] = [("diverged", "", 7.0, float(diverged))]
     rows += [("training_loss", "", epoch, random.random()) for epoch in range(1, epochs + 1)]
     if diverged:
-        rows[-1] = ("training_loss", "", epochs, math.nan)
+        del rows[-1]  # of the epoch that it did not end nothing is logged
     else:
         rows += [(metric, "h", math.nan, random.random()) for metric in ("linear_top1", "knn_top1")]
         for representation, dimension in (("h", h), ("z", z)):

@@ -544,12 +544,12 @@ def test_a_redraw_replaces_no_figure_that_it_did_not_draw(theory: Path, tmp_path
     for name in ("table_theory.py",):
         shutil.copy(SCRIPTS / name, tmp_path / "scripts")
     output = tmp_path / "drawn"
-    list(redraw([theory], tmp_path / "scripts", output))
+    list(redraw([theory], output, tmp_path / "scripts"))
     for name in ("tables/table_theory.md", "figures/fig_x.png"):
         _add(f"theory/{name}")(output)
         before = state(output)
         with pytest.raises(InputError, match=rf"{name}: not of an earlier redraw; choose another output"):
-            list(redraw([theory], tmp_path / "scripts", output))
+            list(redraw([theory], output, tmp_path / "scripts"))
         assert state(output) == before
         shutil.rmtree(output)
         output.mkdir()

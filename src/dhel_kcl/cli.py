@@ -27,7 +27,7 @@ from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import refuse_future
-from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, is_experiment, is_release
+from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, is_own, is_release
 from dhel_kcl.jobs.running import end_when_orphaned
 from dhel_kcl.jobs.stages import STAGES, Stage
 
@@ -112,7 +112,8 @@ def show(folder: Folder) -> None:
     if not headline.exists():
         raise InputError(f"{headline}: missing; run snakemake for {folder} first")
     console = Console()
-    console.print(Markdown("\n".join(map(escaped, headline.read_text(encoding="utf-8").split("\n")))))
+    text = headline.read_text(encoding="utf-8", errors="replace")
+    console.print(Markdown("\n".join(map(escaped, text.split("\n")))))
     scripts = experiment.targets.values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
@@ -139,14 +140,20 @@ def show(folder: Folder) -> None:
 
 
 def _seal(layout: Layout) -> "Seal | None":
-    """The seal, unless a later audit has failed or did not end."""
+    """The seal, unless a later audit has failed or did not end, or none can: a release has no seal that counts."""
     from dhel_kcl.provenance.seal import read_seal
 
-    passed = is_experiment(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
+    passed = is_own(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
     return read_seal(layout.audit) if passed else None
 
 
+def _of_a_release(layout: Layout) -> str:
+    return f"a release; verify it with `dhel-kcl redraw {shlex.quote(str(layout.root))}`"
+
+
 def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
+    if is_release(layout.root):
+        return f"not passed; {_of_a_release(layout)}"
     if layout.audit_problems.exists():
         return f"failed; {escaped(str(layout.audit_problems))} lists the problems"
     if seal is None:
@@ -154,7 +161,8 @@ def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
     if changed:
         return f"passed before, but {changed} of the files above have changed since"
     passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
-    return "\n".join([passed, *(f"  warning: {escaped(line)}" for line in seal.uncommitted)])
+    lines = (*seal.uncommitted, *seal.unlike)
+    return "\n".join([passed, *(f"  warning: {escaped(line)}" for line in lines)])
 
 
 def _audit_command(layout: Layout) -> str:
@@ -245,15 +253,17 @@ def audit(
 
     Example: `dhel-kcl audit results/quickstart`
     """
-    from dhel_kcl.files import sha256_file
-    from dhel_kcl.provenance.audit import audit as audit_experiment
-    from dhel_kcl.provenance.audit import begin, conclude
+    from dhel_kcl.provenance.seal import begin
 
     layout = Layout(folder)
     if is_release(folder):
-        raise InputError(f"{folder}: a release; verify it with `dhel-kcl redraw {shlex.quote(str(folder))}`")
+        raise InputError(f"{folder}: {_of_a_release(layout)}")
     with suppress(InputError, OSError):  # `conclude` says so
         begin(layout)
+    from dhel_kcl.files import sha256_file
+    from dhel_kcl.provenance.audit import audit as audit_experiment
+    from dhel_kcl.provenance.audit import conclude
+
     experiment = Experiment.open(folder)
     refuse_future(path for path in (layout.report, layout.manifest("report")) if path.exists())
     outcome = audit_experiment(experiment)

@@ -166,11 +166,24 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON a mapping; of a key that is given twice, readers would take one value or the other.
+
+    Raises:
+        ValueError: a key is given twice.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return values
+
+
 def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        InputError: the file is missing, a pipe or a device, or is not JSON.
+        InputError: the file is missing, a pipe or a device, or is not JSON, or gives a key twice.
     """
     try:
         return parse_json(read_regular(path).decode())
@@ -213,10 +226,10 @@ def parse_json(text: str | bytes) -> Any:
     """Read JSON that recursion can walk.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, is nested too deeply, or gives a key twice.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=each_key_once)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     level = [value]

@@ -18,7 +18,9 @@ from dhel_kcl.metrics.spectrum import effective_rank, rank, singular_values
 from dhel_kcl.metrics.wasserstein import wasserstein_uniformity
 
 
-def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: Path) -> None:
+def analyse(
+    features_path: Path, config: AnalysisConfig, threads: int, output: Path, projected_dim: int | None = None
+) -> None:
     """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
 
     Everything is measured on l2-normalised rows: alignment on two random views of each test image,
@@ -26,10 +28,10 @@ def analyse(features_path: Path, config: AnalysisConfig, threads: int, output: P
     direction) has the reason as ``not_measured`` instead. Of a diverged run there is nothing to measure.
 
     Raises:
-        InputError: the features are missing or damaged.
+        InputError: the features are missing or damaged, or z are not of `projected_dim` dimensions.
     """
     torch.set_num_threads(threads)
-    features = load_features(features_path)
+    features = load_features(features_path, projected_dim)
     if not features.tensors:
         write_json(output, {})
         return
@@ -75,5 +77,6 @@ def run(job: Job) -> None:
         InputError: as `analyse`.
     """
     (features,), (output,) = job.reads.values(), job.writes.values()
+    projected_dim = job.run.dataset.encoder.embedding_dim
     with job.recorded():
-        analyse(features, job.config.analysis, job.config.compute.threads, output)
+        analyse(features, job.config.analysis, job.config.compute.threads, output, projected_dim)

@@ -113,7 +113,13 @@ def _folded(classifier: Pipeline) -> LinearClassifier:
 
 
 def evaluate(
-    features_path: Path, config: EvaluationConfig, seed: int, threads: int, output: Path, classifier_path: Path
+    features_path: Path,
+    config: EvaluationConfig,
+    seed: int,
+    threads: int,
+    output: Path,
+    classifier_path: Path,
+    projected_dim: int | None = None,
 ) -> None:
     """Evaluate the backbone features of one run; write the accuracies as JSON, and the classifier.
 
@@ -124,9 +130,10 @@ def evaluate(
     `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
 
     Raises:
-        InputError: the features are missing or damaged, or `config` does not fit them.
+        InputError: the features are missing or damaged, `config` does not fit them, or z are not of `projected_dim`
+            dimensions.
     """
-    features = load_features(features_path)
+    features = load_features(features_path, projected_dim)
     if not features.tensors:
         write_json(output, {})
         save_classifier(None, classifier_path)
@@ -167,6 +174,8 @@ def run(job: Job) -> None:
     Raises:
         InputError: as `evaluate`.
     """
-    (features,), seed = job.reads.values(), job.run.seed
-    with job.recorded({"run": seed}):
-        evaluate(features, job.config.evaluation, seed, job.config.compute.threads, *job.writes.values())
+    (features,), run, threads = job.reads.values(), job.run, job.config.compute.threads
+    output, classifier = job.writes.values()
+    projected_dim = run.dataset.encoder.embedding_dim
+    with job.recorded({"run": run.seed}):
+        evaluate(features, job.config.evaluation, run.seed, threads, output, classifier, projected_dim)

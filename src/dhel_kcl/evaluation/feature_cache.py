@@ -14,6 +14,9 @@ REPRESENTATIONS = ("h", "z")
 PLACES = ("train", "test", "test_view1", "test_view2")
 """The images that each representation is computed of."""
 
+MOST_CLASSES = 2**16
+"""Labels are below it: whoever counts classes makes room for the highest."""
+
 _NOTE = "not_measured_"
 
 
@@ -36,8 +39,12 @@ def save_features(features: Mapping[str, Tensor], path: Path, not_measured: Mapp
     write_tensors(path, features, {_NOTE + name: reason for name, reason in (not_measured or {}).items()})
 
 
-def load_features(path: Path) -> Features:
+def load_features(path: Path, projected_dim: int | None = None) -> Features:
     """Read features written by `save_features`.
+
+    Args:
+        path: the file.
+        projected_dim: the dimension that the run's z have; None if any will do.
 
     Raises:
         InputError: the file is missing or damaged, or holds something else.
@@ -47,6 +54,9 @@ def load_features(path: Path) -> Features:
     problem = f"holds the note {min(notes)}" if notes else None
     if tensors or not_measured:
         problem = problem or difference(tensors, _expected(tensors, not_measured)) or _label_problem(tensors)
+    if problem is None and projected_dim is not None and "train_z" in tensors:
+        dim = tensors["train_z"].shape[1]
+        problem = None if dim == projected_dim else f"has z of dimension {dim} instead of {projected_dim}"
     if problem:
         raise InputError(f"{path}: not the features of a run: it {problem}; delete it and extract the features again")
     return Features(tensors, not_measured)
@@ -62,7 +72,8 @@ def _expected(tensors: Mapping[str, Tensor], not_measured: Mapping[str, str]) ->
 
 
 def _label_problem(tensors: Mapping[str, Tensor]) -> str | None:
-    smallest = min(
-        (int(tensors[f"{split}_label"].min()) for split in PLACES[:2] if len(tensors[f"{split}_label"])), default=0
-    )
-    return f"has the label {smallest}" if smallest < -1 else None
+    for split in PLACES[:2]:
+        labels = tensors[f"{split}_label"]
+        if wrong := labels[(labels < -1) | (labels >= MOST_CLASSES)].tolist():
+            return f"has the label {wrong[0]}"
+    return None

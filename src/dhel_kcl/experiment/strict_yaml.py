@@ -2,7 +2,8 @@
 
 PyYAML follows YAML 1.1: there `yes` is true, `010` is 8, `1:40` is 100, `1e-3` is a string, and of a key that is given
 twice the last value wins. Here the scalars are those that JSON has too, and every other one is a string, which a
-configuration then refuses where it asks for a number. A key is given once.
+configuration then refuses where it asks for a number. A key is given once, and so is `<<`. No value has a tag, such as
+`!!int`: it would be read by the rules of YAML 1.1 again.
 """
 
 import re
@@ -26,12 +27,18 @@ _SCALARS = {
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # declared so by PyYAML
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if (tag := getattr(event, "tag", None)) is not None:
+            written = tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.composer.ComposerError(problem=f"tag {written}: remove it", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Any, int] = {}
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            is_merge, line = key_node.tag == "tag:yaml.org,2002:merge", key_node.start_mark.line + 1
+            key = "<<" if is_merge else self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):  # another kind of key is refused below
                 if key in lines:
                     problem = f"key {key!r} is given twice, first in line {lines[key]}"
@@ -57,7 +64,7 @@ def read_yaml(text: str, origin: str) -> Any:
         origin: where it came from, for messages.
 
     Raises:
-        InputError: it is empty, is not YAML, or gives a key twice.
+        InputError: it is empty, is not YAML, gives a key twice, or has a tag.
     """
     try:
         values = yaml.load(text, _Loader)  # nosec B506 # a SafeLoader

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import networkx as nx
-from pydantic import ValidationError
 
-from dhel_kcl.files import read_regular, sha256_file
+from dhel_kcl.files import parse_json, read_regular, sha256_file
 from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
 
 State = Literal["as recorded", "missing", "changed", "discarded"]
@@ -59,8 +58,8 @@ class History:
         if place not in self._paths:
             try:
                 content = read_regular(path)
-                manifest = Manifest.model_validate_json(content)
-            except (FileNotFoundError, ValidationError):
+                manifest = Manifest.model_validate(parse_json(content))
+            except (FileNotFoundError, ValueError):
                 manifest = load_manifest(path)  # says what is wrong, in one line
                 content = read_regular(path)
             self._paths[place], self.manifests[path] = path, manifest

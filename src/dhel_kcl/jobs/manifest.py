@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ class Manifest(BaseModel):
     packages: dict[str, str]
     hardware: dict[str, str | int]
     started: str
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=1e9)]
     peak_memory_mib: int | None = None
     host: str | None = None
 
@@ -194,6 +195,7 @@ def _describe(path: Path, folder: Path) -> Artifact:
 
 
 _PACKAGE = Path(__file__).parents[1]
+"""Where git is asked."""
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
 """What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
 
@@ -214,11 +216,19 @@ def _git_state() -> tuple[str | None, bool | None]:
         # Lower-case marks files that git was told to take for unchanged, and S those that it is to leave alone.
         marked = _git("ls-files", "-v", "--", *_CODE).splitlines()
         # Also what ignore rules hide, if it is code.
-        ignored = _git("ls-files", "--others", "--exclude=__pycache__", "--", *_CODE).splitlines()
+        ignored = _git("ls-files", "-z", "--others", "--exclude=__pycache__", "--", *_CODE).split(b"\0")
     except (OSError, subprocess.CalledProcessError):
         return commit, None
     hidden = any(line[:1].islower() or line.startswith(b"S") for line in marked)
-    return commit, bool(changed) or hidden or any(name.strip(b'"').endswith((b".py", b".smk")) for name in ignored)
+    return commit, bool(changed) or hidden or any(_may_be_code(os.fsdecode(name)) for name in ignored)
+
+
+def _may_be_code(name: str) -> bool:
+    """Whether code may be in what git does not look into, by its path in the package; of a link nobody can tell.
+
+    A repository inside this one is listed as a folder.
+    """
+    return name.endswith((*all_suffixes(), ".smk", "/")) or (_PACKAGE / name).is_symlink()
 
 
 def _git(*arguments: str) -> bytes:
@@ -229,7 +239,9 @@ def _git(*arguments: str) -> bytes:
         CalledProcessError: git refuses, as where there is no repository or it belongs to somebody else.
     """
     # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
-    command = ["git", "--no-optional-locks", "--no-replace-objects", "-c", "core.fsmonitor=false", *arguments]
+    # That files changed shows in all times that the system keeps, whatever the repository's settings leave out.
+    settings = ["-c", "core.fsmonitor=false", "-c", "core.trustctime=true", "-c", "core.checkStat=default"]
+    command = ["git", "--no-optional-locks", "--no-replace-objects", *settings, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     ran = subprocess.run(command, cwd=_PACKAGE, env=environment, capture_output=True, check=True)  # nosec B603 # no shell
     return ran.stdout.strip()

@@ -24,6 +24,11 @@ def is_experiment(folder: Path) -> bool:
     return os.path.lexists(layout.config) and os.path.lexists(layout.manifest("configure"))
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a folder is an experiment's, and no release, into which nothing is written."""
+    return is_experiment(folder) and not is_release(folder)
+
+
 def check_not_inside(folder: Path) -> None:
     """Refuse a folder inside an experiment or a release, which hold what they record and nothing else.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from dhel_kcl import declarations
 from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
 from dhel_kcl.files import sha256_file
-from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.layout import Layout, sidecar_path
 
 Files = dict[str, Path]
@@ -123,6 +123,12 @@ def template(name: str) -> Path:
 def _titles() -> list[Any]:
     kinds = {name: kind.title for name, kind in declarations.kinds().items()}
     return [declarations.hyperparameters(), declarations.loss_titles(), kinds]
+
+
+def _style() -> list[str]:
+    """The palette and names that pages share with the figures; nothing outside of a clone."""
+    style = SCRIPTS / "style.py"
+    return [sha256_file(style)] if style.is_file() else []
 
 
 # data
@@ -400,7 +406,7 @@ _ROWS = (
         reads=_results_and_trainings,
         writes=lambda layout, name: {"explorer": layout.explorer},
         depends=lambda experiment, name: {"stages": list(run_stages(experiment.config))},
-        declared=lambda: [*_titles(), sha256_file(template("explorer.html"))],
+        declared=lambda: [*_titles(), sha256_file(template("explorer.html")), *_style()],
     ),
     Stage(
         name="report",

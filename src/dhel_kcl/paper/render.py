@@ -15,6 +15,7 @@ the numbers in tables, `dhel_kcl.results.names` the names that readers see; what
 """
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -24,7 +25,9 @@ from types import ModuleType
 from typing import TypeVar
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from dhel_kcl.declarations import read_script
@@ -49,6 +52,13 @@ _TEXTS = {
     "check",
 }
 """Columns that hold text; the others hold numbers."""
+_MAY_LACK = {*HYPERPARAMETERS, "x"}
+"""Columns of numbers in which a row may have none."""
+_COUNTS = {"epochs", "train_images", "batch_size", "seed", "embedding_dim"}
+_OF_A_ROW = ("metric", "representation", "corruption", "x", "value", "source", "source_sha256")
+"""Columns in which the rows of a run differ."""
+_SHARES = r".*_top[15]|diverged|not_measured"
+"""Metrics that lie in [0, 1]."""
 
 EXCUSES = ("diverged", "not_measured")
 """Metrics whose value 1 says why a run lacks others."""
@@ -166,11 +176,15 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
         table: which table it is, a key of `COLUMNS`.
 
     Raises:
-        InputError: the file is missing, is not Parquet, or lacks a column or has one of another type.
+        InputError: the file is missing, is not Parquet, lacks a column, has one too many or one of another type, or
+            holds what no job writes.
     """
     if not path.is_file():
         raise InputError(f"{path}: missing; run the rule that writes it")
     try:
+        columns = [name for name in pq.read_schema(path).names if not re.fullmatch(r"__index_level_\d+__", name)]
+        if others := sorted({name for name in columns if name not in COLUMNS[table] or columns.count(name) > 1}):
+            raise ValueError(f"column {others[0]} is not one of its columns, each once")
         filters = None if metrics is None else [("metric", "in", list(metrics))]
         results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
     except Exception as error:  # damaged Parquet makes its reader raise many types
@@ -187,7 +201,32 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
                 f"{path}: not a readable {table} table (column {column} does not hold {kind}); delete it and run its "
                 "rule again"
             )
+    if problem := _impossible(results):
+        raise InputError(f"{path}: not a readable {table} table ({problem}); delete it and run its rule again")
     return results
+
+
+def _impossible(rows: pd.DataFrame) -> str | None:
+    """Say what no job would write, with the first such row; None if there is nothing."""
+    wrong: dict[str, pd.Series] = {}
+    for column in (str(name) for name in rows if name not in _TEXTS):
+        there = rows[column].dropna() if column in _MAY_LACK else rows[column]
+        fine = np.isfinite(there) & ((there >= 0) & (there % 1 == 0) if column in _COUNTS else True)
+        wrong[column] = ~fine.reindex(rows.index, fill_value=True)
+    shares = [metric for metric in rows["metric"].unique() if re.fullmatch(_SHARES, metric)]
+    wrong["value"] |= rows["metric"].isin(shares) & ~rows["value"].between(0, 1)
+    for column, found in wrong.items():
+        if found.any():
+            row = rows[found].iloc[0]
+            return f"{column} is {row[column]} in the row {row['metric']} of {row['run']}"
+    of_the_row = [name for name in _OF_A_ROW[:-3] if name in rows]
+    if (again := rows.duplicated(["run", *of_the_row])).any():
+        row = rows[again].iloc[0]
+        return f"the row {row['metric']} of {row['run']} is there twice"
+    of_runs = rows[[name for name in rows if name not in _OF_A_ROW]].drop_duplicates()
+    if (again := of_runs.duplicated("run")).any():
+        return f"the rows of {of_runs[again].iloc[0]['run']} differ in what they say of the run"
+    return None
 
 
 def rederive(script: Path, tables: Sequence[Path]) -> pd.DataFrame:
@@ -320,6 +359,18 @@ def table_text(target: Target, points: pd.DataFrame) -> str:
         raise ValueError(f"{target.name} is a figure")
     table = target.layout(points).to_markdown(index=False, disable_numparse=True)
     return f"# {target.title}\n\n{table}\n\n{target.caption}\n"
+
+
+def shows_points(product: Path, target: Target, points: pd.DataFrame) -> bool:
+    """Whether the Markdown of a table has the cells that its points give; its title and caption may be others."""
+    shown = product.read_text(encoding="utf-8", errors="replace")
+    return _cells(shown) == _cells(table_text(target, points))
+
+
+def _cells(markdown: str) -> list[list[str]]:
+    """The cells of the tables in a text, as they are read: without the blanks and dashes that fill columns up."""
+    rows = [line.split("|") for line in markdown.splitlines() if line.lstrip().startswith("|")]
+    return [[re.sub("-{3,}", "---", " ".join(cell.split())) for cell in row] for row in rows]
 
 
 def _save(figure: Figure, paths: list[Path]) -> None:

@@ -123,7 +123,7 @@ def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
     there = {name: script for name, script in every.items() if all(map(Path.is_file, layout.products(name)))}
     experiment = replace(experiment, chosen=there)
     targets = [load_target(script.path) for script in there.values()]
-    page, tables = layout.report.read_text(encoding="utf-8"), [layout.results, layout.theory]
+    page, tables = layout.report.read_text(encoding="utf-8", errors="replace"), [layout.results, layout.theory]
     if wrong := list(contradictions(page, layout.config, tables, layout.figures, layout.tables, targets)):
         return False, wrong
     called = load_manifest(layout.manifest("report")).command

@@ -21,10 +21,10 @@ from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.job import Job, jobs
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.manifest import Artifact, absolute, changes_since, shown
-from dhel_kcl.jobs.ownership import is_experiment, is_release
+from dhel_kcl.jobs.ownership import is_own, is_release
 from dhel_kcl.jobs.stages import STAGES, run_stages
 from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings
-from dhel_kcl.paper.render import load_results, points_equal, read_points, render
+from dhel_kcl.paper.render import load_results, load_target, points_equal, read_points, render, shows_points
 from dhel_kcl.paper.report import compare_report
 from dhel_kcl.provenance.crate import outdated
 from dhel_kcl.provenance.seal import Seal, differences, file_digests, read_seal
@@ -36,7 +36,8 @@ from dhel_kcl.results.table import write_results
 class Outcome:
     """What an audit looked at, every problem, and warnings: what depends on code that is not, or no longer, there.
 
-    Of the warnings, those in `uncommitted` stay true whatever the code is now.
+    Of the warnings, those in `uncommitted` stay true whatever the code is now; those in `unlike` name what looks other
+    than it would be made now.
     """
 
     files: int = 0
@@ -47,6 +48,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     uncommitted: list[str] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
     blamed: set[Path] = field(default_factory=set)
 
     def blame(self, file: Path, problem: str) -> None:
@@ -74,8 +76,15 @@ class Outcome:
     @property
     def seal(self) -> Seal:
         """What audit.json says if there is no problem."""
-        counts = {"points": self.points, "measurements": self.measurements, "manifests": self.manifests}
-        return Seal(**counts, files=self.files, uncommitted=self.uncommitted, sha256=self.sha256)
+        return Seal(
+            points=self.points,
+            measurements=self.measurements,
+            manifests=self.manifests,
+            files=self.files,
+            uncommitted=self.uncommitted,
+            unlike=self.unlike,
+            sha256=self.sha256,
+        )
 
     def summary(self) -> str:
         """One line of what was checked."""
@@ -111,23 +120,16 @@ def audit(experiment: Experiment) -> Outcome:
         _check_explorer(experiment, remade, outcome)
         _check_report(experiment, remade, outcome)
         _check_crate(experiment, history, outcome)
-        outcome.warnings += remade.warnings()
-        if not outcome.problems and layout.audit.exists() and read_seal(layout.audit) != outcome.seal:
+        outcome.unlike = remade.warnings()
+        outcome.warnings += outcome.unlike
+        if not outcome.problems and layout.audit.exists() and not _agree(read_seal(layout.audit), outcome.seal):
             outcome.blame(layout.audit, "gives other counts than this audit; restore it, or delete it and audit again")
     return outcome
 
 
-def begin(layout: Layout) -> None:
-    """Make a pass of an earlier audit count no longer, before another one that may end by an error or be killed.
-
-    Nothing is written where there is none, nor into a folder that is no experiment's own.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    if (layout.audit.exists() or layout.audit_problems.exists()) and _is_own(layout):
-        with atomic_path(layout.audit_problems) as temporary:
-            temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
+def _agree(sealed: Seal, now: Seal) -> bool:
+    """Whether two seals say the same of the files; what these look like beside what the code makes is of the code."""
+    return sealed.model_copy(update={"unlike": now.unlike}) == now
 
 
 def conclude(outcome: Outcome, layout: Layout) -> None:
@@ -136,7 +138,7 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
     Raises:
         InputError: the folder cannot be written, or is a release, which must stay as it was published, or somebody's.
     """
-    if not _is_own(layout):
+    if not is_own(layout.root):
         kind = "a release" if is_release(layout.root) else "not made by `dhel-kcl configure`"
         raise InputError(f"{layout.root}: {kind}, so nothing was written into it")
     passed = not outcome.problems
@@ -146,10 +148,6 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
         temporary.write_text(text, encoding="utf-8")
     if passed:
         layout.audit_problems.unlink(missing_ok=True)
-
-
-def _is_own(layout: Layout) -> bool:
-    return is_experiment(layout.root) and not is_release(layout.root)
 
 
 def _check_links(layout: Layout, outcome: Outcome) -> None:
@@ -279,7 +277,10 @@ def _check_measurements(experiment: Experiment, outcome: Outcome) -> None:
 
 
 class _Remade:
-    """Compares files with what their jobs would write now, and tells a change of a file from one of what wrote it."""
+    """Compares files with what their jobs would write now, and tells a change of a file from one of what wrote it.
+
+    That is for looks. The values that a file shows are compared before: they are the same whatever the code is.
+    """
 
     def __init__(self, expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
         self._expected, self._history, self._outcome = expected, history, outcome
@@ -316,10 +317,15 @@ def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
         table = layout.table(name)
         written = table.with_suffix(".csv")
         with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:
-            again = Path(folder, table.name)
-            write_results(load_results(table, table=name), again)
+            again, tidy = Path(folder, table.name), load_results(table, table=name)
+            if not points_equal(read_points(written), tidy):
+                outcome.blame(written, f"{table.name} gives other values; {stage} again")
+                continue
+            write_results(tidy, again)
             same = written.read_bytes() == again.with_suffix(".csv").read_bytes()
-            remade.compare(written, same, layout.manifest(stage), f"{table.name} gives other values; {stage} again")
+            remade.compare(
+                written, same, layout.manifest(stage), f"is written otherwise than {table.name}; {stage} again"
+            )
 
 
 def _check_points(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
@@ -353,10 +359,13 @@ def _check_target(
             if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
                 giving = " and ".join(path.name for path in tables)
                 outcome.blame(written, f"{giving} gives other values; render {script.name} again")
+            said = f"does not show the values of {written.name}; render {script.name} again"
             for suffix, product in products.items():
                 with outcome.blaming(product):
+                    if suffix == ".md" and not shows_points(product, load_target(script.path), points):
+                        outcome.blame(product, said)
+                        continue
                     same = product.read_bytes() == again[suffix].read_bytes()
-                    said = f"does not show the values of {written.name}; render {script.name} again"
                     remade.compare(product, same, layout.manifest("render", script.name), said)
 
 
@@ -369,7 +378,7 @@ def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -
             outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
             return
         page = explorer_text(layout.results, manifests, layout.explorer, run_stages(experiment.config))
-        same = layout.explorer.read_text(encoding="utf-8") == page
+        same = layout.explorer.read_bytes() == page.encode()
         said = "shows the values of the runs on a page that was changed; make explorer again"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)
 

@@ -23,7 +23,7 @@ from dhel_kcl.experiment.config import load_config
 from dhel_kcl.files import TEMPORARY, atomic_path, sha256_file
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.history import History
-from dhel_kcl.jobs.job import Job, code_digest, jobs
+from dhel_kcl.jobs.job import Job, code_digest, jobs, script_digest
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import absolute, changes_since, load_manifest
 from dhel_kcl.jobs.ownership import SUMS, check_not_inside, is_experiment, is_release, records_configuration
@@ -44,7 +44,8 @@ class Product:
     Attributes:
         release: the folder of the release.
         name: the target, ``explorer`` or ``report``.
-        numbers: whether they are the released ones; None if there are none to compare.
+        numbers: whether the released files show them, and are to the byte what is made now unless the code or a package
+            that writes them has changed since; None if there are none to compare.
         other_bytes: suffixes of the files that are not the released ones byte for byte; None if there are none to
             compare, or the product is a page, whose links differ.
     """
@@ -386,7 +387,7 @@ def _check_redrawable(folder: Path) -> None:
 
 
 def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
-    from dhel_kcl.paper.render import points_equal, read_points, render
+    from dhel_kcl.paper.render import load_target, points_equal, read_points, render, shows_points
 
     released, made = Layout(folder), Layout(output / folder.resolve().name)
     render(script.path, [released.table(name) for name in script.tables], made.products(script.name)[0].parent)
@@ -394,25 +395,37 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
     csv, released_csv = next(pair for pair in pairs if pair[0].suffix == ".csv")
     if not released_csv.exists():
         return Product(folder, script.name)
-    numbers = points_equal(read_points(csv), read_points(released_csv))
-    return Product(folder, script.name, numbers, _other_bytes(pairs))
+    points, target, other = read_points(released_csv), load_target(script.path), _other_bytes(pairs)
+    shown = [shows_points(old, target, points) for _, old in pairs if old.suffix == ".md" and old.exists()]
+    numbers = points_equal(read_points(csv), points) and all(shown)
+    excused = _may_differ(released.manifest("render", script.name), script_digest(script.path))
+    return Product(folder, script.name, numbers and (excused or not set(other) - {".csv"}), other)
+
+
+def _may_differ(manifest: Path, code: str) -> bool:
+    """Whether what a job made for a release may have other bytes now: its code, or a package, is another version."""
+    return manifest.exists() and bool(changes_since(load_manifest(manifest), code))
 
 
 def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
-    from dhel_kcl.paper.explorer import read_rows, run_rows, trainings, write_explorer
+    from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings, write_explorer
     from dhel_kcl.paper.page import write_page
     from dhel_kcl.paper.report import compare_report, report_of
 
     experiment, made = Experiment.open(folder, scripts), Layout(output / folder.resolve().name)
     released, manifests = experiment.layout, trainings(experiment)
-    write_explorer(released.results, manifests, made.explorer, run_stages(experiment.config))
+    stages = run_stages(experiment.config)
+    write_explorer(released.results, manifests, made.explorer, stages)
     rows = run_rows(released.results, manifests, released.root)
     write_page(report_of(experiment, released.root, made), made.report)
+    page = explorer_text(released.results, manifests, released.explorer, stages).encode()
+    may_differ = {name: _may_differ(released.manifest(name), code_digest(name)) for name in ("explorer", "report")}
+    same_rows = read_rows(released.explorer) == rows
+    same_page = may_differ["explorer"] or released.explorer.read_bytes() == page
     same, wrong = compare_report(experiment)
-    changes = changes_since(load_manifest(released.manifest("report")), code_digest("report"))
     return [
-        Product(folder, "explorer", read_rows(released.explorer) == rows),
-        Product(folder, "report", same or (bool(changes) and not wrong)),
+        Product(folder, "explorer", same_rows and same_page),
+        Product(folder, "report", same or (may_differ["report"] and not wrong)),
     ]
 
 

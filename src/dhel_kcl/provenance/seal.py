@@ -19,10 +19,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.files import TEMPORARY, parse_json, read_regular, sha256_file, sha256_json
+from dhel_kcl.files import TEMPORARY, atomic_path, parse_json, read_regular, sha256_file, sha256_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, walk
-from dhel_kcl.provenance.repair import SUFFIX
+from dhel_kcl.jobs.ownership import is_own
 
 _AGAIN = "if a job was done again, run the workflow again"
 
@@ -30,7 +30,8 @@ _AGAIN = "if a job was done again, run the workflow again"
 class Seal(BaseModel):
     """What an audit that passed counted, and the sha256 of each file by its path below the experiment's folder.
 
-    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes, or of an unknown commit.
+    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes, or of an unknown commit;
+    `unlike` a line for pictures and pages that have other bytes than the code of that audit makes, and why they may.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -39,12 +40,27 @@ class Seal(BaseModel):
     manifests: int
     files: int
     uncommitted: list[str]
+    unlike: list[str] = []
     sha256: dict[str, str]
 
     def text(self) -> str:
         """The one form in which the seal is written; its last entry is a digest of the others."""
-        content = self.model_dump()
+        content = self.model_dump(exclude_defaults=True)
         return json.dumps({**content, "seal": sha256_json(content)}, indent=2) + "\n"
+
+
+def begin(layout: Layout) -> None:
+    """Make a pass of an earlier audit count no longer, before another one that may end by an error or be killed.
+
+    It is called first of all: whoever interrupts an audit in its first seconds must not find the earlier pass. Nothing
+    is written where there is none, nor into a folder that is no experiment's own.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    if (layout.audit.exists() or layout.audit_problems.exists()) and is_own(layout.root):
+        with atomic_path(layout.audit_problems) as temporary:
+            temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
 
 
 def read_seal(path: Path) -> Seal:
@@ -57,8 +73,10 @@ def read_seal(path: Path) -> Seal:
         content = read_regular(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; run the audit") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); remove it and audit again") from error
     try:
-        values = parse_json(content)
+        values = dict(parse_json(content))
         seal = Seal.model_validate({name: values[name] for name in values if name != "seal"})
     except (TypeError, ValueError):
         seal = None
@@ -79,6 +97,8 @@ def file_digests(experiment: Experiment, sha256: Callable[[Path], str]) -> dict[
     Raises:
         InputError: a file or folder cannot be read.
     """
+    from dhel_kcl.provenance.repair import SUFFIX  # not above: it takes time that `begin` has not
+
     layout = experiment.layout
     apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
     apart |= {layout.live(run) for run in experiment.config.runs} | experiment.discarded

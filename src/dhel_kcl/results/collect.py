@@ -72,14 +72,26 @@ def collect(experiment: Experiment) -> pd.DataFrame:
         keys = _run_keys(run, train_images[run.dataset.name])
         diverged = read_outcome(layout.outcome(run.id)).diverged
         sources = measurements(layout, run.id, run_stages(config))
-        may_be_empty = set(sources) if diverged else set()
+        of_training = measurements(layout, run.id, ("pretrain",))
         for source in sources:
             origin = {"source": str(source.relative_to(layout.root)), "source_sha256": sha256_file(_existing(source))}
             measured = _table_of(source)
-            if measured.empty and source not in may_be_empty:
-                raise InputError(f"{source}: holds nothing, but the run finished; delete it and run its rule again")
+            if problem := _contradiction(measured, run, diverged, source in of_training):
+                raise InputError(f"{source}: {problem}; delete it and run its rule again")
             parts.append(pd.DataFrame(keys, index=measured.index).join(measured.assign(**origin)))
     return pd.concat(parts, ignore_index=True)
+
+
+def _contradiction(measured: pd.DataFrame, run: Run, diverged: bool, of_training: bool) -> str | None:
+    """Say why a file of measurements cannot be that of a run which ended as it did; None if it can."""
+    if measured.empty:
+        return None if diverged else "holds nothing, but the run finished"
+    if not of_training:
+        return "holds measurements, but the run diverged" if diverged else None
+    logged, most = measured.loc[measured["metric"] == "training_loss", "x"], run.dataset.epochs
+    if not logged.empty and (len(logged) > most or (len(logged) < most and not diverged)):
+        return f"has {len(logged)} epochs, but the run {'has' if diverged else 'finished'} {most}"
+    return None
 
 
 def training_rows(run: Run, log: Path) -> pd.DataFrame:

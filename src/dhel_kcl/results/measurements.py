@@ -13,6 +13,7 @@ from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
 from dhel_kcl.files import open_regular, read_json
 from dhel_kcl.training.log import LOG_COLUMNS, THROUGHPUT_COLUMNS
+from dhel_kcl.training.outcome import MOST
 
 ROUNDING = 1e-6
 """How far a sum of floating-point numbers may lie outside of its range."""
@@ -20,7 +21,7 @@ ROUNDING = 1e-6
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Reason = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class _Strict(BaseModel):
@@ -104,7 +105,7 @@ class Scalars(_Strict):
     alignment: Annotated[float, Field(ge=0, le=4 + ROUNDING)]
     uniformity: Annotated[float, Field(ge=-8 - ROUNDING, le=ROUNDING)]
     wasserstein_uniformity: Annotated[float, Field(ge=-ROUNDING, le=2 + ROUNDING)]
-    rank: Annotated[int, Field(ge=0)]
+    rank: Annotated[int, Field(ge=0, le=MOST)]
     effective_rank: Annotated[float, Field(ge=1 - ROUNDING)]
     embedding_dim: Count
 

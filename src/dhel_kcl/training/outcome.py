@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dhel_kcl.errors import InputError
 from dhel_kcl.files import read_json
 
-Count = Annotated[int, Field(ge=0)]
+MOST = 2**53
+"""Up to here every integer is a floating-point number, as which the tidy table has it."""
+
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class Outcome(BaseModel):
@@ -33,7 +36,7 @@ class Outcome(BaseModel):
     terms: dict[str, float | str] | None = None
     device: str
     dtype: str
-    processes: Annotated[int, Field(ge=1)]
+    processes: Annotated[int, Field(ge=1, le=MOST)]
 
     @property
     def diverged(self) -> bool:

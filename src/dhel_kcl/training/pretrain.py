@@ -144,7 +144,31 @@ class _Training:
         if problem := Throughput.problem(state.get("throughput")):
             return f"throughput: {problem}"
         same = {"log": log, "throughput": state["throughput"]}
-        return _difference(state, expected | same, "state") or _wrong_place(state, len(self.loader))
+        return (
+            _difference(state, expected | same, "state")
+            or _wrong_place(state, len(self.loader))
+            or self._other_settings(state, expected)
+        )
+
+    def _other_settings(self, state: dict[str, Any], expected: dict[str, Any]) -> str | None:
+        """Say which setting a checkpoint has, of equal kind, otherwise than this training; weights may be any."""
+        step, schedule = state["log"]["step"], self.schedule
+        rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+        groups = state["optimizer"]["param_groups"]
+        pairs = zip(groups, expected["optimizer"]["param_groups"], strict=True)
+        settings = [
+            *((f"optimizer.{name}", group[name], own[name]) for group, own in pairs for name in own.keys() - {"lr"}),
+            ("schedule.base_lrs", state["schedule"]["base_lrs"], schedule.base_lrs),
+            ("loader.settings", state["loader"]["settings"], expected["loader"]["settings"]),
+        ]
+        for name, found, own in settings:
+            if found != own:
+                return f"its {name} is not that of the run"
+        for found in ([group["lr"] for group in groups], state["schedule"]["_last_lr"]):
+            pairs = zip(found, rates, strict=True)
+            if not all(math.isclose(*pair, rel_tol=1e-9, abs_tol=1e-12) for pair in pairs):
+                return f"its learning rate is not that of step {step}"
+        return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _PARTS:
@@ -338,7 +362,7 @@ def _wrong_place(state: dict[str, Any], steps_per_epoch: int) -> str | None:
     """Say which part of a checkpoint is of another step than its log."""
     step = state["log"]["step"]
     loader = state["loader"]
-    if loader["epoch"] * steps_per_epoch + loader["batch"] != step:
+    if (loader["epoch"], loader["batch"]) != divmod(step, steps_per_epoch):
         return f"its loader is not at step {step}"
     return None if state["schedule"]["last_epoch"] == step else f"its schedule is not at step {step}"
 
