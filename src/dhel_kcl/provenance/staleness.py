@@ -104,9 +104,7 @@ def _changed(job: Job, history: History, discarded: set[Path]) -> str | None:
     read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
     if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
         other = min(others)
-        return (
-            f"it did {'' if other in read else 'not '}read {other.name}, and would {'not ' if other in read else ''}now"
-        )
+        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
     for file, sha256 in read.items():
         # A file that no job wrote may be missing; then Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
