@@ -2,7 +2,8 @@
 
 Snakemake has records of its own, beside the repository. They stay behind when results are copied, and the times of
 files, by which it goes too, are then those of the copying. So a job is stale if its manifest says so: it was made under
-other settings, by other code, or from other files than there are now. Times are set right where they contradict that.
+other settings, by other code, or from other files than there are now, or a file of it is gone. Times are set right
+where they contradict that.
 """
 
 import json
