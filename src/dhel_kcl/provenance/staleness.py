@@ -2,7 +2,8 @@
 
 Snakemake has records of its own, beside the repository. They stay behind when results are copied, and the times of
 files, by which it goes too, are then those of the copying. So a job is stale if its manifest says so: it was made under
-other settings, by other code, or from other files than there are now. Times are set right where they contradict that.
+other settings, by other code, or from other files than there are now, or a file of it is gone. Times are set right
+where they contradict that.
 """
 
 import json
@@ -120,9 +121,7 @@ def _changed(job: Job, history: History, discarded: set[Path], times: "_Times") 
     read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
     if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
         other = min(others)
-        return (
-            f"it did {'' if other in read else 'not '}read {other.name}, and would {'not ' if other in read else ''}now"
-        )
+        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
     for file, sha256 in read.items():
         # A file that no job wrote may be missing; then Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
