@@ -26,6 +26,6 @@ def sign_again(*paths: Path) -> None:
 
 def sign_everything_again(layout: Layout) -> None:
     """Replace every hash of the experiment, those of manifests last, and take the seal away."""
-    for _ in range(3):  # the explorer, the report and the crate hash manifests
+    for _ in range(3):  # the explorer and the report hash manifests
         sign_again(*manifests(layout))
     layout.audit.unlink()

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from requests_cache import NEVER_EXPIRE, CachedSession
 from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
-from workspace import REPOSITORY, TINY, snakemake
+from workspace import REPOSITORY, TINY
 from workspace import run as run_program
 
 from dhel_kcl.declarations import scripts
@@ -90,10 +89,26 @@ def failures(context_cache: Path, no_network: None) -> Callable[..., set[str]]:
     return failed
 
 
+@pytest.fixture(scope="module")
+def crated(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished workspace, of whose experiment a crate was made."""
+    folder = tmp_path_factory.mktemp("crated") / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    outcome = run_program("dhel-kcl", "crate", "results/tiny", cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
 @pytest.fixture
-def copied(copy_of_finished: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """A copy of the finished experiment, in the folder that holds its repository; its software is not listed again."""
-    monkeypatch.chdir(copy_of_finished)
+def layout(crated: Path) -> Layout:
+    return Layout(crated / "results" / "tiny")
+
+
+@pytest.fixture
+def copied(crated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A copy of the crate, in the folder that holds its repository; its software is not listed again."""
+    shutil.copytree(crated, tmp_path / "copied", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copied")
     monkeypatch.setattr(crate, "write_sbom", lambda path: None)
     return Layout(Path("results/tiny"))
 
@@ -271,12 +286,11 @@ def test_a_new_crate_removes_its_old_copies_and_nothing_that_a_user_keeps_in_sou
     old, mine, changed = (copied.source / name for name in ("workflow/old.smk", "notes.txt", "workflow/rules/own.smk"))
     for file in (old, mine, changed):
         file.write_text("text", encoding="utf-8")
-    path = copied.manifest("crate")
-    manifest = load_manifest(path)
+    described = read_json(copied.crate)
     for file in (old, changed):
-        where = os.path.relpath(file, path.parent)
-        manifest.outputs[file.name] = Artifact(path=where, sha256=sha256_file(file), bytes=4)
-    write_json(path, manifest.model_dump())
+        name = file.relative_to(copied.root).as_posix()
+        described["@graph"].append({"@id": name, "@type": "File", "sha256": sha256_file(file)})
+    write_json(copied.crate, described)
     changed.write_text("mine now", encoding="utf-8")
     write_crate(Experiment.open(copied.root))
     assert not old.exists()
@@ -285,19 +299,15 @@ def test_a_new_crate_removes_its_old_copies_and_nothing_that_a_user_keeps_in_sou
 
 
 @pytest.mark.parametrize("link", ["source", "source/old", "source/old/file.txt"])
-def test_an_old_copy_that_lies_behind_a_link_is_not_removed(
-    link: str, tmp_path: Path, make_manifest: Callable[..., Path]
-) -> None:
+def test_an_old_copy_that_lies_behind_a_link_is_not_removed(link: str, tmp_path: Path) -> None:
     layout, mine = Layout(tmp_path), tmp_path / "mine" / "old" / "file.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine", encoding="utf-8")
     target = {"source": "mine", "source/old": "mine/old", "source/old/file.txt": "mine/old/file.txt"}[link]
     (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / link).symlink_to(tmp_path / target)
-    make_manifest("crate", "tiny").rename(layout.manifest("crate"))
-    manifest = load_manifest(layout.manifest("crate"))
-    manifest.outputs["file"] = Artifact(path="../source/old/file.txt", sha256=sha256_file(mine), bytes=4)
-    write_json(layout.manifest("crate"), manifest.model_dump())
+    old = {"@id": "source/old/file.txt", "@type": "File", "sha256": sha256_file(mine)}
+    write_json(layout.crate, {"@graph": [old]})
     crate._remove_old_copies(layout, [])
     assert mine.read_text(encoding="utf-8") == "mine"
     assert (tmp_path / link).is_symlink()
@@ -319,13 +329,12 @@ def test_the_crate_does_not_write_through_a_link(copied: Layout, folder: str, tm
     }
 
 
-def test_the_workflow_writes_the_crate_again_beside_what_a_user_keeps_in_source(copy_of_finished: Path) -> None:
-    layout = Layout(copy_of_finished / "results" / "tiny")
-    notes, gone = layout.source / "notes.txt", layout.source / "paper_figures" / "fig_spectrum.py"
+def test_the_command_writes_the_crate_again_beside_what_a_user_keeps_in_source(copied: Layout) -> None:
+    notes, gone = copied.source / "notes.txt", copied.source / "paper_figures" / "fig_spectrum.py"
     notes.write_text("mine", encoding="utf-8")
-    layout.crate.unlink()
+    copied.crate.unlink()
     gone.unlink()
-    outcome = snakemake("results/tiny/ro-crate-metadata.json", cwd=copy_of_finished)
+    outcome = run_program("dhel-kcl", "crate", "results/tiny", cwd=Path())
     assert outcome.returncode == 0, outcome.stderr
     assert notes.read_text(encoding="utf-8") == "mine"
     assert gone.exists()
@@ -357,13 +366,6 @@ def test_profiles_which_a_user_edits_are_in_the_crate_but_define_no_workflow(
     assert f"source/{profile}" in entities
     assert {path.name for path in workflow_files()}.isdisjoint({profile.name, ".paper.smk.swp"})
     assert {Path("workflow/rules/paper.smk"), Path("workflow/report/caption.rst")} <= set(workflow_files())
-
-
-def test_the_manifest_of_the_crate_describes_every_file_that_its_job_wrote(layout: Layout) -> None:
-    path = layout.manifest("crate")
-    written = {locate(path, artifact) for artifact in load_manifest(path).outputs.values()}
-    copies = {file for file in layout.source.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp"}
-    assert written == {file.resolve() for file in {layout.crate, layout.sbom, *copies}}
 
 
 def test_the_crate_tells_of_discarded_features_without_having_them(

@@ -207,7 +207,7 @@ def test_copies_of_manifests_are_not_removed_where_their_files_are_not(
 ) -> None:
     copied = Layout(tmp_path / "copied")
     shutil.copytree(layout.root / "manifests", copied.root / "manifests")
-    for stage in ("explorer", "report", "crate"):
+    for stage in ("explorer", "report"):
         shutil.copy(layout.manifest("theory"), copied.manifest(stage))
     if beside:
         shutil.copy(layout.root / beside, copied.root) if beside != "config.yaml" else (

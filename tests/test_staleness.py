@@ -78,7 +78,7 @@ def test_a_copy_of_a_finished_experiment_has_nothing_to_do(experiment: Path) -> 
 def test_without_records_a_changed_setting_is_noticed_all_the_same(experiment: Path) -> None:
     changed = stale(analysis={"similarity_bins": 50})
     analysed = {f"runs/{run}/analyse.manifest.json" for run in config().runs}
-    assert changed.keys() == {*analysed, "manifests/report.json", "manifests/crate.json"}
+    assert changed.keys() == {*analysed, "manifests/report.json"}
     assert changed[f"runs/{RUN}/analyse.manifest.json"] == "similarity_bins was 100, is 50"
 
 
@@ -86,7 +86,7 @@ def test_a_changed_training_is_stale_and_what_follows_from_it_is_left_to_snakema
     datasets = [config().datasets[0].model_dump(mode="json") | {"epochs": 3}]
     changed = stale(datasets=datasets)
     trained = {f"runs/{run}/pretrain.manifest.json" for run in config().runs}
-    assert changed.keys() == {*trained, "manifests/report.json", "manifests/crate.json"}
+    assert changed.keys() == {*trained, "manifests/report.json"}
     assert changed[f"runs/{RUN}/pretrain.manifest.json"] == "dataset.epochs was 2, is 3"
 
 

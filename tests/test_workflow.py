@@ -69,7 +69,7 @@ def test_deleting_a_figure_and_asking_for_it_rebuilds_that_figure_only(copy_of_f
 
 def test_each_target_and_group_has_a_rule_of_its_name(finished: Path) -> None:
     named = snakemake("--list-target-rules", cwd=finished).stdout.split()
-    assert {*SCRIPTS, "figures", "tables", "explorer", "report", "crate", "audit", "all"} <= set(named)
+    assert {*SCRIPTS, "figures", "tables", "explorer", "report", "audit", "all"} <= set(named)
 
 
 def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_finished: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
-    assert {"analyse", "collect", "explorer", "report", "crate", "audit", "fig_similarity"} <= set(rules)
+    assert {"analyse", "collect", "explorer", "report", "audit", "fig_similarity"} <= set(rules)
     assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
 
 
@@ -121,7 +121,7 @@ def test_a_changed_check_of_the_theory_touches_no_run(copy_of_finished: Path, tm
     changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
     reading = [name for name, script in SCRIPTS.items() if "theory" in script.tables]
-    assert set(rules) == {"theory", *reading, "report", "crate", "audit", "all"}
+    assert set(rules) == {"theory", *reading, "report", "audit", "all"}
 
 
 def test_the_targets_of_the_theory_need_neither_data_nor_runs(workspace: Path) -> None:
