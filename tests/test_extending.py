@@ -174,9 +174,10 @@ def drawing_digests(clone: Path) -> dict[str, str]:
     program = """
 import json
 from dhel_kcl import declarations
-from dhel_kcl.jobs import stages
-found = {name: stages.script_digest(script.path) for name, script in declarations.scripts(stages.SCRIPTS).items()}
-print(json.dumps(found | {"explorer": stages.code_digest("explorer")}))
+from dhel_kcl.jobs.experiment import SCRIPTS
+from dhel_kcl.jobs.job import code_digest, script_digest
+found = {name: script_digest(script.path) for name, script in declarations.scripts(SCRIPTS).items()}
+print(json.dumps(found | {"explorer": code_digest("explorer")}))
 """
     outcome = run("python", "-c", program, cwd=clone)
     assert outcome.returncode == 0, outcome.stderr
@@ -195,7 +196,7 @@ def test_an_edit_outdates_the_figures_and_tables_that_import_it(clone: Path) -> 
         "paper_figures/fig_batch_size.py": {"fig_batch_size"},
     }.items():
         path = clone / name
-        path.write_text(path.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
         after = drawing_digests(clone)
         assert {target for target in before if before[target] != after[target]} == expected, name
         before = after

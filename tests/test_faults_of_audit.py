@@ -128,6 +128,8 @@ def an_experiment(folder: Path) -> Layout:
     layout = Layout(folder)
     layout.tables.mkdir(parents=True)
     shutil.copy(TINY, layout.config)
+    layout.manifest("configure").parent.mkdir()
+    layout.manifest("configure").touch()
     (layout.tables / "table_linear_accuracy.md").write_bytes(b"# Accuracy\n\n\xff\xfe\n")
     seal = Seal(points=7, measurements=1, manifests=1, files=1, uncommitted=[], sha256={})
     layout.audit.write_text(seal.text(), encoding="utf-8")

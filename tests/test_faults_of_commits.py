@@ -30,7 +30,7 @@ def test_hidden_code_is_no_committed_code(clone: Path, tmp_path: Path, folder: s
 
 
 def test_a_change_at_an_old_time_is_seen_whatever_the_repository_leaves_out(clone: Path) -> None:  # noqa: F811
-    file = clone / "paper_figures" / "style.py"
+    file = clone / "paper_figures" / "fig_training.py"
     os.utime(file, (1_700_000_000, 1_700_000_000))
     git(clone, "status")
     git(clone, "config", "core.trustctime", "false")

@@ -220,4 +220,8 @@ def test_a_file_that_holds_nothing_is_refused_unless_the_run_diverged(
     with pytest.raises(InputError, match=r"evaluation\.json: holds nothing, but the run finished; delete it"):
         collect(Experiment(config, layout))
     write_outcome(layout.outcome(run), "diverged")
+    with pytest.raises(InputError, match="holds measurements, but the run diverged"):
+        collect(Experiment(config, layout))
+    for file in (layout.augmented_probe(run), layout.corruptions(run), layout.representation(run)):
+        file.write_text("{}", encoding="utf-8")
     assert "linear_top1" not in {*collect(Experiment(config, layout))["metric"]}
