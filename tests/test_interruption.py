@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -75,7 +76,8 @@ def processes(folder: Path) -> list[psutil.Process]:
 def kill_everything(folder: Path) -> None:
     while alive := processes(folder):
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, timeout=0.1)
 
 
@@ -89,7 +91,8 @@ def kill_the_scheduler(scheduler: subprocess.Popen[bytes], folder: Path, chance:
 def kill_a_job(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
     jobs = [process for process in processes(folder) if process.pid != scheduler.pid]
     if jobs:
-        chance.choice(jobs).kill()
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            chance.choice(jobs).kill()
         time.sleep(chance.uniform(0, 5))  # Snakemake goes on with the others
     scheduler.send_signal(signal.SIGTERM)
 

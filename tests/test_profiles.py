@@ -47,7 +47,7 @@ def test_what_the_slurm_profile_leaves_to_be_filled_in_is_known_too(workspace: P
 
 def test_the_slurm_profile_sends_the_rules_that_use_a_gpu_to_its_gpu_partition() -> None:
     rules = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "workflow" / "rules").glob("*.smk"))
-    on_gpu = {block.split(":")[0] for block in re.split(r"^rule ", rules, flags=re.MULTILINE) if " gpu=" in block}
+    on_gpu = {block.split(":")[0] for block in re.split(r"^ *rule ", rules, flags=re.MULTILINE) if " gpu=" in block}
     profile = yaml.safe_load(
         (REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8")
     )

@@ -55,7 +55,7 @@ COMPUTING = {
     "optimiser": ("training/optimizer.py", "return 0.5 * (1", "return 0.4 * (1", {"pretrain"}),
     "recorded event": ("training/pretrain.py", '{"weights": math.nan}', '{"weight": math.nan}', {"pretrain"}),
     "neighbours": ("evaluation/evaluate.py", "neighbours = min(", "neighbours = max(", {"evaluate"}),
-    "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain", "collect", "audit"}),
+    "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain", "collect"}),
 }
 
 
