@@ -171,7 +171,6 @@ def test_a_run_that_diverged_is_a_cross_below_the_accuracies(driver: WebDriver, 
 
 def test_our_report_shows_every_image_and_needs_no_network(driver: WebDriver, layout: Layout) -> None:
     open_page(driver, layout.report, "#provenance")
-    assert wait_for(driver, "svg g text", count=2)
     assert driver.execute_script("return document.images.length") == len(list(layout.figures.glob("*.png")))
     assert driver.execute_script("return document.documentElement.scrollWidth") <= 1280, "no scrolling sideways"
     assert problems(driver) == []
