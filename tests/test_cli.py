@@ -25,7 +25,8 @@ from dhel_kcl.jobs.configure import configure
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, record
 from dhel_kcl.jobs.stages import STAGES
-from dhel_kcl.provenance.audit import Outcome, begin, conclude
+from dhel_kcl.provenance.audit import Outcome, conclude
+from dhel_kcl.provenance.seal import begin
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
 FIRST = (

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 try:
     import typer
@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
 from dhel_kcl.console import fail, log_to, tell
-from dhel_kcl.errors import INTERRUPTED, InputError, escaped
+from dhel_kcl.errors import INTERRUPTED, InputError
 from dhel_kcl.experiment.config import OnlyConfig, load_config, parse_yaml
 from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.files import private_folder
@@ -27,12 +27,9 @@ from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import refuse_future
-from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, is_own, is_release
+from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, how_to_verify, is_release
 from dhel_kcl.jobs.running import end_when_orphaned
 from dhel_kcl.jobs.stages import STAGES, Stage
-
-if TYPE_CHECKING:
-    from dhel_kcl.provenance.seal import Seal
 
 LOOK, CHECK, PLAN, PUBLISH = "Look at results", "Check results", "Plan and begin", "Publish"
 
@@ -100,73 +97,9 @@ def show(folder: Folder) -> None:
 
     Example: `dhel-kcl show results/quickstart`
     """
-    experiment = Experiment.open(folder)
-    layout = experiment.layout
-    from rich.console import Console
-    from rich.markdown import Markdown
-    from rich.markup import escape
+    from dhel_kcl.provenance.show import show
 
-    from dhel_kcl.provenance.seal import changed
-
-    headline = layout.tables / "table_linear_accuracy.md"
-    if not headline.exists():
-        raise InputError(f"{headline}: missing; run snakemake for {folder} first")
-    console = Console()
-    text = headline.read_text(encoding="utf-8", errors="replace")
-    console.print(Markdown("\n".join(map(escaped, text.split("\n")))))
-    scripts = experiment.targets.values()
-    seal = _seal(layout)
-    products = [path for script in scripts for path in layout.products(script.name)]
-    pages = [layout.config, layout.results, layout.theory, layout.explorer, layout.report]
-    other = changed(layout, seal, [headline, *pages, *products]) if seal else []
-    figures = " ".join(script.name for script in scripts if script.is_figure)
-    tables = " ".join(script.name for script in scripts if not script.is_figure)
-    places = {
-        "figures": (layout.figures, f"/  {figures} (.png .pdf .csv)"),
-        "tables": (layout.tables, f"/  {tables} (.md .csv)"),
-        "results": (layout.results, ""),
-        "theory": (layout.theory, ""),
-        "explorer": (layout.explorer, ""),
-        "report": (layout.report, ""),
-        "audit": (layout.audit, f"  {_audit_outcome(layout, seal, len(other))}"),
-    }
-    for name, (place, said) in places.items():
-        console.print(f"[bold]{name:<8}[/] {escape(escaped(str(place)) + said)}", soft_wrap=True, highlight=False)
-    if other:
-        raise InputError(
-            f"{other[0]}: not the file that passed the audit, and {len(other) - 1} more of those above; "
-            f"run `{_audit_command(layout)}`"
-        )
-
-
-def _seal(layout: Layout) -> "Seal | None":
-    """The seal, unless a later audit has failed or did not end, or none can: a release has no seal that counts."""
-    from dhel_kcl.provenance.seal import read_seal
-
-    passed = is_own(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
-    return read_seal(layout.audit) if passed else None
-
-
-def _of_a_release(layout: Layout) -> str:
-    return f"a release; verify it with `dhel-kcl redraw {shlex.quote(str(layout.root))}`"
-
-
-def _audit_outcome(layout: Layout, seal: "Seal | None", changed: int) -> str:
-    if is_release(layout.root):
-        return f"not passed; {_of_a_release(layout)}"
-    if layout.audit_problems.exists():
-        return f"failed; {escaped(str(layout.audit_problems))} lists the problems"
-    if seal is None:
-        return f"not passed; run `{_audit_command(layout)}`"
-    if changed:
-        return f"passed before, but {changed} of the files above have changed since"
-    passed = f"passed: {seal.points} points and cells, {seal.measurements} measurements, {seal.files} files"
-    lines = (*seal.uncommitted, *seal.unlike)
-    return "\n".join([passed, *(f"  warning: {escaped(line)}" for line in lines)])
-
-
-def _audit_command(layout: Layout) -> str:
-    return f"dhel-kcl audit {escaped(shlex.quote(str(layout.root)))}"
+    show(Experiment.open(folder))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -257,16 +190,15 @@ def audit(
 
     layout = Layout(folder)
     if is_release(folder):
-        raise InputError(f"{folder}: {_of_a_release(layout)}")
+        raise InputError(f"{folder}: {how_to_verify(folder)}")
     with suppress(InputError, OSError):  # `conclude` says so
         begin(layout)
     from dhel_kcl.files import sha256_file
-    from dhel_kcl.provenance.audit import audit as audit_experiment
-    from dhel_kcl.provenance.audit import conclude
+    from dhel_kcl.provenance.audit import audit, conclude
 
     experiment = Experiment.open(folder)
     refuse_future(path for path in (layout.report, layout.manifest("report")) if path.exists())
-    outcome = audit_experiment(experiment)
+    outcome = audit(experiment)
     if strict:
         outcome.problems += [f"{layout.root}: {warning}" for warning in outcome.warnings]
     else:
@@ -296,15 +228,14 @@ def repair(
     Example: `dhel-kcl repair results/quickstart --dry-run`
     """
     from dhel_kcl.jobs.running import is_running, marks
-    from dhel_kcl.provenance.repair import check_is_experiment
-    from dhel_kcl.provenance.repair import repair as repair_experiment
+    from dhel_kcl.provenance.repair import check_is_experiment, repair
 
     layout = Layout(folder)
     check_is_experiment(layout)
     for mark in marks(layout):
         if is_running(mark):
             raise InputError(f"{mark}: a workflow runs on this experiment; wait for its end")
-    damaged = repair_experiment(layout, dry_run=dry_run)
+    damaged = repair(layout, dry_run=dry_run)
     typer.echo(f"{layout.root}: {len(damaged)} damaged files")
 
 
@@ -365,7 +296,7 @@ def configure(
 
     Example: `dhel-kcl configure config/quickstart.yaml`
     """
-    from dhel_kcl.jobs.configure import configure as write
+    from dhel_kcl.jobs.configure import configure
     from dhel_kcl.provenance.repair import check_free
 
     piped = source == "-" or _is_unnamed_pipe(Path(source))
@@ -373,7 +304,7 @@ def configure(
     layout = Layout(output or Path("results") / config.name)
     if not layout.config.exists():
         check_free(layout)
-    if write(config, layout, None if piped else Path(source)):
+    if configure(config, layout, None if piped else Path(source)):
         typer.echo(f"{layout.config}: {len(config.runs)} runs")
 
 
@@ -431,8 +362,7 @@ def release(
     Example: `dhel-kcl release results/quickstart --output /tmp/quickstart --yes`
     """
     experiment = Experiment.open(folder)
-    from dhel_kcl.provenance.release import check_replaceable, contents
-    from dhel_kcl.provenance.release import release as publish
+    from dhel_kcl.provenance.release import check_replaceable, contents, release
 
     output = output or Path("docs/results") / experiment.config.name
     check_replaceable(output)
@@ -440,7 +370,7 @@ def release(
         size = sum(path.stat().st_size for path in contents(experiment, theory_only) if path.is_file())
         replaced = "replace the release in" if is_release(output) else "write a release into"
         typer.confirm(f"{folder}: {replaced} {output} ({size / 1e6:.1f} MB)?", abort=True, err=True)
-    files = publish(experiment, output, theory_only)
+    files = release(experiment, output, theory_only)
     typer.echo(f"{output}: {files} files, listed in {SUMS}")
 
 
@@ -453,10 +383,10 @@ def redraw(
 
     Example: `dhel-kcl redraw docs/results/*/`
     """
-    from dhel_kcl.provenance.release import redraw as redraw_releases
+    from dhel_kcl.provenance.release import redraw
 
     products = []
-    for product in redraw_releases(releases, output):
+    for product in redraw(releases, output):
         typer.echo(product)
         products.append(product)
     for folder in releases:

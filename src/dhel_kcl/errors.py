@@ -30,10 +30,10 @@ def quoted(name: str) -> str:
     return name if plain else repr(name)
 
 
-def few(items: Sequence[str]) -> str:
-    """Join the first `FEW` items with commas and count the rest."""
-    more = len(items) - FEW
-    return ", ".join(items[:FEW]) + (f" and {more:,} more" if more > 0 else "")
+def few(items: Sequence[str], most: int = FEW) -> str:
+    """Join the first items, `most` of them, with commas and count the rest."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def listed(names: Sequence[str], others: Iterable[str] = ()) -> str:

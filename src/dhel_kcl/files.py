@@ -146,7 +146,7 @@ def remove_abandoned(path: Path) -> bool:
 
 
 def _flush_names(folder: Path) -> None:
-    """Have a renamed file be on the disk under its new name before anything that is written after it."""
+    """Put a renamed file on the disk under its new name before anything that is written after it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

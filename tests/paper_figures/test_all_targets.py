@@ -15,7 +15,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.paper.render import load_target, points_equal, read_points, rederive, render
-from dhel_kcl.paper.report import write_report
+from dhel_kcl.paper.report import report_text
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
@@ -291,16 +291,18 @@ def test_the_report_shows_every_target(
 ) -> None:
     output = tmp_path / "report.html"
     (results,), (theory,) = source("fig_batch_size"), source("table_theory")
-    write_report(
+    html = report_text(
         ROOT / "config" / "quickstart.yaml",
         results,
         rendered,
         rendered,
         output,
-        scripts_dir=scripts,
-        theory=theory,
+        [load_target(script.path) for script in declarations.scripts(scripts).values()],
+        theory,
+        explorer=None,
+        manifests=(),
+        experiment=results.parent,
     )
-    html = output.read_text(encoding="utf-8")
     tables = [name for name in NAMES if name not in FIGURES]
     assert re.findall(r'<section id="([^"]*)"', html) == [*tables, *FIGURES]
     assert html.count("data:image/png;base64,") == len(FIGURES)

@@ -119,7 +119,7 @@ def force_if_stale(*names):
 
 
 def force_audit_if_stale(wildcards):
-    """An input function that gives no file, and has the audit done again if it is stale."""
+    """An input function that gives no file, and forces the audit if it is stale."""
     if layout.audit in stale:
         workflow.dag.forcefiles.add(str(layout.audit))
     return []

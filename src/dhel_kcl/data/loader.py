@@ -136,7 +136,7 @@ class _ViewLoader:
         return {"epoch": epoch, "batch": batch, "settings": dict(self._settings)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the next iteration go on where the loader of `state` was; the one after it starts the next epoch.
+        """Continue the next iteration where the loader of `state` was; the one after it starts the next epoch.
 
         Raises:
             InputError: the state is of another data set or other settings, or is no loader's state.

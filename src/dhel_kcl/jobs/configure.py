@@ -6,7 +6,6 @@ from dhel_kcl.experiment.config import ExperimentConfig, write_resolved_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import record
 from dhel_kcl.jobs.ownership import needs_configuring
 from dhel_kcl.jobs.stages import STAGES
 
@@ -28,14 +27,6 @@ def configure(config: ExperimentConfig, layout: Layout, source: Path | None) -> 
     if not needs_configuring(layout, config):
         return False
     job = Job(Experiment(config, layout), STAGES["configure"], config.name)
-    with record(
-        job.manifest,
-        stage=job.stage.name,
-        subject=job.subject,
-        settings=job.settings,
-        source=job.code,
-        inputs={"source": source} if source else {},
-        outputs=job.writes,
-    ):
+    with job.recorded(inputs={"source": source} if source else {}):
         write_resolved_config(config, layout.config)
     return True

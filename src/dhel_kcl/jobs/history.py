@@ -9,8 +9,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import networkx as nx
-
 from dhel_kcl.files import parse_json, read_regular, sha256_file
 from dhel_kcl.jobs.manifest import Artifact, Manifest, absolute, load_manifest, locate
 
@@ -118,15 +116,6 @@ class History:
         if not file.exists():
             return "discarded" if absolute(file) in self._discarded else "missing"
         return "as recorded" if self.sha256(file) == recorded.sha256 else "changed"
-
-    def graph(self) -> nx.DiGraph:
-        """Graph of the files: an arrow leads from each file that a job read to each one that it wrote."""
-        graph = nx.DiGraph()
-        for path in self.manifests:
-            graph.add_nodes_from(self.outputs(path))
-            for used in self.inputs(path):
-                graph.add_edges_from((used, file) for file in self.outputs(path))
-        return graph
 
     def stage_costs(self) -> list[dict[str, Any]]:
         """Sum up what each stage took; figures and tables count as stages of their own.

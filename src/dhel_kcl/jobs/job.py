@@ -110,11 +110,12 @@ class Job:
         return list(self.stage.after(self.experiment, self.subject))
 
     @contextmanager
-    def recorded(self, seeds: Mapping[str, int] | None = None) -> Iterator[None]:
+    def recorded(self, seeds: Mapping[str, int] | None = None, inputs: Files | None = None) -> Iterator[None]:
         """Do the job inside this block; if it succeeds, its manifest is written last.
 
         Args:
             seeds: the seeds of its random streams, by purpose.
+            inputs: what it reads, where its stage's row cannot say.
 
         Raises:
             InputError: an input is missing, or its modification time lies in the future.
@@ -125,7 +126,7 @@ class Job:
             subject=self.subject,
             settings=self.settings,
             source=self.code,
-            inputs=self.reads,
+            inputs=self.reads if inputs is None else inputs,
             outputs=self.writes,
             seeds=seeds,
         ):

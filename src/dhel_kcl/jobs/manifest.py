@@ -82,7 +82,7 @@ def shown(path: Path) -> str:
 
 
 _WRITERS = {
-    *("altair", "jinja2", "matplotlib", "networkx", "numpy", "pandas", "pillow", "rocrate", "scipy", "seaborn"),
+    *("altair", "jinja2", "matplotlib", "numpy", "pandas", "pillow", "rocrate", "scipy", "seaborn"),
     *("statsmodels", "tabulate", "vl-convert-python"),
 }
 """Packages whose version may show in the bytes of a picture, a page or a table."""

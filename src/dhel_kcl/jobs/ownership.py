@@ -1,6 +1,7 @@
 """Whose a folder is, told by what lies in it: a command writes where nothing is, or into what this package made."""
 
 import os
+import shlex
 from pathlib import Path
 
 from dhel_kcl.errors import InputError
@@ -22,6 +23,11 @@ def is_experiment(folder: Path) -> bool:
     """Whether `dhel-kcl configure` made a folder; a release has these files too."""
     layout = Layout(folder)
     return os.path.lexists(layout.config) and os.path.lexists(layout.manifest("configure"))
+
+
+def how_to_verify(release: Path) -> str:
+    """Say what answers, for a release, what an audit answers for an experiment."""
+    return f"a release; verify it with `dhel-kcl redraw {shlex.quote(str(release))}`"
 
 
 def is_own(folder: Path) -> bool:

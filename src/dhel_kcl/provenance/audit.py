@@ -8,13 +8,13 @@ audit that passed, reads every measurement again, and makes every table, figure 
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dhel_kcl import declarations
-from dhel_kcl.errors import InputError, escaped
+from dhel_kcl.errors import InputError, escaped, few
 from dhel_kcl.files import atomic_path
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History
@@ -212,24 +212,19 @@ def _check_jobs(experiment: Experiment, expected: Mapping[Path, Job], history: H
         if manifest.source_digest != job.code:
             outdated.setdefault(stage, []).append(subject)
     outcome.uncommitted = [
-        f"uncommitted changes were in the code when {stage} ran for {_some(subjects)}"
+        f"uncommitted changes were in the code when {stage} ran for {few(subjects, 3)}"
         for stage, subjects in uncommitted.items()
     ]
     outcome.uncommitted += [
-        f"the code's commit is not known for {stage} of {_some(subjects)}" for stage, subjects in unknown.items()
+        f"the code's commit is not known for {stage} of {few(subjects, 3)}" for stage, subjects in unknown.items()
     ]
     outcome.warnings += outcome.uncommitted
     for stage, subjects in outdated.items():
-        since = f"{STAGES[stage].module} or code that it uses has changed since {stage} ran for {_some(subjects)}"
+        since = f"{STAGES[stage].module} or code that it uses has changed since {stage} ran for {few(subjects, 3)}"
         if STAGES[stage].each == "target":
             drawn_by = ", ".join(shown(experiment.targets[subject].path) for subject in subjects)
             since = f"{drawn_by} or code used there has changed since render ran"
         outcome.warnings.append(since)
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _check_chains(expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
@@ -286,7 +281,7 @@ class _Remade:
         self._expected, self._history, self._outcome = expected, history, outcome
         self._changed: dict[str, list[str]] = {}
 
-    def compare(self, file: Path, same: bool, by: Path, problem: str, *changes: str) -> None:
+    def compare(self, file: Path, same: bool, by: Path, problem: str) -> None:
         """Blame a file that is not the same; where its job might write other bytes now, that is a warning.
 
         Args:
@@ -294,11 +289,10 @@ class _Remade:
             same: whether it is, byte for byte, what the job would write now.
             by: the manifest of the job.
             problem: what to say of the file.
-            changes: reasons for other bytes that the manifest does not tell.
         """
         if same:
             return
-        if reasons := [*changes_since(self._history.manifests[by], self._expected[by].code), *changes]:
+        if reasons := changes_since(self._history.manifests[by], self._expected[by].code):
             self._changed.setdefault("; ".join(reasons), []).append(shown(file))
         else:
             self._outcome.blame(file, problem)
@@ -306,7 +300,7 @@ class _Remade:
     def warnings(self) -> list[str]:
         """What could not be compared, and why."""
         return [
-            f"not byte for byte what would be made now, which may be because {reasons}: {_some(files)}"
+            f"not byte for byte what would be made now, which may be because {reasons}: {few(files, 3)}"
             for reasons, files in self._changed.items()
         ]
 

@@ -17,7 +17,7 @@ from dhel_kcl.experiment.config import load_config, resolved_text
 from dhel_kcl.files import TEMPORARY, read_json, read_regular, remove_abandoned, sha256_file
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.layout import Layout
-from dhel_kcl.jobs.manifest import absolute, load_manifest, locate
+from dhel_kcl.jobs.manifest import absolute, load_manifest
 from dhel_kcl.jobs.ownership import is_experiment, is_release
 from dhel_kcl.jobs.running import is_running, marks
 from dhel_kcl.jobs.stages import STAGES
@@ -95,16 +95,10 @@ def check_free(layout: Layout) -> None:
 
 def _recorded(layout: Layout) -> Iterator[tuple[Path, str]]:
     """The files that sound manifests in an experiment's folder say its jobs wrote, with their sha256."""
-    patterns = outputs(layout)
-    written = {absolute(path) for path in _found(layout.root, patterns)}
+    history, written = History(), {absolute(path) for path in _found(layout.root, outputs(layout))}
     for path in _found(layout.root, manifests(layout)):
-        try:
-            described = load_manifest(path).outputs.values()
-        except (InputError, OSError):
-            continue
-        for artifact in described:
-            if (file := locate(path, artifact)) in written:
-                yield file, artifact.sha256
+        if _is_sound(history.load, path):
+            yield from ((file, each.sha256) for file, each in history.outputs(path).items() if file in written)
 
 
 def _command(layout: Layout) -> str:
@@ -270,11 +264,11 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
 
 
 def _is_as_recorded(path: Path, manifest: Path) -> bool:
-    if not path.is_file() or not _is_sound(load_manifest, manifest):
+    history = History()
+    if not path.is_file() or not _is_sound(history.load, manifest):
         return False
     with _named(path):
-        recorded = {(locate(manifest, each), each.sha256) for each in load_manifest(manifest).outputs.values()}
-        return (absolute(path), sha256_file(path)) in recorded
+        return history.recorded(path) == history.sha256(path)
 
 
 def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
@@ -290,7 +284,7 @@ def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Have a file that cannot be read be named: not every OSError does."""
+    """Name a file that cannot be read: not every OSError does."""
     try:
         yield
     except OSError as error:

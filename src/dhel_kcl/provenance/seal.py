@@ -3,7 +3,7 @@
 Manifests describe what jobs read and write. The seal adds all the rest: logs, benchmarks, TensorBoard's events,
 the manifests themselves. Not sealed are `audit.json`, the audit's own log, benchmark and list of problems, the mark of
 a running workflow, drawings of `dhel-kcl watch`, which anyone may make at any time, features that the workflow
-discards, damaged files that were moved aside, and temporary files.
+discards, the crate, damaged files that were moved aside, and temporary files.
 
 An audit that fails leaves the seal as it is: without it, the next audit would pass over a change that nothing else
 shows. So that an old pass does not count after a failure, the problems are kept beside it until an audit passes.

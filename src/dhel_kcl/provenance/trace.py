@@ -40,7 +40,7 @@ def lines(tree: Tree, indent: int = 0) -> Iterator[str]:
 
 
 def of_file(experiment: Experiment, what: str) -> Tree:
-    """The jobs and files that a file came from, down to betons and configuration; each file is told of once.
+    """Find the jobs and files that a file came from, down to betons and configuration; each file is named once.
 
     Args:
         experiment: the experiment.

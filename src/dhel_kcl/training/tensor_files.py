@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dhel_kcl.errors import InputError
+from dhel_kcl.errors import InputError, few
 from dhel_kcl.files import atomic_path, parse_json, read_regular
 
 Kind = tuple[torch.dtype, tuple[int, ...]]
@@ -55,9 +55,9 @@ def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tenso
 def difference(tensors: Mapping[str, Tensor], expected: Mapping[str, Kind]) -> str | None:
     """Say in what way tensors are not the expected ones, all of them and finite; None if they are."""
     if absent := sorted(expected.keys() - tensors.keys()):
-        return f"lacks {_some(absent)}"
+        return f"lacks {few(absent, 3)}"
     if others := sorted(tensors.keys() - expected.keys()):
-        return f"holds {_some(others)} too"
+        return f"holds {few(others, 3)} too"
     for name, (dtype, shape) in expected.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
@@ -77,11 +77,6 @@ def kinds(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
 def is_finite(tensor: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _name(dtype: torch.dtype) -> str:

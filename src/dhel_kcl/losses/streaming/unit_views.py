@@ -16,7 +16,7 @@ _deferred: ContextVar[bool] = ContextVar("deferred", default=False)
 
 @contextmanager
 def deferred_checks() -> Iterator[None]:
-    """Have the losses in this block never wait for the device: a row without direction makes the loss NaN.
+    """Keep the losses in this block from waiting for the device: a row without direction makes the loss NaN.
 
     Outside, such a row is a ValueError, for which the host must read values from the device at each call. A training
     loop that looks at its losses every few steps anyway does not need that. Processes of a distributed run do not

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_up import sign_again
-from test_faults_of_staleness import RUN
+from test_missing_files import RUN
 from workspace import TINY
 
 from dhel_kcl import cli
