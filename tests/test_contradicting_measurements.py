@@ -1,7 +1,6 @@
 """What a run is said to have measured fits how it ended; no number is too large to be one."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 from run_files import make_features, write_outcome
-from test_measurements import FILES, LOG, THROUGHPUT, sound  # noqa: F401 # a fixture
+from test_measurements import LOG, THROUGHPUT, collected, sound  # noqa: F401 # fixtures
 
-from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
@@ -27,23 +25,9 @@ HUGE = "1" + 400 * "0"
 
 
 @pytest.fixture
-def run_folder(
-    sound: dict[str, str],  # noqa: F811
-    tiny_config: ExperimentConfig,
-    digits_betons: dict[str, Path],
-    tmp_path: Path,
-) -> tuple[Experiment, Path]:
+def run_folder(collected: tuple[ExperimentConfig, Layout, str]) -> tuple[Experiment, Path]:  # noqa: F811
     """An experiment of one run, and the folder of its files."""
-    config, layout = tiny_config.model_copy(deep=True), Layout(tmp_path / "results")
-    run = next(iter(config.runs))
-    config.__dict__["runs"] = {run: config.runs[run]}
-    for split, beton in digits_betons.items():
-        layout.beton("digits", split).parent.mkdir(parents=True, exist_ok=True)
-        for path in (beton, sidecar_path(beton)):
-            shutil.copy(path, layout.beton("digits", split).parent)
-    layout.run(run).mkdir(parents=True)
-    for name in FILES:
-        (layout.run(run) / name).write_text(sound[name], encoding="utf-8")
+    config, layout, run = collected
     return Experiment(config, layout), layout.run(run)
 
 
