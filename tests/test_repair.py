@@ -477,6 +477,8 @@ def test_the_workflow_goes_on_where_a_crash_left_neither_its_configuration_nor_t
     assert run("dhel-kcl", "configure", str(TINY), cwd=tmp_path).returncode == 0
     whole = layout.config.read_text(encoding="utf-8")
     crashed(layout)
+    (log := layout.log("theory")).parent.mkdir(exist_ok=True)
+    log.write_text("of a job that the crash ended", encoding="utf-8")
     zero(layout.manifest("configure"))
     remains = {
         "nothing": "",

@@ -80,12 +80,14 @@ def _is_ours(layout: Layout) -> bool:
 def check_free(layout: Layout) -> None:
     """Refuse to make a folder an experiment's if jobs would write over what is there and none of them made.
 
-    After a crash an experiment may have lost its configuration. It has a file all the same that is as its job's
-    manifest records it.
+    An experiment that lost its configuration in a crash is known by a file that is as its job's manifest records it,
+    or by the damaged configuration, which `repair` moved aside.
 
     Raises:
         InputError: the folder has a file, or something else, under a name that a job writes.
     """
+    if any(layout.root.glob(f"{layout.config.name}*{SUFFIX}")):
+        return
     alone = [layout.audit, layout.audit_problems, layout.log("**", "*"), layout.benchmark("**", "*")]
     patterns = [*outputs(layout), *manifests(layout), *(str(path.relative_to(layout.root)) for path in alone)]
     there = next((path for path in _found(layout.root, patterns) if path != layout.manifest("configure")), None)

@@ -318,7 +318,7 @@ class TestCache:
         "import sys, numba\n"
         "from dhel_kcl.errors import InputError\n"
         "try:\n"
-        "    from dhel_kcl.data import kernels\n"
+        "    from dhel_kcl.data import augment as kernels\n"
         "except InputError as error:\n"
         "    sys.exit(f'error: {error}')\n"
         "kernels.splitmix64(1, 2)\n"
@@ -361,7 +361,7 @@ class TestCache:
     def test_it_is_beside_the_code_where_that_can_be_written(self, package: Path) -> None:
         outcome = self.compiled(package)
         assert outcome.stdout.splitlines() == [
-            str(package / "dhel_kcl" / "data" / "kernels.py"),
+            str(package / "dhel_kcl" / "data" / "augment.py"),
             str(package / "dhel_kcl" / "data" / "__pycache__"),
         ], outcome.stderr
 
@@ -375,7 +375,7 @@ class TestCache:
         outcome = self.compiled(package)
         folder = package.parent / "tmp" / f"dhel-kcl-numba-{os.geteuid()}"
         assert outcome.stdout.splitlines()[1].startswith(f"{folder}/"), outcome.stderr
-        assert list(folder.rglob("kernels.splitmix64*.nbc"))
+        assert list(folder.rglob("augment.splitmix64*.nbc"))
         folder.chmod(0o777)
         outcome = self.compiled(package)
         assert outcome.stderr.startswith(f"error: {folder}: must be a folder")
