@@ -28,12 +28,13 @@ for resolution in lowest-direct highest; do
     echo "== $resolution: $("$environment/bin/python" --version)"
     uv pip freeze --quiet | grep -E '^(numpy|scipy|torch|torchvision|pandas|snakemake)=='
     for part in losses metrics theory; do # one by one, so that the workflow's tests/conftest.py is not read
-        "$environment/bin/python" -m pytest "tests/$part" --confcutdir "tests/$part" \
-            ${library:+--ignore=tests/theory/test_verification.py}
+        "$environment/bin/python" -m pytest "tests/$part" --confcutdir "tests/$part"
     done
     if [[ -z $library ]]; then
         "$environment/bin/python" -m pytest tests/data tests/paper_figures/test_golden.py \
-            tests/test_{checkpoints,config,linear_probe,models,optimization,seeding,statistics,training_log}.py
+            tests/test_seeding.py tests/experiment/test_config.py \
+            tests/training/test_{checkpoints,encoder,log,optimizer}.py tests/evaluation/test_evaluate.py \
+            tests/results/test_statistics.py
     fi
     rm -rf "$environment"
 done

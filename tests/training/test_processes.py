@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import train_digits
 import yaml
 from distributed import launch
 from torch import Tensor
-from workspace import REPOSITORY, TINY, run
+from workspace import TINY, run
 
 from dhel_kcl.experiment.config import EncoderConfig, OptimizerConfig
 from dhel_kcl.jobs.layout import Layout
@@ -74,7 +75,7 @@ def test_losses_gradients_weights_and_statistics_are_those_of_one_process(proces
 
 
 def test_a_run_under_torchrun_has_the_loss_curve_of_one_process(digits_beton: Path, tmp_path: Path) -> None:
-    program = str(REPOSITORY / "tests" / "train_digits.py")
+    program = train_digits.__file__
     curves = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_provenance_commit import clone, commit_all, git, state  # noqa: F401 # clone is a fixture
+from test_commit import clone, commit_all, git, state  # noqa: F401 # clone is a fixture
 
 
 @pytest.mark.parametrize("folder", ["src/dhel_kcl/extra", "paper_figures/mylib"])

@@ -36,7 +36,7 @@ from dhel_kcl.provenance.sbom import write_sbom
 
 SCRIPTS = scripts(REPOSITORY / "paper_figures")
 # The context is the one that the package rocrate 0.11.0 carries; its licence is CC0 1.0.
-CONTEXTS = {"https://w3id.org/ro/crate/1.1/context": REPOSITORY / "tests" / "contexts" / "ro-crate-1.1.jsonld"}
+CONTEXTS = {"https://w3id.org/ro/crate/1.1/context": Path(__file__).parent / "contexts" / "ro-crate-1.1.jsonld"}
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
 Entities = dict[str, dict[str, Any]]
 

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import train_digits
 from train_digits import EPOCHS, RUN
-from workspace import REPOSITORY
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, ExperimentConfig, MonitorConfig, Run
@@ -233,7 +233,7 @@ class TestRun:
 
 
 def start(beton: Path, folder: Path, *settings: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(REPOSITORY / "tests" / "train_digits.py"), str(beton), str(folder), *settings]
+    command = [sys.executable, train_digits.__file__, str(beton), str(folder), *settings]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
