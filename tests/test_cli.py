@@ -147,6 +147,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     [
         ["data", "digits", "train"],
         ["pretrain", RUN],
+        ["measure", RUN],
         ["features", RUN],
         ["evaluate", RUN],
         ["augmented-probe", RUN],

@@ -61,10 +61,10 @@ def test_the_rooms_of_the_path_export_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_its_rule_and_its_module_have_one_name(name: str) -> None:
+def test_a_stage_and_its_module_have_one_name_and_there_is_its_rule(name: str) -> None:
     module = STAGES[name].module
     assert module.rpartition(".")[2] == name
     assert PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py").is_file()
     rules = "".join(path.read_text(encoding="utf-8") for path in Path(REPOSITORY, "workflow", "rules").glob("*.smk"))
-    named_by_script = STAGES[name].each == "target"
-    assert named_by_script or name == "configure" or re.search(rf"^ *rule {name}:", rules, re.MULTILINE)
+    named_by_script, rule = STAGES[name].each == "target", STAGES[name].rule or name
+    assert named_by_script or name == "configure" or re.search(rf"^ *rule {rule}:", rules, re.MULTILINE)

@@ -20,7 +20,7 @@ except ModuleNotFoundError:
 
 from dhel_kcl.console import fail, log_to, tell
 from dhel_kcl.errors import INTERRUPTED, InputError
-from dhel_kcl.experiment.config import OnlyConfig, load_config, parse_yaml
+from dhel_kcl.experiment.config import ComputeConfig, OnlyConfig, load_config, parse_yaml
 from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.files import private_folder
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
@@ -29,7 +29,7 @@ from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import refuse_future
 from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log, how_to_verify, is_release
 from dhel_kcl.jobs.running import end_when_orphaned
-from dhel_kcl.jobs.stages import STAGES, Stage
+from dhel_kcl.jobs.stages import STAGES, Stage, stages_of
 
 LOOK, CHECK, PLAN, PUBLISH = "Look at results", "Check results", "Plan and begin", "Publish"
 
@@ -435,19 +435,38 @@ def _command(stage: Stage) -> str:
 def _do(stage: Stage, folder: Path, subject: str | None = None) -> None:
     """Do one job of a stage."""
     experiment = _open_to_jobs(folder)
-    job, compute = Job(experiment, stage, subject or experiment.config.name), experiment.config.compute
+    job = Job(experiment, stage, subject or experiment.config.name)
     job.check_subject()
-    if stage.gpus is not None:
-        if compute.compile:
-            # Torch, when imported, chooses a folder that others may have made, and runs what is there.
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
-        if compute.device != "cpu":
-            # Before the stage's module is imported: FFCV initialises CUDA, which then sees every device.
-            from dhel_kcl.training.devices import claim_gpus
-
-            claim_gpus(compute, max(1, stage.gpus(compute)))
+    _claim(experiment.config.compute, stage)
     if (said := job.do()) is not None:
         typer.echo(said)
+
+
+def _claim(compute: ComputeConfig, *stages: Stage) -> None:
+    """Claim the GPUs that jobs of these stages use, before a module is imported that initialises CUDA."""
+    if not (used := [stage.gpus(compute) for stage in stages if stage.gpus is not None]):
+        return
+    if compute.compile:
+        # Torch, when imported, chooses a folder that others may have made, and runs what is there.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
+    if compute.device != "cpu":
+        from dhel_kcl.training.devices import claim_gpus
+
+        claim_gpus(compute, max(1, *used))
+
+
+@app.command(hidden=True)
+def measure(folder: Folder, run: RunId) -> None:
+    """Measure one run in one process: features, evaluation and analysis, each stage that is missing or stale.
+
+    Example: `dhel-kcl measure results/quickstart digits-dhel-temperature0.3-bs256-seed0`
+    """
+    experiment = _open_to_jobs(folder)
+    experiment.config.run(run)
+    _claim(experiment.config.compute, *stages_of("measure", experiment.config))
+    from dhel_kcl.evaluation.measure import measure
+
+    measure(experiment, run)
 
 
 def _command_of(stage: Stage) -> Callable[..., None]:

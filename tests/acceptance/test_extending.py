@@ -1,6 +1,6 @@
 """A loss, a kernel, a data set and a figure are each one file and at most one entry of a configuration.
 
-The files are those of `docs/extending.md`.
+A stage is a file, a row of the table and a rule. All are those of `docs/extending.md`.
 """
 
 import html
@@ -20,7 +20,9 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import load_config, write_resolved_config
 from dhel_kcl.files import sha256_json
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.paper.render import RESULT_COLUMNS
+from dhel_kcl.provenance.seal import read_seal
 
 LAYOUT = Layout(Path("results/extended"))
 RUNS = [
@@ -58,6 +60,16 @@ def extend(clone: Path) -> None:
         (clone / name).write_text(content, encoding="utf-8")
 
 
+def add_stage(clone: Path) -> None:
+    """Add the page's row to the table and its rule to the workflow."""
+    page = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
+    row, rule = re.findall(r"^```python\n(.*?)^```$", page.partition("## A stage")[2], re.MULTILINE | re.DOTALL)
+    table, rules = clone / "src" / "dhel_kcl" / "jobs" / "stages.py", clone / "workflow" / "rules" / "evaluation.smk"
+    before, collect, after = table.read_text(encoding="utf-8").partition('    Stage(\n        name="collect"')
+    table.write_text(before + row + collect + after, encoding="utf-8")
+    rules.write_text(f"{rules.read_text(encoding='utf-8')}\n\n{rule}", encoding="utf-8")
+
+
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_clone(tmp_path, monkeypatch)
@@ -69,6 +81,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         clone = make_clone(tmp_path_factory.mktemp("extended"), monkeypatch)
         extend(clone)
+        add_stage(clone)
         outcome = snakemake(cwd=clone, config=clone / CONFIG)
         assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
     return clone
@@ -79,6 +92,7 @@ def test_the_page_adds_one_file_for_each() -> None:
         CONFIG,
         "paper_figures/fig_knn_linear.py",
         "src/dhel_kcl/data/sources/even_digits.py",
+        "src/dhel_kcl/evaluation/encoder_size.py",
         "src/dhel_kcl/losses/align_uniform.py",
         "src/dhel_kcl/losses/cauchy.py",
     ]
@@ -123,6 +137,45 @@ def test_the_new_figure_passes_the_audit_and_leads_back_to_its_runs(extended: Pa
     assert sorted(points["runs"]) == RUNS
 
 
+@pytest.fixture
+def copy_of_extended(extended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = tmp_path / "copy"
+    shutil.copytree(extended, copy, symlinks=True)
+    monkeypatch.setenv("PYTHONPATH", str(copy / "src"))
+    return copy
+
+
+def test_the_new_stage_is_known_to_all_that_look_at_stages(copy_of_extended: Path) -> None:
+    folder, size = str(LAYOUT.root), copy_of_extended / LAYOUT.run(RUNS[0]) / "encoder_size.json"
+    manifest = load_manifest(copy_of_extended / LAYOUT.run_manifest("encoder_size", RUNS[0]))
+    assert (manifest.stage, manifest.subject, [*manifest.inputs]) == ("encoder_size", RUNS[0], ["encoder.safetensors"])
+    sealed = read_seal(copy_of_extended / LAYOUT.audit).sha256
+    assert str(size.relative_to(copy_of_extended / LAYOUT.root)) in sealed
+
+    def told(*command: str) -> str:
+        outcome = run("dhel-kcl", *command, cwd=copy_of_extended)
+        assert outcome.returncode == 0, outcome.stderr
+        return outcome.stdout
+
+    assert "dhel-kcl encoder-size FOLDER RUN\n    Count the parameters" in told("stages")
+    assert f"encoder_size of {RUNS[0]}" in told("trace", folder, str(size.relative_to(copy_of_extended)))
+    assert "encoder_size" in (copy_of_extended / LAYOUT.report).read_text(encoding="utf-8")
+    told("crate", folder)
+    crate = json.loads((copy_of_extended / LAYOUT.crate).read_text(encoding="utf-8"))
+    assert f"#encoder_size/{RUNS[0]}" in {entity["@id"] for entity in crate["@graph"]}
+    number = json.loads(size.read_text(encoding="utf-8"))["parameters"]
+    assert number > 1000
+    size.write_bytes(bytes(size.stat().st_size))
+    refused = run("dhel-kcl", "audit", folder, cwd=copy_of_extended)
+    assert refused.returncode == 1
+    assert "encoder_size.json" in refused.stderr
+    assert "encoder_size.json: damaged" in run("dhel-kcl", "repair", folder, cwd=copy_of_extended).stderr
+    planned = snakemake("--dry-run", cwd=copy_of_extended, config=copy_of_extended / CONFIG)
+    assert re.search(r"^encoder_size +1$", planned.stdout, re.MULTILINE)
+    told("encoder-size", folder, RUNS[0])
+    assert json.loads(size.read_text(encoding="utf-8")) == {"parameters": number}
+
+
 def test_snakemakes_own_report_has_every_caption(extended: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(extended / "src"))
     outcome = snakemake("--report", "report.html", cwd=extended, config=extended / CONFIG)
@@ -144,6 +197,7 @@ from dhel_kcl.experiment.config import load_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.jobs.manifest import load_manifest
 every = jobs(Experiment(load_config(Path({str(config)!r})), Layout(Path("results/x")))).values()
 chosen = [job for job in every if job.stage.each == "run" or job.subject.endswith("/train")]
 print(json.dumps({{f"{{job.stage.name}} {{job.subject}}": job.identity for job in chosen}}))

@@ -14,7 +14,6 @@ from dhel_kcl.declarations import scripts
 from dhel_kcl.experiment.config import load_config
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
-from dhel_kcl.jobs.stages import FEATURE_STAGES
 from dhel_kcl.paper.explorer import read_rows
 
 LAYOUT = Layout(Path("results/tiny"))
@@ -78,8 +77,8 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
-    assert {"analyse", "collect", "explorer", "report", "audit", "fig_similarity"} <= set(rules)
-    assert not set(rules) & {"data", "pretrain", "features", "evaluate"}
+    assert {"measure", "collect", "explorer", "report", "audit", "fig_similarity"} <= set(rules)
+    assert not set(rules) & {"data", "pretrain"}
 
 
 def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(copy_of_finished: Path) -> None:
@@ -93,8 +92,8 @@ def test_features_that_are_not_kept_are_measured_in_the_job_that_computes_them(c
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=config)
     assert rules["measure"] == len(runs)
-    assert not set(rules) & {"data", "pretrain", *FEATURE_STAGES}
-    one = snakemake(str(LAYOUT.evaluation(runs[0])), cwd=copy_of_finished, config=config)
+    assert not set(rules) & {"data", "pretrain"}
+    one = snakemake(str(LAYOUT.run_manifest("analyse", runs[0])), cwd=copy_of_finished, config=config)
     assert one.returncode == 0, one.stdout[-3000:] + one.stderr[-3000:]
     assert not (copy_of_finished / LAYOUT.features(runs[0])).exists(), "also of a job that was asked for"
     outcome = snakemake(cwd=copy_of_finished, config=config)
@@ -136,7 +135,7 @@ def test_a_larger_grid_keeps_the_runs_that_it_already_has(copy_of_finished: Path
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
-    assert rules["pretrain"] == rules["analyse"] == len(load_config(TINY).runs)
+    assert rules["pretrain"] == rules["measure"] == len(load_config(TINY).runs)
     assert "data" not in rules
 
 
@@ -145,7 +144,7 @@ def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Pa
     script.write_text(script.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     rules = planned(copy_of_finished)
     assert "fig_spectrum" in rules
-    assert not set(rules) & {"pretrain", "features", "evaluate", "analyse", "collect", "fig_training"}
+    assert not set(rules) & {"pretrain", "measure", "collect", "fig_training"}
 
 
 def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:
@@ -239,7 +238,6 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     later = [LAYOUT.features(run_id), LAYOUT.evaluation(run_id), LAYOUT.representation(run_id)]
     later += [LAYOUT.evaluation(other)]
     later += [LAYOUT.run_manifest(*job) for job in (("evaluate", run_id), ("analyse", run_id), ("evaluate", other))]
-    # Without the other jobs that read the encoder: when two fail at once, Snakemake does not go on with the others.
     values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["evaluation"] |= {"augmented_images": False, "corruptions": False}
     config = copy_of_finished / "cached_features_only.yaml"
@@ -250,7 +248,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
         (copy_of_finished / path).unlink()
     failed = snakemake(cwd=copy_of_finished, config=config)
     assert failed.returncode != 0
-    said = (copy_of_finished / LAYOUT.log("features", run_id)).read_text(encoding="utf-8").splitlines()
+    said = (copy_of_finished / LAYOUT.log("measure", run_id)).read_text(encoding="utf-8").splitlines()
     assert said[-1].startswith(f"error: {LAYOUT.encoder(run_id)}: damaged")
     assert said[-1] in failed.stdout + failed.stderr, "the reason is on the terminal too"
     assert (copy_of_finished / LAYOUT.evaluation(other)).exists(), "the other runs are finished all the same"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.jobs.manifest import CLOCK_SKEW_SECONDS, record
+from dhel_kcl.jobs.manifest import CLOCK_SKEW_SECONDS, load_manifest, record
 
 
 def run_job(folder: Path, ran: list[str], *inputs: Path) -> None:
@@ -86,3 +86,13 @@ def test_an_input_that_is_no_file_is_refused_before_the_job_runs(kind: str, tmp_
     with pytest.raises(InputError, match=rf"^{path}: not a file, so that nobody could tell what was read"):
         run_job(tmp_path, ran, path)
     assert ran == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_peak_memory_is_that_of_the_job_and_not_of_one_before_it_in_the_process(tmp_path: Path) -> None:
+    peaks = []
+    for name, size in (("large", 2**28), ("small", 2**10)):
+        with record(tmp_path / name, stage=name, subject="run", settings={}, source="0", inputs={}, outputs={}):
+            bytearray(b"x") * size
+        peaks.append(load_manifest(tmp_path / name).peak_memory_mib)
+    assert peaks[0] - peaks[1] > 200

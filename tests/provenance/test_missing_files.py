@@ -86,6 +86,17 @@ def test_features_that_the_workflow_discards_are_not_missing(experiment: Experim
     assert said(discarding) == [f"features of {RUN} is stale: features.manifest.json is missing"]
 
 
+def test_a_stage_of_a_rule_that_ended_is_missed_also_where_nothing_was_collected_yet(experiment: Experiment) -> None:
+    layout = experiment.layout
+    for gathering in ("collect", "explorer", "report"):
+        layout.manifest(gathering).unlink()
+    for name in ("evaluate", "corruptions"):
+        layout.run_manifest(name, RUN).unlink()
+    reasons = said(experiment)
+    for name in ("evaluate", "corruptions"):
+        assert f"{name} of {RUN} is stale: {name}.manifest.json is missing" in reasons
+
+
 def test_what_was_never_done_is_left_to_snakemake(experiment: Experiment) -> None:
     shutil.rmtree(experiment.layout.root)
     assert said(experiment) == []

@@ -139,7 +139,7 @@ def test_what_a_manifest_describes_is_named_when_it_changes_with_a_seal_or_witho
     ("file", "damage", "said"),
     [
         (LAYOUT.log("pretrain", RUN), append_byte, "changed since the audit sealed it"),
-        (LAYOUT.log("evaluate", RUN), append_byte, "changed since the audit sealed it"),  # it was empty
+        (LAYOUT.log("data", "digits-train"), append_byte, "changed since the audit sealed it"),  # it was empty
         (LAYOUT.benchmark("collect"), Path.unlink, "missing, but sealed"),
         (LAYOUT.results.with_suffix(".csv"), truncate, "changed since"),
         (LAYOUT.manifest("report"), replace_text('"stage"', '"stage" '), "changed since the audit sealed it"),

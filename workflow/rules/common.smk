@@ -19,7 +19,7 @@ from dhel_kcl.jobs.running import (
     announce_scheduler,
     stop_jobs_on_signals,
 )
-from dhel_kcl.jobs.stages import FEATURE_STAGES, STAGES
+from dhel_kcl.jobs.stages import STAGES, stages_of
 from dhel_kcl.provenance.repair import repair_after_crash
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
@@ -89,33 +89,26 @@ def subject_of(stage, wildcards):
     return "/".join(map(str, wildcards))
 
 
-def asks_for(name, subject=None):
-    """An input function: what the jobs of a stage ask for. It forces those that are stale: only jobs that are needed."""
+def asks_for(rule, subject=None):
+    """An input function: what the jobs of a rule ask for. It forces those that are stale: only jobs that are needed."""
 
     def files(wildcards):
         if times_in_dry_run:
             # Only now Snakemake has somewhere to keep them, and it has not looked yet.
             workflow.iocache.mtime.update(times_in_dry_run)
             times_in_dry_run.clear()
-        job = Job(
-            experiment, STAGES[name], subject or subject_of(STAGES[name], wildcards)
-        )
-        if job.manifest in stale:
-            workflow.dag.forcefiles.add(str(job.manifest))
-        return [*job.asks_for, *map(ancient, job.comes_after)]
+        jobs = [
+            Job(experiment, stage, subject or subject_of(stage, wildcards))
+            for stage in stages_of(rule, experiment.config)
+        ]
+        if any(job.manifest in stale for job in jobs):
+            workflow.dag.forcefiles.add(str(jobs[-1].manifest))
+        written = {path for job in jobs for path in job.writes.values()}
+        asked = dict.fromkeys(path for job in jobs for path in job.asks_for)
+        after = dict.fromkeys(path for job in jobs for path in job.comes_after)
+        return [*(path for path in asked if path not in written), *map(ancient, after)]
 
     return files
-
-
-def force_if_stale(*names):
-    """An input function that gives no file, and forces its job if that of one of these stages is stale."""
-
-    def force(wildcards):
-        for name in names:
-            asks_for(name)(wildcards)
-        return []
-
-    return force
 
 
 def force_audit_if_stale(wildcards):
@@ -125,22 +118,30 @@ def force_audit_if_stale(wildcards):
     return []
 
 
-def writes(name, subject):
-    """The files of a stage's jobs, the manifest last; a subject may have wildcards."""
-    stage = STAGES[name]
-    return [*stage.writes(layout, subject).values(), stage.manifest(layout, subject)]
+def writes(rule, subject):
+    """The files of a rule's jobs, the manifest last; a subject may have wildcards.
+
+    Of a rule that does several stages it is the last manifest alone: Snakemake deletes what it knows of before a job
+    starts, and after one that failed, and `measure` keeps what still holds.
+    """
+    stages = stages_of(rule, experiment.config)
+    files = stages[0].writes(layout, subject).values() if len(stages) == 1 else []
+    return [*files, stages[-1].manifest(layout, subject)]
 
 
-def log_of(name, subject=""):
-    return layout.log(*STAGES[name].label(subject))
+def log_of(rule, subject=""):
+    return layout.log(*stages_of(rule, experiment.config)[0].rule_label(subject))
 
 
-def benchmark_of(name, subject=""):
-    return layout.benchmark(*STAGES[name].label(subject))
+def benchmark_of(rule, subject=""):
+    return layout.benchmark(
+        *stages_of(rule, experiment.config)[0].rule_label(subject)
+    )
 
 
-def gpus(name):
-    return STAGES[name].gpus(compute)
+def gpus(rule):
+    stages = stages_of(rule, experiment.config)
+    return max(stage.gpus(compute) for stage in stages if stage.gpus is not None)
 
 
 def in_report(path, category):

@@ -23,6 +23,7 @@ class History:
     Attributes:
         manifests: the manifests that were loaded, in that order.
         written: the files that these jobs wrote, each with the manifest of its job and what that records.
+        discarded: files that the workflow deletes once they were used.
     """
 
     def __init__(self, manifests: Iterable[Path] = (), discarded: Iterable[Path] = ()) -> None:
@@ -38,7 +39,7 @@ class History:
         self.manifests: dict[Path, Manifest] = {}
         self.written: dict[Path, tuple[Path, Artifact]] = {}
         self._paths: dict[Path, Path] = {}
-        self._discarded = {absolute(path) for path in discarded}
+        self.discarded = {absolute(path) for path in discarded}
         self._hashed = functools.cache(sha256_file)
         self._of_manifests: dict[Path, str] = {}
         self._users: dict[Path, list[tuple[Path, Artifact]]] = {}
@@ -114,7 +115,7 @@ class History:
             OSError: it cannot be read.
         """
         if not file.exists():
-            return "discarded" if absolute(file) in self._discarded else "missing"
+            return "discarded" if absolute(file) in self.discarded else "missing"
         return "as recorded" if self.sha256(file) == recorded.sha256 else "changed"
 
     def stage_costs(self) -> list[dict[str, Any]]:

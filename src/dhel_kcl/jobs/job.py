@@ -45,6 +45,11 @@ class Job:
         """
         return self.config.run(self.subject)
 
+    @property
+    def rule(self) -> str:
+        """The rule that does the job."""
+        return self.stage.rule or self.stage.name
+
     def check_subject(self) -> None:
         """Refuse a subject that the experiment does not have.
 

@@ -8,7 +8,7 @@ import subprocess  # nosec B404 # for git
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.machinery import all_suffixes
@@ -140,6 +140,7 @@ def record(
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
     commit, dirty = _git_state()  # before the job, during which somebody may edit or commit
     started, clock = datetime.now(UTC), time.monotonic()
+    _reset_peak_memory()
     yield
     written = Manifest(
         stage=stage,
@@ -277,6 +278,12 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _reset_peak_memory() -> None:
+    """Make the kernel count this process's peak memory from now on; where it cannot, the peak is the process's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_memory_mib() -> int | None:

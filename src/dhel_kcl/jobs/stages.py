@@ -1,7 +1,8 @@
 """THE TABLE: what each stage reads, writes and depends on, in the order of the path from configuration to report.
 
 Rules, commands, manifests, staleness, repair, audit, trace and crate follow from these rows. To add a stage, write a
-module with a function ``run(job)`` (see `dhel_kcl.jobs.job`), a row here and a rule in ``workflow/rules``.
+module with a function ``run(job)`` (see `dhel_kcl.jobs.job`), a row here and a rule in ``workflow/rules``; a row with
+``rule="measure"`` needs no rule of its own.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from dhel_kcl import declarations
 from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
 from dhel_kcl.files import sha256_file
-from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, sidecar_path
 
 Files = dict[str, Path]
@@ -38,6 +39,7 @@ class Stage:
         measured: names of those written files whose measurements `collect` gathers.
         plugins: modules that a job runs because the configuration names what they define.
         declared: further things that its code depends on, as JSON values.
+        rule: the rule whose jobs do the stage, where one process does several stages of a run; None for its own.
         asked: whether a configuration asks for the stage.
         gpus: how many GPUs a job uses, where the experiment uses any.
     """
@@ -54,6 +56,7 @@ class Stage:
     measured: tuple[str, ...] = ()
     plugins: Callable[[Experiment, str], tuple[str, ...]] = lambda experiment, subject: ()
     declared: Callable[[], list[Any]] = list
+    rule: str | None = None
     asked: Callable[[ExperimentConfig], bool] = lambda config: True
     gpus: Callable[[ComputeConfig], int] | None = None
 
@@ -78,8 +81,16 @@ class Stage:
         return layout.manifest(*self.label(subject))
 
     def label(self, subject: str) -> tuple[str, ...]:
-        """What a job's log, benchmark and manifest are called after: the stage and, of several jobs, the subject."""
-        return (self.name,) if self.each == "experiment" else (self.name, subject.replace("/", "-"))
+        """Name a job's manifest: the stage and, where there are several jobs, the subject."""
+        return _label(self.name, self.each, subject)
+
+    def rule_label(self, subject: str) -> tuple[str, ...]:
+        """Name the log and the benchmark of the rule that does a job, likewise."""
+        return _label(self.rule or self.name, self.each, subject)
+
+
+def _label(name: str, each: str, subject: str) -> tuple[str, ...]:
+    return (name,) if each == "experiment" else (name, subject.replace("/", "-"))
 
 
 def _by_name(*paths: Path) -> Files:
@@ -123,12 +134,6 @@ def template(name: str) -> Path:
 def _titles() -> list[Any]:
     kinds = {name: kind.title for name, kind in declarations.kinds().items()}
     return [declarations.hyperparameters(), declarations.loss_titles(), kinds]
-
-
-def _style() -> list[str]:
-    """The palette and names that pages share with the figures; nothing outside of a clone."""
-    style = SCRIPTS / "style.py"
-    return [sha256_file(style)] if style.is_file() else []
 
 
 # data
@@ -246,7 +251,8 @@ def _of_stages(experiment: Experiment, stages: Iterable[str]) -> list[Path]:
 
 def _runs_and_betons(experiment: Experiment, subject: str) -> list[Path]:
     """One file of each job, its last, stands for the others: naming thousands of those again would slow planning."""
-    return _of_stages(experiment, ("data", *run_stages(experiment.config)))
+    rules = dict.fromkeys(STAGES[name].rule or name for name in run_stages(experiment.config))
+    return _of_stages(experiment, ("data", *(stages_of(rule, experiment.config)[-1].name for rule in rules)))
 
 
 # paper
@@ -316,6 +322,7 @@ _ROWS = (
     Stage(
         name="features",
         each="run",
+        rule="measure",
         module="dhel_kcl.evaluation.features",
         help="Compute the frozen encoder's features of one run for the train and test images.",
         reads=_frozen_encoder,
@@ -326,6 +333,7 @@ _ROWS = (
     Stage(
         name="evaluate",
         each="run",
+        rule="measure",
         module="dhel_kcl.evaluation.evaluate",
         help="Measure linear-probe and k-nearest-neighbour accuracy of one run's frozen features.",
         reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
@@ -336,6 +344,7 @@ _ROWS = (
     Stage(
         name="augmented_probe",
         each="run",
+        rule="measure",
         module="dhel_kcl.evaluation.augmented_probe",
         help="Evaluate one run by the public protocol: a linear probe trained by SGD on augmented images.",
         reads=_frozen_encoder,
@@ -348,6 +357,7 @@ _ROWS = (
     Stage(
         name="corruptions",
         each="run",
+        rule="measure",
         module="dhel_kcl.evaluation.corruptions",
         help="Measure the accuracy of one run's linear classifier on corrupted test images.",
         reads=_classified,
@@ -360,6 +370,7 @@ _ROWS = (
     Stage(
         name="analyse",
         each="run",
+        rule="measure",
         module="dhel_kcl.evaluation.analyse",
         help="Measure alignment, uniformity, rank and spectrum of one run's features.",
         reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
@@ -406,7 +417,7 @@ _ROWS = (
         reads=_results_and_trainings,
         writes=lambda layout, name: {"explorer": layout.explorer},
         depends=lambda experiment, name: {"stages": list(run_stages(experiment.config))},
-        declared=lambda: [*_titles(), sha256_file(template("explorer.html")), *_style()],
+        declared=lambda: [*_titles(), sha256_file(template("explorer.html"))],
     ),
     Stage(
         name="report",
@@ -423,5 +434,7 @@ _ROWS = (
 STAGES: Mapping[str, Stage] = {row.name: row for row in _ROWS}
 """The stages by name, in the order of the path."""
 
-FEATURE_STAGES = ("features", "evaluate", "analyse")
-"""The stages that compute and measure a run's features; one job does all three if the features are not kept."""
+
+def stages_of(rule: str, config: ExperimentConfig) -> tuple[Stage, ...]:
+    """Return the stages that one job of a rule does, in order, as far as the configuration asks for them."""
+    return tuple(stage for stage in STAGES.values() if (stage.rule or stage.name) == rule and stage.asked(config))

@@ -6,13 +6,11 @@ other settings, by other code, or from other files than there are now, or a file
 where they contradict that.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.jobs.experiment import Experiment
@@ -21,7 +19,8 @@ from dhel_kcl.jobs.job import Job, jobs
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import absolute
 from dhel_kcl.jobs.ownership import is_experiment, is_release
-from dhel_kcl.jobs.stages import FEATURE_STAGES
+from dhel_kcl.jobs.stages import stages_of
+from dhel_kcl.jobs.stale import why_stale
 from dhel_kcl.provenance.repair import outputs
 from dhel_kcl.provenance.seal import read_seal
 
@@ -51,8 +50,8 @@ def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = s
         The manifest of each such job, with the reason in a few words.
     """
     stale: dict[Path, str] = {}
-    history, expected, layout = History(), jobs(experiment), experiment.layout
-    discarded, times = {absolute(file) for file in experiment.discarded}, _Times(layout, history, set_time)
+    history, expected, layout = History(discarded=experiment.discarded), jobs(experiment), experiment.layout
+    times = _Times(layout, history, set_time)
     for path, job in expected.items():
         try:
             history.load(path)
@@ -63,10 +62,10 @@ def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = s
         except OSError:
             continue
         # No rule runs configure: each call that runs jobs does.
-        if job.stage.name != "configure" and (reason := _changed(job, history, discarded, times)):
+        if job.stage.name != "configure" and (reason := _changed(job, history, times)):
             stale[path] = reason
     for path, job in expected.items():
-        if path not in history.manifests and path not in stale and _was_used(job, history):
+        if path not in history.manifests and path not in stale and _was_done(job, history):
             stale[path] = f"{path.name} is missing"
     if layout.audit.exists() and (reason := _changed_since_audit(experiment, history, times)):
         stale[layout.audit] = reason
@@ -90,44 +89,27 @@ def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
         yield f"{stage} of {subjects[0]}{others} is stale: {reason}"
 
 
-def _was_used(job: Job, history: History) -> bool:
-    """Whether something that is there was made from what a job wrote, which was therefore done."""
+def _was_done(job: Job, history: History) -> bool:
+    """Whether a job without a manifest was done: something made from its files is there, or its rule ended."""
     wrote = [*job.writes.values(), job.manifest]
-    return any(map(history.users, wrote)) or (job.layout.report in wrote and job.layout.audit.exists())
+    if any(map(history.users, wrote)) or (job.layout.report in wrote and job.layout.audit.exists()):
+        return True
+    last = stages_of(job.rule, job.config)[-1]
+    return last is not job.stage and last.manifest(job.layout, job.subject) in history.manifests
 
 
-def _changed(job: Job, history: History, discarded: set[Path], times: "_Times") -> str | None:
-    """Say why a job is stale, if it is; else set the times of what it wrote right.
-
-    Args:
-        job: the job.
-        history: it and the jobs before it.
-        discarded: files that the workflow deletes once they were used.
-        times: sets them right.
-    """
-    path, done = job.manifest, history.manifests[job.manifest]
-    if (done.stage, done.subject) != (job.stage.name, job.subject):
-        return f"its manifest describes {done.stage} of {done.subject}"
-    if done.settings != (settings := json.loads(json.dumps(job.settings))):
-        return ", ".join(_differences(done.settings, settings))
-    if done.source_digest != job.code:
-        return "its code has changed"
-    keeps = job.config.compute.keep_features
-    if job.stage.name == "features" and job.layout.features(job.subject).exists() != keeps:
-        return f"compute.keep_features is {json.dumps(keeps)} now"
-    wrote = history.outputs(path)
-    if missing := [file for file in wrote if file not in discarded and not file.exists()]:
-        return f"{missing[0].name} is missing"
-    read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
-    if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
-        other = min(others)
-        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
-    for file, sha256 in read.items():
-        # A file that no job wrote may be missing; then Snakemake says so.
-        now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
-        if now != sha256:
-            return f"{file.name}, which it read, has changed"
-    written: dict[Path, str | None] = {path: None, job.layout.benchmark(*_rule(job)): None}
+def _changed(job: Job, history: History, times: "_Times") -> str | None:
+    """Say why a job is stale, if it is; else set the times of what it wrote right."""
+    if reason := why_stale(job, history):
+        return reason
+    wrote = history.outputs(job.manifest)
+    if any(file in history.discarded and file.exists() for file in wrote):
+        return "compute.keep_features is false now"
+    read = {file: artifact.sha256 for file, artifact in history.inputs(job.manifest).items()}
+    written: dict[Path, str | None] = {
+        job.manifest: None,
+        job.layout.benchmark(*job.stage.rule_label(job.subject)): None,
+    }
     written |= {file: artifact.sha256 for file, artifact in wrote.items()}
     return times.set_right(read, job.asks_for, written)
 
@@ -147,13 +129,6 @@ def _changed_since_audit(experiment: Experiment, history: History, times: "_Time
             return f"{path} is not the one that it saw"
     audited = {absolute(layout.report): sealed.get(layout.report.name, "")}
     return times.set_right(audited, history.manifests, {layout.audit: None, layout.benchmark("audit"): None})
-
-
-def _rule(job: Job) -> tuple[str, ...]:
-    """What the benchmark of the rule that does a job is called after."""
-    if job.stage.name in FEATURE_STAGES and not job.config.compute.keep_features:
-        return ("measure", job.subject)
-    return job.stage.label(job.subject)
 
 
 class _Times:
@@ -208,13 +183,3 @@ class _Times:
             return self._given.get(absolute(file)) or file.stat().st_mtime_ns
         except OSError:
             return 0
-
-
-def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Name the settings that differ, with their values where these are short."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
-    elif old != new:
-        before, now = json.dumps(old), json.dumps(new)
-        yield f"{place} was {before}, is {now}" if len(before + now) < 80 else f"{place} has changed"

@@ -1,0 +1,67 @@
+"""Everything that is measured on one run, in one process: the stages of the rule `measure`, one after the other."""
+
+from collections.abc import Iterator
+
+from dhel_kcl.console import console
+from dhel_kcl.errors import InputError
+from dhel_kcl.jobs.experiment import Experiment
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job
+from dhel_kcl.jobs.stages import STAGES, Stage, stages_of
+from dhel_kcl.jobs.stale import why_stale
+
+
+def measure(experiment: Experiment, run: str) -> None:
+    """Do the stages of one run that are missing or stale; the features are deleted at the end unless they are kept.
+
+    A stage is kept if its manifest says that settings, code and inputs are those of now. Features that were deleted are
+    computed again only for a stage that reads them.
+
+    Args:
+        experiment: the experiment.
+        run: id of the run.
+
+    Raises:
+        InputError: there is no such run, or as the stages raise.
+    """
+    members = [Job(experiment, stage, run) for stage in stages_of("measure", experiment.config)]
+    try:
+        for job in members:
+            if reason := why_needed(job, members):
+                console.print(f"{job.stage.name} of {run}: {reason}")
+                job.do()
+            else:
+                console.print(f"{job.stage.name} of {run}: nothing has changed; kept")
+    finally:
+        for file in {path for job in members for path in job.writes.values()} & experiment.discarded:
+            file.unlink(missing_ok=True)
+
+
+def why_needed(job: Job, members: list[Job]) -> str | None:
+    """Say why a stage of a run has to be done; None if not."""
+    history = _history(job)
+    if job.manifest not in history.manifests:
+        return "not done yet"
+    if reason := why_stale(job, history):
+        return reason
+    gone = [file for file in job.writes.values() if not file.exists()]
+    readers = [other for other in members if not set(gone).isdisjoint(other.reads.values())]
+    return next((f"needed by {other.stage.name}" for other in readers if why_needed(other, members)), None)
+
+
+def _history(job: Job) -> History:
+    """Load the manifests of the run, and of the betons that it reads; one that is missing or damaged counts as none."""
+    experiment, run = job.experiment, job.run
+    data = [f"{run.dataset.name}/{split}" for split in run.dataset.data.splits]
+    every = [(STAGES["data"], subject) for subject in data] + [(stage, run.id) for stage in _of_runs(experiment)]
+    history = History(discarded=experiment.discarded)
+    for stage, subject in every:
+        try:
+            history.load(stage.manifest(experiment.layout, subject))
+        except (InputError, OSError):
+            continue
+    return history
+
+
+def _of_runs(experiment: Experiment) -> Iterator[Stage]:
+    return (stage for stage in STAGES.values() if stage.each == "run" and stage.asked(experiment.config))

@@ -1,0 +1,51 @@
+"""Whether a job has to be done again: what its manifest records, against what is there now."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from dhel_kcl.jobs.history import History
+from dhel_kcl.jobs.job import Job
+from dhel_kcl.jobs.manifest import absolute
+
+
+def why_stale(job: Job, history: History) -> str | None:
+    """Say why a job that was done has to be done again; None if it does not.
+
+    It was done under other settings, by other code or with other files than there are now, or a file that it wrote is
+    gone. Files that the workflow discards are not missed.
+
+    Args:
+        job: the job.
+        history: its manifest, and those of the jobs that wrote what it reads.
+    """
+    done = history.manifests[job.manifest]
+    if (done.stage, done.subject) != (job.stage.name, job.subject):
+        return f"its manifest describes {done.stage} of {done.subject}"
+    if done.settings != (settings := json.loads(json.dumps(job.settings))):
+        return ", ".join(_differences(done.settings, settings))
+    if done.source_digest != job.code:
+        return "its code has changed"
+    wrote = history.outputs(job.manifest)
+    if missing := [file for file in wrote if file not in history.discarded and not file.exists()]:
+        return f"{missing[0].name} is missing"
+    read = {file: artifact.sha256 for file, artifact in history.inputs(job.manifest).items()}
+    if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
+        other = min(others)
+        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
+    for file, sha256 in read.items():
+        # A file that no job wrote may be missing; then Snakemake says so.
+        now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
+        if now != sha256:
+            return f"{file.name}, which it read, has changed"
+    return None
+
+
+def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
+    """Name the settings that differ, with their values where these are short."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    elif old != new:
+        before, now = json.dumps(old), json.dumps(new)
+        yield f"{place} was {before}, is {now}" if len(before + now) < 80 else f"{place} has changed"
