@@ -66,7 +66,7 @@ def add_stage(clone: Path) -> None:
     row, rule = re.findall(r"^```python\n(.*?)^```$", page.partition("## A stage")[2], re.MULTILINE | re.DOTALL)
     table, rules = clone / "src" / "dhel_kcl" / "jobs" / "stages.py", clone / "workflow" / "rules" / "evaluation.smk"
     before, collect, after = table.read_text(encoding="utf-8").partition('    Stage(\n        name="collect"')
-    table.write_text(before + row + collect + after, encoding="utf-8")
+    table.write_text(f"{before}    {row.strip()},\n{collect}{after}", encoding="utf-8")
     rules.write_text(f"{rules.read_text(encoding='utf-8')}\n\n{rule}", encoding="utf-8")
 
 
