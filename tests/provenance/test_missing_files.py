@@ -1,20 +1,23 @@
 """What is gone from a finished experiment, or read otherwise than before, is made again; what was never done is not."""
 
+import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from made_up import make_up
-from workspace import TINY
+from workspace import TINY, make_workspace, snakemake
 
 from dhel_kcl.experiment.config import parse_config
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.provenance.repair import repair
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
 RUN = "digits-dhel-temperature0.3-bs128-seed0"
-REPOSITORY = TINY.parents[1]
 
 
 def opened(**changes: object) -> Experiment:
@@ -24,9 +27,7 @@ def opened(**changes: object) -> Experiment:
 
 @pytest.fixture
 def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    shutil.copytree(REPOSITORY / SCRIPTS, tmp_path / SCRIPTS)
-    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_workspace(tmp_path))
     made = opened()
     make_up(made)
     return made
@@ -113,3 +114,19 @@ def test_the_report_follows_the_scripts_that_there_are(experiment: Experiment) -
     (SCRIPTS / "fig_other.py").unlink()
     script.unlink()
     assert said(opened()) == ["report of tiny is stale: it read fig_heatmap.csv, and would not now"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_crash_damaged_is_planned_again(experiment: Experiment, seed: int) -> None:
+    chance, every = random.Random(seed), [job for job in jobs(experiment).values() if job.stage.name != "configure"]
+    hit = chance.sample(every, k=chance.randrange(1, 6))
+    for job in hit:
+        for path in chance.sample(files := [*job.writes.values(), job.manifest], k=chance.randint(1, len(files))):
+            path.write_bytes(bytes(path.stat().st_size))
+    if seed % 2:
+        experiment.layout.audit.unlink()
+    repair(experiment.layout)
+    outcome = snakemake("--dry-run", cwd=Path.cwd())
+    assert outcome.returncode == 0, outcome.stderr
+    planned = set(re.findall(r"^(\w+) +\d+$", outcome.stdout, re.MULTILINE))
+    assert planned >= {job.subject if job.stage.each == "target" else job.rule for job in hit}

@@ -131,43 +131,6 @@ def test_a_job_whose_output_is_gone_is_done_again_unless_the_workflow_discards_s
     assert manifest.exists()
 
 
-def test_what_gathers_all_files_is_removed_so_that_snakemake_asks_for_the_damaged_ones(layout: Layout) -> None:
-    gathering = {layout.results, layout.results.with_suffix(".csv"), layout.manifest("collect"), layout.report}
-    for path in gathering:
-        write_json(path, [])
-    with record(
-        layout.manifest("collect"),
-        stage="",
-        subject="",
-        settings={},
-        source="",
-        inputs={},
-        outputs={"parquet": layout.results, "csv": layout.results.with_suffix(".csv")},
-    ):
-        pass
-    assert repair(layout) == []
-    assert all(path.exists() for path in gathering)
-    truncate(layout.evaluation("run"))
-    repair(layout)
-    assert not any(path.exists() for path in gathering)
-
-
-def test_a_table_or_page_that_is_not_the_one_of_its_job_is_moved_aside_and_not_removed(layout: Layout) -> None:
-    mine = {layout.results: b"my table", layout.report: b"my page"}
-    for path, content in mine.items():
-        path.write_bytes(content)
-    write_json(layout.results.with_suffix(".csv"), [])
-    of_collect = {"csv": layout.results.with_suffix(".csv")}
-    with record(
-        layout.manifest("collect"), stage="", subject="", settings={}, source="", inputs={}, outputs=of_collect
-    ):
-        pass
-    truncate(layout.theory)
-    assert set(repair(layout)) == {layout.theory, *mine}
-    assert {path: path.with_name(f"{path.name}.damaged").read_bytes() for path in mine} == mine
-    assert not of_collect["csv"].exists()
-
-
 def test_a_mark_is_an_empty_file_of_the_folder_itself(layout: Layout, tmp_path: Path) -> None:
     layout.running.mkdir()
     for name in ("host-1", "host-2", "host-3"):

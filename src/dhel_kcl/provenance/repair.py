@@ -126,11 +126,9 @@ def _is_resolved(config: Path) -> bool:
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
-    The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
-    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged, and so does a
-    table or page of that name that is not the one which its own manifest records. What a manifest
-    lists and no job of the experiment writes is named and left alone, and so is what lies behind a link, as another
-    experiment may use it. Marks of workflows that crashed are removed.
+    The manifests of their jobs are removed, which tells planning to run these jobs again. Unreadable manifests count as
+    damaged. Files in a manifest that no job of the experiment writes are reported but not touched, and so is whatever
+    lies behind a link, as another experiment may use it. Marks of workflows that crashed are removed.
 
     Args:
         layout: the experiment's folder; no workflow runs on it.
@@ -146,12 +144,6 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
     """
     found = marks(layout)
     damaged, again = _check(layout, jobs_may_run)
-    if any(_link(layout.root, path) is None for path in (*damaged, *again)):
-        for path, manifest in _gathered(layout):
-            if path == manifest or _is_as_recorded(path, manifest):
-                again.add(path)
-            else:
-                damaged.setdefault(path, f"not what {manifest} records")
     behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
     for path, link in behind.items():
         why = damaged.get(path, "its job has to be done again")
@@ -263,25 +255,6 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
             except InputError:
                 damaged[layout.audit] = "not JSON"
     return damaged, again
-
-
-def _is_as_recorded(path: Path, manifest: Path) -> bool:
-    history = History()
-    if not path.is_file() or not _is_sound(history.load, manifest):
-        return False
-    with _named(path):
-        return history.recorded(path) == history.sha256(path)
-
-
-def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
-    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing.
-
-    With each comes the manifest of its job, which is one of them.
-    """
-    collected, reported = layout.manifest("collect"), layout.manifest("report")
-    of_collect = [(path, collected) for path in (layout.results, layout.results.with_suffix(".csv"), collected)]
-    of_report = [(path, reported) for path in (layout.report, reported)]
-    yield from (pair for pair in (*of_collect, *of_report) if pair[0].exists())
 
 
 @contextmanager
