@@ -482,10 +482,11 @@ def test_ctrl_c_while_a_command_works_lets_it_clean_up_and_ends_in_one_line(tmp_
     program = """
 import sys, time
 from dhel_kcl import cli
+from dhel_kcl.jobs import configure
 def read():
     try: print("reading", flush=True); time.sleep(600)
     finally: print("cleaned up")
-cli._standard_input = read
+configure._standard_input = read
 sys.argv[1:] = ["configure", "-"]
 cli.main()
 """

@@ -4,26 +4,22 @@ Heavy modules are imported inside the commands, so that `--help` and errors come
 """
 
 import os
-import shlex
-import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 try:
     import typer
 except ModuleNotFoundError:
     sys.exit("error: the command line needs the workflow's packages; in a clone, `make setup` installs them")
 
-from dhel_kcl.console import fail, log_to, tell
-from dhel_kcl.errors import INTERRUPTED, InputError
-from dhel_kcl.experiment.config import ComputeConfig, OnlyConfig, load_config, parse_yaml
-from dhel_kcl.experiment.strict_yaml import read_scalar
+from dhel_kcl.console import log_to, run_program, tell
+from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import ComputeConfig
 from dhel_kcl.files import private_folder
-from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
+from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import refuse_future
@@ -150,26 +146,11 @@ def watch(
     Example: `dhel-kcl watch results/quickstart digits-dhel-temperature0.3-bs256-seed0`
     """
     experiment = _open_to_jobs(folder)
-    layout, chosen = experiment.layout, experiment.config.run(run)
-    from dhel_kcl.paper.render import render_live
-    from dhel_kcl.results.collect import training_rows
+    chosen = experiment.config.run(run)
+    from dhel_kcl.paper.watch import watch
 
-    log, drawn = layout.training_log(run), 0
-    while True:
-        over = once or layout.outcome(run).exists()
-        seen = log.stat().st_mtime_ns if log.exists() else 0
-        if seen > drawn:
-            rows = training_rows(chosen, log)
-            if (live := layout.live(run)).is_symlink():
-                raise InputError(f"{live}: a link, through which files of others would be replaced; remove it")
-            paths = render_live(SCRIPTS / "fig_training.py", rows, live)
-            typer.echo(f"{paths[1]}: {rows['x'].max():.0f} of {chosen.dataset.epochs} epochs")
-            drawn = seen
-        if over and not drawn:
-            raise InputError(f"{log}: missing; it appears when the first epoch of the run is over")
-        if over:
-            return
-        time.sleep(every)
+    for line in watch(experiment, chosen, every, once):
+        typer.echo(line)
 
 
 # Whether it is right
@@ -265,26 +246,13 @@ def plan(
 
     Example: `dhel-kcl plan config/config.yaml --only dataset=cifar10 --only loss=dhel,ntxent`
     """
-    values: dict[str, list[Any]] = {}
-    for filter_ in only or []:
-        axis, _, named = filter_.partition("=")
-        values.setdefault(axis, []).extend(map(read_scalar, named.split(",")))
-    asked = load_config(config, values or None)
     from rich.console import Console
 
-    from dhel_kcl.plan import MEASURED, choose_device, describe, estimate, load_measured
+    from dhel_kcl.plan import parts, plan
 
-    table = load_measured(measured or MEASURED)
-    chosen = choose_device(table, device)
-    Console(width=None if sys.stdout.isatty() else 120).print(
-        *describe(estimate(asked, table, chosen), chosen, gpus), sep="\n"
-    )
-    restriction = f" --config 'only={OnlyConfig(**values).model_dump_json(exclude_none=True)}'" if values else ""
-    resources = "" if asked.compute.device == "cpu" else f" --resources gpu={gpus * asked.compute.runs_per_gpu}"
-    if values and (there := Layout(Path("results") / asked.name)).config.exists():
-        typer.echo(f"{there.root} exists, and keeps its tables and figures if the part has a name of its own:")
-        restriction += f" name={asked.name}_part"
-    typer.echo(f"snakemake --cores all{resources} --configfile {shlex.quote(str(config))}{restriction}")
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, highlight=False)
+    for part in plan(config, parts(only or []), device, gpus, measured):
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -296,41 +264,15 @@ def configure(
 
     Example: `dhel-kcl configure config/quickstart.yaml`
     """
-    from dhel_kcl.jobs.configure import configure
+    from dhel_kcl.jobs.configure import configure, read_source
     from dhel_kcl.provenance.repair import check_free
 
-    piped = source == "-" or _is_unnamed_pipe(Path(source))
-    config = parse_yaml(_pipe(source), "configuration") if piped else load_config(Path(source))
+    config, file = read_source(source)
     layout = Layout(output or Path("results") / config.name)
     if not layout.config.exists():
         check_free(layout)
-    if configure(config, layout, None if piped else Path(source)):
+    if configure(config, layout, file):
         typer.echo(f"{layout.config}: {len(config.runs)} runs")
-
-
-def _is_unnamed_pipe(path: Path) -> bool:
-    """Whether a path is that of a pipe that no file names, as a shell's `<(...)` gives it: it can be read once."""
-    return path.is_fifo() and not os.path.lexists(os.path.realpath(path))
-
-
-def _pipe(source: str) -> str:
-    if source == "-":
-        return _standard_input()
-    try:
-        return Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{source}: cannot be read ({reason}); give the configuration's file") from error
-
-
-def _standard_input() -> str:
-    if sys.stdin is None:
-        raise InputError("standard input: closed; give the configuration's file, or its text on standard input")
-    try:
-        return sys.stdin.buffer.read().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"standard input: cannot be read ({reason}); give the configuration's file") from error
 
 
 @app.command("stages", rich_help_panel=PLAN)
@@ -506,52 +448,13 @@ for _stage in STAGES.values():
 
 
 def main() -> None:
-    """Run the command line; a problem that the user can fix ends as lines on standard error and status 1.
-
-    Ctrl-C ends it with one line and status 130.
-    """
-    _use_utf8()
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # an encoding that PYTHONIOENCODING asks for may lack letters
-        stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    try:
-        end_when_orphaned()
-        app()
-    except InputError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename or 'a file or the output'}: {error.strerror or error}; check the disk and permissions")
-    except KeyboardInterrupt:
-        _interrupted()
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer turns Ctrl-C into it
-            _interrupted()
-        _flush()
-        raise
+    """Run the command line."""
+    run_program(_run)
 
 
-def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode under a locale that is not UTF-8, where paths and output would be misread."""
-    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"
-        arguments = [each for each in sys.orig_argv[1:] if each != "-Xutf8=0"]
-        if "utf8=0" in arguments[1:2] and arguments[0] == "-X":  # it would win over the environment
-            del arguments[:2]
-        os.execv(sys.executable, [sys.executable, *arguments])  # nosec B606 # the user's own command, again
-
-
-def _interrupted() -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it is over at once
-    tell("interrupted")
-    sys.exit(INTERRUPTED)
-
-
-def _flush() -> None:
-    """Write what standard output still holds, which Python would do too late to say in one line that it cannot."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        fail(f"standard output: cannot be written ({error.strerror})")
+def _run() -> None:
+    end_when_orphaned()
+    app()
 
 
 if __name__ == "__main__":

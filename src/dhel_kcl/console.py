@@ -5,6 +5,7 @@ Brackets in what is printed, such as those of a path, are no markup, and what ca
 
 import errno
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn, TextIO
 
 from rich.console import Console
 
-from dhel_kcl.errors import InputError, escaped
+from dhel_kcl.errors import INTERRUPTED, InputError, escaped
 
 
 class _Lines(Console):
@@ -92,3 +93,51 @@ def fail(message: str) -> NoReturn:
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(1)
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Run a command line; a problem that the user can fix ends as lines on standard error and status 1.
+
+    Ctrl-C ends it with one line and status 130.
+    """
+    _use_utf8()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # an encoding that PYTHONIOENCODING asks for may lack letters
+        stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        program()
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'a file or the output'}: {error.strerror or error}; check the disk and permissions")
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer turns Ctrl-C into it
+            _interrupted()
+        _flush()
+        raise
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode under a locale that is not UTF-8, where paths and output would be misread."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        arguments = [each for each in sys.orig_argv[1:] if each != "-Xutf8=0"]
+        if "utf8=0" in arguments[1:2] and arguments[0] == "-X":  # it would win over the environment
+            del arguments[:2]
+        os.execv(sys.executable, [sys.executable, *arguments])  # nosec B606 # the user's own command, again
+
+
+def _interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it is over at once
+    tell("interrupted")
+    sys.exit(INTERRUPTED)
+
+
+def _flush() -> None:
+    """Write what standard output still holds, which Python would do too late to say in one line that it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        fail(f"standard output: cannot be written ({error.strerror})")

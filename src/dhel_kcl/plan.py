@@ -6,6 +6,7 @@ Times come from a table of measured images per second, which `benchmarks/through
 import functools
 import math
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,17 @@ from rich.table import Column, Table
 from dhel_kcl import declarations
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig, EncoderConfig, ExperimentConfig, Run
+from dhel_kcl.experiment.config import (
+    ComputeConfig,
+    DataConfig,
+    DatasetConfig,
+    EncoderConfig,
+    ExperimentConfig,
+    OnlyConfig,
+    Run,
+    load_config,
+)
+from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.training.encoder import Encoder
 
@@ -241,8 +252,8 @@ def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | s
     time = f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
     return [
         table,
-        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on top "
-        "(a device waits for them where compute.keep_features is false)",
+        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on "
+        "top, and a device waits for them",
     ]
 
 
@@ -253,3 +264,38 @@ def _cells(cost: Cost) -> list[str]:
         f"{cost.runs:,}",
         *("?" if math.isnan(amount) else f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}" for amount in amounts),
     ]
+
+
+def parts(filters: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the part of a grid that filters such as ``loss=dhel,ntxent`` name, as values by axis."""
+    values: dict[str, list[Any]] = {}
+    for each in filters:
+        axis, _, named = each.partition("=")
+        values.setdefault(axis, []).extend(map(read_scalar, named.split(",")))
+    return values
+
+
+def plan(
+    path: Path, only: dict[str, list[Any]], device: str | None, devices: int, measured: Path | None
+) -> list[Table | str]:
+    """Say what an experiment will cost, and the command that runs it.
+
+    Args:
+        path: a configuration file.
+        only: the part of its grid, as `parts` gives it; nothing for all of it.
+        device: a device of the table; None for this machine's, else the first.
+        devices: how many of them work at the same time.
+        measured: a table of measured speeds; None for the one in the package.
+
+    Raises:
+        InputError: a file cannot be read, or the grid has no such part.
+    """
+    config, table = load_config(path, only or None), load_measured(measured or MEASURED)
+    chosen = choose_device(table, device)
+    lines = describe(estimate(config, table, chosen), chosen, devices)
+    restriction = f" --config 'only={OnlyConfig(**only).model_dump_json(exclude_none=True)}'" if only else ""
+    resources = "" if config.compute.device == "cpu" else f" --resources gpu={devices * config.compute.runs_per_gpu}"
+    if only and (there := Layout(Path("results") / config.name)).config.exists():
+        lines.append(f"{there.root} exists, and keeps its tables and figures if the part has a name of its own:")
+        restriction += f" name={config.name}_part"
+    return [*lines, f"snakemake --cores all{resources} --configfile {shlex.quote(str(path))}{restriction}"]
