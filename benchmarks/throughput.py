@@ -16,7 +16,8 @@ from loading import write_pieces
 from measure import isolated
 from rich.progress import track
 
-from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig, Run, load_config
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig
+from dhel_kcl.experiment.grid import Run, load_config
 from dhel_kcl.files import atomic_path
 from dhel_kcl.plan import COLUMNS, MEASURED, device_name, load_measured, shape
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.paper.render import read_points
 from dhel_kcl.results.claims import ALL, NOT_TESTABLE, THEORY, in_unit
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print

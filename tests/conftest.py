@@ -15,7 +15,8 @@ from workspace import TINY, make_workspace, snakemake
 
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
-from dhel_kcl.experiment.config import DataConfig, ExperimentConfig, load_config
+from dhel_kcl.experiment.config import DataConfig
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import Artifact, Manifest

@@ -20,7 +20,7 @@ from workspace import REPOSITORY, TINY, run
 from dhel_kcl import cli
 from dhel_kcl.data.beton import sidecar_path
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.configure import configure
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, record

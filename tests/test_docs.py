@@ -10,7 +10,7 @@ import pytest
 from workspace import REPOSITORY, TINY
 
 from dhel_kcl.declarations import scripts
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout
@@ -56,7 +56,7 @@ def test_the_page_of_the_architecture_has_the_rule_and_module_of_every_stage() -
     assert modules == {name: stage.module for name, stage in STAGES.items()}
     for stage, file in re.findall(r"^\| (\w+) \| `(\w+\.smk)` \|", page, re.MULTILINE):
         rules = (REPOSITORY / "workflow" / "rules" / file).read_text(encoding="utf-8")
-        assert f"rule {stage}:" in rules or stage == "render"
+        assert f"rule {STAGES[stage].rule or stage}:" in rules or stage == "render"
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/reproduce.md", "CONTRIBUTING.md"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import TEMPORARY, atomic_path, read_json, remove_abandoned, sha256_file, sha256_json, write_json
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.paper.explorer import read_rows

@@ -13,7 +13,7 @@ from workspace import REPOSITORY, TINY, run, snakemake
 
 from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config, parse_config
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config, parse_config
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.plan import (
     COLUMNS,

@@ -17,7 +17,8 @@ from workspace import REPOSITORY, TINY, run, snakemake
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import load_classifier
 from dhel_kcl.evaluation.feature_cache import load_features
-from dhel_kcl.experiment.config import EncoderConfig, ExperimentConfig, load_config, parse_config
+from dhel_kcl.experiment.config import EncoderConfig
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config, parse_config
 from dhel_kcl.files import sha256_json
 from dhel_kcl.training.checkpoints import Checkpoints
 from dhel_kcl.training.encoder import load_encoder

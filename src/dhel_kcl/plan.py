@@ -22,16 +22,8 @@ from rich.table import Column, Table
 from dhel_kcl import declarations
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import (
-    ComputeConfig,
-    DataConfig,
-    DatasetConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    OnlyConfig,
-    Run,
-    load_config,
-)
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, DatasetConfig, EncoderConfig
+from dhel_kcl.experiment.grid import ExperimentConfig, OnlyConfig, Run, load_config
 from dhel_kcl.experiment.strict_yaml import read_scalar
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.training.encoder import Encoder

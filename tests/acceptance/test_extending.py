@@ -17,7 +17,7 @@ from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config, write_resolved_config
+from dhel_kcl.experiment.grid import load_config, write_resolved_config
 from dhel_kcl.files import sha256_json
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
@@ -193,7 +193,7 @@ def digests(clone: Path, config: Path) -> dict[str, str]:
     program = f"""
 import json
 from pathlib import Path
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
 
 from dhel_kcl.declarations import scripts
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 from dhel_kcl.paper.explorer import read_rows

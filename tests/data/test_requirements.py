@@ -15,7 +15,7 @@ from dhel_kcl.data import requirements
 from dhel_kcl.data.requirements import check_split
 from dhel_kcl.data.sources import ImageSource
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, parse_config
+from dhel_kcl.experiment.grid import ExperimentConfig, parse_config
 
 
 def experiment(**edits: Any) -> dict[str, Any]:

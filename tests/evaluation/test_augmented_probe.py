@@ -15,14 +15,8 @@ from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.augmented_probe import augmented_linear_probe, evaluate
-from dhel_kcl.experiment.config import (
-    AugmentationConfig,
-    ComputeConfig,
-    DataConfig,
-    EncoderConfig,
-    ExperimentConfig,
-    ProbeConfig,
-)
+from dhel_kcl.experiment.config import AugmentationConfig, ComputeConfig, DataConfig, EncoderConfig, ProbeConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.training.encoder import Encoder, build_encoder, save_encoder
 

@@ -18,7 +18,8 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import LinearClassifier, save_classifier
 from dhel_kcl.evaluation.corruptions import corrupted_accuracies, evaluate
 from dhel_kcl.evaluation.evaluate import linear_probe
-from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout

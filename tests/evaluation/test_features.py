@@ -10,7 +10,8 @@ from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.feature_cache import Features, load_features, save_features
 from dhel_kcl.evaluation.features import extract_features
-from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.training.encoder import build_encoder, load_encoder, save_encoder
 

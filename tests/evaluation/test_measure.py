@@ -9,7 +9,7 @@ from workspace import TINY
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.measure import measure
-from dhel_kcl.experiment.config import parse_config
+from dhel_kcl.experiment.grid import parse_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout

@@ -10,17 +10,8 @@ import yaml
 from workspace import REPOSITORY, TINY
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import (
-    AugmentationConfig,
-    ComputeConfig,
-    DatasetConfig,
-    ExperimentConfig,
-    built_in_augmentations,
-    load_combined,
-    load_config,
-    parse_config,
-    write_resolved_config,
-)
+from dhel_kcl.experiment.config import AugmentationConfig, ComputeConfig, DatasetConfig, built_in_augmentations
+from dhel_kcl.experiment.grid import ExperimentConfig, load_combined, load_config, parse_config, write_resolved_config
 
 RELEASES = sorted(path for path in (REPOSITORY / "docs" / "results").iterdir() if path.is_dir())
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))

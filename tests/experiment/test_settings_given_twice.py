@@ -4,7 +4,7 @@ import pytest
 from workspace import TINY
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_combined
+from dhel_kcl.experiment.grid import load_combined
 from dhel_kcl.experiment.strict_yaml import read_yaml
 
 

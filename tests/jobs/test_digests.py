@@ -69,7 +69,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(copy.parent)!r})
 from dhel_kcl import declarations
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs import digests, job
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout

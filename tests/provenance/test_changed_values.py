@@ -15,7 +15,7 @@ from workspace import TINY
 
 from dhel_kcl import cli
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.ownership import SUMS

@@ -23,7 +23,7 @@ from workspace import run as run_program
 
 from dhel_kcl.declarations import scripts
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import read_json, sha256_file, write_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History

@@ -10,7 +10,7 @@ import yaml
 from made_up import make_up
 from workspace import TINY, make_workspace, snakemake
 
-from dhel_kcl.experiment.config import parse_config
+from dhel_kcl.experiment.grid import parse_config
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import jobs
 from dhel_kcl.jobs.layout import Layout

@@ -14,7 +14,7 @@ from workspace import REPOSITORY, make_workspace, run
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout

@@ -14,7 +14,7 @@ import yaml
 from workspace import REPOSITORY, TINY, snakemake
 
 from dhel_kcl import cli
-from dhel_kcl.experiment.config import ExperimentConfig, parse_config
+from dhel_kcl.experiment.grid import ExperimentConfig, parse_config
 from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.job import Job

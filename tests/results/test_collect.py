@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.data.corrupt import SEVERITIES
-from dhel_kcl.experiment.config import ExperimentConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
 

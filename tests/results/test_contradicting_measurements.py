@@ -14,7 +14,8 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import load_features, save_features
-from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.files import read_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History

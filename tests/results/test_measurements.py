@@ -16,7 +16,8 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import save_features
-from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig, ExperimentConfig
+from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.results.collect import collect, read_measurements

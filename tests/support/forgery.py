@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import jobs

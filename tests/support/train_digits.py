@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from workspace import TINY
 
-from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig, load_config
+from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.training.pretrain import pretrain
 
 RUN = "digits-dhel-temperature0.3-bs128-seed0"

@@ -8,7 +8,7 @@ import pytest
 from test_pretrain import COMPUTE, run  # noqa: F401 # a fixture
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import Run
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.training.pretrain import pretrain
 
 

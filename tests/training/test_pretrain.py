@@ -17,7 +17,8 @@ import train_digits
 from train_digits import EPOCHS, RUN
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, ExperimentConfig, MonitorConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, MonitorConfig
+from dhel_kcl.experiment.grid import ExperimentConfig, Run
 from dhel_kcl.losses import DHEL, build_loss
 from dhel_kcl.training.encoder import build_encoder, load_encoder
 from dhel_kcl.training.optimizer import build_optimizer

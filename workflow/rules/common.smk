@@ -10,7 +10,7 @@ from snakemake.io import Mtime
 
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_combined
+from dhel_kcl.experiment.grid import load_combined
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout

@@ -8,7 +8,8 @@ import numpy as np
 
 from dhel_kcl.data.sources import ImageSource, LabelArray, open_whole
 from dhel_kcl.errors import InputError, few, listed, quoted
-from dhel_kcl.experiment.config import DatasetConfig, ExperimentConfig
+from dhel_kcl.experiment.config import DatasetConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 
 LEAST_OF_A_CLASS = 2
 """Linear evaluation fits on a part of each class and validates on another."""

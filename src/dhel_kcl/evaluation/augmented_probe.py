@@ -20,7 +20,8 @@ from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import why_not_classified
-from dhel_kcl.experiment.config import ComputeConfig, ProbeConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig, ProbeConfig
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.seeding import derive_seed

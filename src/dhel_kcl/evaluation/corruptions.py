@@ -17,7 +17,8 @@ from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import LinearClassifier, load_classifier
 from dhel_kcl.evaluation.features import BATCH_SIZE
-from dhel_kcl.experiment.config import ComputeConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.training.devices import prepare_device

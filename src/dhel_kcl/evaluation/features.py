@@ -9,7 +9,8 @@ from torch import Tensor
 from dhel_kcl.console import console
 from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
 from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, save_features
-from dhel_kcl.experiment.config import ComputeConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.training.devices import prepare_device
 from dhel_kcl.training.encoder import Encoder, load_encoder

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config, parse_yaml, write_resolved_config
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config, parse_yaml, write_resolved_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.layout import Layout

@@ -15,7 +15,9 @@ SHOWING = frozenset(
 )
 """Modules that only show what happens: the command line and its help, messages, progress, TensorBoard."""
 
-READING = frozenset(f"dhel_kcl.{name}" for name in ("declarations", "experiment.config", "experiment.strict_yaml"))
+READING = frozenset(
+    f"dhel_kcl.{name}" for name in ("declarations", "experiment.config", "experiment.grid", "experiment.strict_yaml")
+)
 """Modules that read what a job depends on; its digest has the values that they read."""
 
 DESCRIBING = frozenset(

@@ -8,7 +8,7 @@ from typing import Self
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config
 from dhel_kcl.jobs.layout import Layout
 
 SCRIPTS = Path("paper_figures")

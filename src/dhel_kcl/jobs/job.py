@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, Run
+from dhel_kcl.experiment.grid import ExperimentConfig, Run
 from dhel_kcl.files import sha256_file, sha256_json
 from dhel_kcl.jobs.digests import imported_modules, source_digest
 from dhel_kcl.jobs.experiment import Experiment

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ExperimentConfig, load_config, resolved_text
+from dhel_kcl.experiment.grid import ExperimentConfig, load_config, resolved_text
 from dhel_kcl.files import read_regular, sha256_file
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest

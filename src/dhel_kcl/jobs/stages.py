@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dhel_kcl import declarations
-from dhel_kcl.experiment.config import ComputeConfig, ExperimentConfig
+from dhel_kcl.experiment.config import ComputeConfig
+from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, sidecar_path

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History

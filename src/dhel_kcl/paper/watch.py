@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import Run
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.paper.render import render_live
 from dhel_kcl.results.collect import training_rows

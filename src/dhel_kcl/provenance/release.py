@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config
+from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import TEMPORARY, atomic_path, sha256_file
 from dhel_kcl.jobs.experiment import SCRIPTS, Experiment
 from dhel_kcl.jobs.history import History

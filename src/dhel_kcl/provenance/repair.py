@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import load_config, resolved_text
+from dhel_kcl.experiment.grid import load_config, resolved_text
 from dhel_kcl.files import TEMPORARY, read_json, read_regular, remove_abandoned, sha256_file
 from dhel_kcl.jobs.history import History
 from dhel_kcl.jobs.layout import Layout

@@ -18,7 +18,7 @@ from rich.tree import Tree
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import Run
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.files import open_regular
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.history import History

@@ -10,7 +10,7 @@ import pandas as pd
 from dhel_kcl import declarations
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import Run
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job

@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from dhel_kcl.experiment.config import TheoryConfig, loss_label
+from dhel_kcl.experiment.config import TheoryConfig
+from dhel_kcl.experiment.grid import loss_label
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.losses import PairLoss, build_loss  # the package: the digest of this stage has every loss
 from dhel_kcl.results.table import write_results

@@ -24,7 +24,8 @@ from dhel_kcl.console import console, print_to_terminal
 from dhel_kcl.data.beton import open_beton
 from dhel_kcl.data.loader import TwoViewLoader
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig, Run
+from dhel_kcl.experiment.config import ComputeConfig, MonitorConfig
+from dhel_kcl.experiment.grid import Run
 from dhel_kcl.files import sha256_json, write_json
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.jobs.running import announce_launcher
