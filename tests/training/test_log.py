@@ -13,7 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dhel_kcl.training.log import TERMS, Diverged, Throughput, TrainingLog
+from dhel_kcl.training.log import Diverged, Throughput, TrainingLog
+from dhel_kcl.training.outcome import TERMS
 from dhel_kcl.training.progress import TensorBoard, progress_display
 
 CPU = torch.device("cpu")

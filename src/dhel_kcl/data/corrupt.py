@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from dhel_kcl.seeding import derive_seed
 
@@ -73,6 +72,8 @@ def corrupt(images: Images, indices: npt.ArrayLike, corruption: str, severity: i
                 image += strength * random.standard_normal(image.shape, np.float32)
         case "gaussian_blur":
             width = strength * max(1.0, max(images.shape[1:3]) / REFERENCE_SIZE)
+            from scipy.ndimage import gaussian_filter  # slow to import, and others read the severities alone
+
             x = gaussian_filter(x, sigma=(0, width, width, 0), mode="nearest")
         case "contrast":
             mean = x.mean(axis=(1, 2), keepdims=True)

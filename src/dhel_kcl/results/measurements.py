@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
 from dhel_kcl.files import open_regular, read_json
-from dhel_kcl.training.log import LOG_COLUMNS, THROUGHPUT_COLUMNS
-from dhel_kcl.training.outcome import MOST
+from dhel_kcl.training.outcome import LOG_COLUMNS, MOST, THROUGHPUT_COLUMNS
 
 ROUNDING = 1e-6
 """How far a sum of floating-point numbers may lie outside of its range."""

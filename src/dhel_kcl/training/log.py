@@ -14,13 +14,7 @@ import torch
 from torch import Tensor
 
 from dhel_kcl.files import atomic_path
-
-TERMS = ("loss", "alignment", "energy", "gradient_norm")
-LOG_COLUMNS = (
-    *("epoch", "step", *TERMS, "learning_rate"),
-    *("knn_top1", "effective_rank_h", "effective_rank_z"),
-)
-THROUGHPUT_COLUMNS = ("epoch", "seconds", "images_per_second", "waiting_for_data")
+from dhel_kcl.training.outcome import LOG_COLUMNS, TERMS, THROUGHPUT_COLUMNS
 
 Item = TypeVar("Item")
 

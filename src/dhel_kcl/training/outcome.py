@@ -1,4 +1,4 @@
-"""How pretraining ended, as ``outcome.json`` says it."""
+"""What a run leaves beside its encoder: how it ended, in ``outcome.json``, and the columns of its two tables."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,16 @@ from dhel_kcl.files import read_json
 
 MOST = 2**53
 """Up to here every integer is a floating-point number, as which the tidy table has it."""
+
+TERMS = ("loss", "alignment", "energy", "gradient_norm")
+"""What each step measures."""
+LOG_COLUMNS = (
+    *("epoch", "step", *TERMS, "learning_rate"),
+    *("knn_top1", "effective_rank_h", "effective_rank_z"),
+)
+"""Columns of ``training_log.csv``."""
+THROUGHPUT_COLUMNS = ("epoch", "seconds", "images_per_second", "waiting_for_data")
+"""Columns of ``throughput.csv``."""
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dhel_kcl.console import console
-from dhel_kcl.training.log import TERMS
+from dhel_kcl.training.outcome import TERMS
 
 SECONDS_BETWEEN_LINES = 60
 
