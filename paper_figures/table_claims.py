@@ -1,8 +1,8 @@
 """Claims of the paper and what was measured.
 
 Each claim, for each loss and data set it is about, with its tolerance. A claim is supported if the margin is above the
-tolerance, not supported if it is below minus the tolerance, and otherwise not testable at this scale; it is not
-testable either if nothing could be compared. A verdict applies only to the stated scale. Accuracies are of linear
+tolerance, not supported if it is below minus the tolerance, and otherwise not testable at this scale, as it is
+if nothing could be compared. A verdict applies only to the stated scale. Accuracies are of linear
 evaluation on the test set, in [0, 1]. At each batch size, every loss has the hyperparameters with the highest accuracy
 on the validation split of the training set, and the baseline is the loss among InfoNCE, NT-Xent and DCL with the
 highest such accuracy; a margin is a difference of accuracies or of their ranges. For the effective rank, the baseline

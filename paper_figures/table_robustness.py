@@ -6,9 +6,9 @@ fixed hyperparameters (then averaged over settings), and over both. The profile 
 profile (Dolan and More, 2002, with differences instead of ratios): the fraction of settings within tau of the best
 accuracy of any loss (at the same batch size for "hyperparameters", otherwise on the data set), averaged over tau from 0
 to 0.05; 1 if all are as good as the best, 0 if all are 0.05 or more below. In the profile, a setting all of whose runs
-diverged is not within any tau; the other statistics leave diverged runs out. The last column counts the diverged runs
-of the loss, so that a loss that trains only with some settings is not mistaken for robust. Nothing is selected, so
-these are test accuracies of the whole grid. If runs could not be measured, another column counts them.
+diverged is not within any tau; the other statistics leave diverged runs out. "Diverged runs" counts those of the loss,
+so that a loss that trains only with some settings is not mistaken for robust. If runs could not be measured, another
+column counts them. Nothing is selected, so these are test accuracies of the whole grid.
 """
 
 import pandas as pd

@@ -95,7 +95,7 @@ def write_beton(
     num_workers: int = 1,
     accept: Callable[[LabelArray], None] = lambda labels: None,
 ) -> BetonInfo:
-    """Write the images and labels of `source` to the beton `path`, and its sidecar after it.
+    """Write the images and labels of `source` to the beton `path`, and then its sidecar.
 
     Every image is decoded twice: once to find unusable images before anything is written, and once to write it. The
     bytes depend on the images and the arguments, not on `num_workers`.

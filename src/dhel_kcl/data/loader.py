@@ -64,7 +64,7 @@ class _ViewLoader:
             raise InputError(f"rank {rank} is not one of the {world_size} ranks 0 to {world_size - 1}")
         if batch_size % world_size:
             raise InputError(
-                f"a batch of {batch_size} cannot be shared out evenly to {world_size} ranks; use a multiple of it"
+                f"a batch of {batch_size} cannot be divided evenly among {world_size} ranks; use a multiple of it"
             )
         self.path = path
         self.num_images = info.num_images
@@ -145,7 +145,7 @@ class _ViewLoader:
         try:
             epoch, batch, settings = int(state["epoch"]), int(state["batch"]), dict(state["settings"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.path}: not the state of a loader ({error!r}); start the epoch anew") from error
+            raise InputError(f"{self.path}: not the state of a loader ({error!r}); restart the epoch") from error
         names = sorted(settings.keys() | self._settings.keys())
         if changed := [name for name in names if settings.get(name) != self._settings.get(name)]:
             raise InputError(
@@ -189,7 +189,7 @@ class _ViewLoader:
                 index = torch.from_numpy(indices)
                 yield views, self._labels[index], index
                 if os.getpid() != process:
-                    raise RuntimeError("this loop began before the fork; iterate over the loader anew in the child")
+                    raise RuntimeError("this loop began before the fork; start a new iteration in the child")
                 result = _next_result(thread)
         finally:
             if os.getpid() == process:  # threads do not survive a fork
@@ -219,7 +219,7 @@ class TwoViewLoader(_ViewLoader):
         batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a view is made.
-        seed: of the order and, independently, of the views.
+        seed: seed of the order and, independently, of the views.
         num_workers: threads that make views.
         device: where the tensors go. They are copied to a GPU as uint8, one batch ahead of the one in use.
         shuffle: permute the images anew in every epoch.
@@ -230,7 +230,7 @@ class TwoViewLoader(_ViewLoader):
         world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
+        InputError: the beton is damaged, or has less than a batch with `drop_last`, or ranks cannot get equal shares.
     """
 
     num_views = 2
@@ -259,7 +259,7 @@ class OneViewLoader(_ViewLoader):
         batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a random view is made; None for the evaluation view.
-        seed: of the order and, independently, of the views.
+        seed: seed of the order and, independently, of the views.
         num_workers: threads that make views.
         device: where the tensors go, as in `TwoViewLoader`.
         shuffle: permute the images anew in every epoch.
@@ -269,7 +269,7 @@ class OneViewLoader(_ViewLoader):
         world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
+        InputError: the beton is damaged, or has less than a batch with `drop_last`, or ranks cannot get equal shares.
     """
 
     num_views = 1

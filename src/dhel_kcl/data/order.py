@@ -73,7 +73,7 @@ class EpochOrder(TraversalOrder):  # type: ignore[misc]
         self.epoch: Epoch | None = None
 
     def __call__(self, loader: Loader) -> "EpochOrder":
-        """Return this order: FFCV calls what it takes for a class in order to instantiate it."""
+        """Return this order; FFCV accepts only an instance here, but calls it like a class."""
         return self
 
     def __len__(self) -> int:

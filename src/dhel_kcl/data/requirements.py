@@ -1,4 +1,4 @@
-"""Check what later stages require of a data set when its betons are written, before hours of pretraining, not after.
+"""Check what later stages require of a data set when its betons are written, not after hours of pretraining.
 
 A data set can be evaluated if its split `train` has labels of at least two classes. For other data sets, all steps that
 need labels are skipped, so their labels are not checked.

@@ -12,7 +12,7 @@ from dhel_kcl.training.tensor_files import Kind, difference, read_tensors, write
 
 REPRESENTATIONS = ("h", "z")
 PLACES = ("train", "test", "test_view1", "test_view2")
-"""The images of which each representation is computed."""
+"""The sets of images for which each representation is computed."""
 
 MOST_CLASSES = 2**16
 """Every label is below this: code that counts classes allocates memory up to the highest label."""

@@ -1,4 +1,4 @@
-"""The distribution of pairwise similarities: as measured, and ideally, for embeddings uniform on the sphere."""
+"""The distribution of pairwise similarities, measured and ideal (for embeddings uniform on the sphere)."""
 
 import math
 

@@ -174,7 +174,7 @@ def read_measured(path: Path, model: type[_Model]) -> _Model:
     """Read a JSON file of measurements.
 
     Raises:
-        InputError: it is missing, or differs in form from what its stage writes.
+        InputError: it is missing, or its content is not what its stage writes.
     """
     try:
         return model.model_validate(read_json(path))

@@ -44,7 +44,7 @@ def seed_means(rows: pd.DataFrame, extra_keys: list[str] | None = None) -> pd.Da
     """
     keys = [*CONFIGURATION, *(extra_keys or [])]
     if rows.duplicated([*keys, "run"]).any():
-        raise ValueError(f"runs have several values under the same {', '.join(keys)}; name what tells them apart")
+        raise ValueError(f"runs have several values under the same {', '.join(keys)}; add columns to extra_keys")
     groups = rows.groupby(keys, dropna=False)
     return groups.agg(
         mean=("value", "mean"), std=("value", "std"), n=("value", "count"), runs=("run", join_runs)
@@ -104,7 +104,8 @@ def _along(axis: str, means: pd.DataFrame, grid: pd.DataFrame) -> pd.DataFrame:
     statistics.insert(1, "groups", groups.groupby(keys).size())
     rivals = ["dataset", "batch_size"] if axis == "hyperparameters" else ["dataset"]
     gaps = grid.groupby(rivals)["mean"].transform("max") - grid["mean"]
-    shares = grid.assign(share=(1 - gaps / PROFILE_BOUND).clip(lower=0).fillna(0))  # of tau values within
+    # The share of the tau from 0 to PROFILE_BOUND that a setting is within.
+    shares = grid.assign(share=(1 - gaps / PROFILE_BOUND).clip(lower=0).fillna(0))
     statistics["profile_area"] = shares.groupby(group, dropna=False)["share"].mean().groupby(keys).mean()
     statistics["runs"] = means.groupby(keys)["runs"].agg(join_runs)
     statistics = statistics.reset_index()

@@ -34,7 +34,7 @@ def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tenso
     Args:
         path: the file.
         missing: message, after the path, if the file is missing.
-        remedy: advice, after that to delete the file, if it is damaged.
+        remedy: what to do after deleting the file, if it is damaged.
 
     Raises:
         InputError: the file is missing or damaged.

@@ -36,7 +36,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def logsumexp_over_processes(x: Tensor) -> Tensor:
-    """Return the elementwise logsumexp of `x` over all processes; -inf stands where a process has nothing to add."""
+    """Return the elementwise logsumexp of `x` over all processes; -inf means that a process adds nothing."""
     if num_processes() == 1:
         return x
     largest = x.clone()

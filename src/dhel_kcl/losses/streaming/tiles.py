@@ -7,7 +7,7 @@ from torch import Tensor
 from dhel_kcl.losses.streaming import distributed
 
 CPU_TILE_ROWS = 640
-"""1.6 MiB of float32, about the cache of one core; with twice or half as many rows the code is hardly slower."""
+"""1.6 MiB of float32, about the size of a core's cache; twice or half as many rows are hardly slower."""
 ACCELERATOR_TILE_ROWS = 4096
 """64 MiB of float32, large enough to keep the device busy."""
 
