@@ -1,4 +1,4 @@
-"""Every loss as dhel_kcl, its peers and plain formulas compute it, under one interface.
+"""Implementations of every loss by dhel_kcl, its peers and plain formulas, under one interface.
 
 The plain and public formulas are written here from the definitions in the paper; the libraries come from the extra
 `benchmark`. Each implementation takes two (M, d) batches of projections of any norm and returns the scalar loss.
@@ -32,28 +32,28 @@ KERNEL_C = 1.0
 
 
 def gaussian(squared_distance: Tensor) -> Tensor:
-    """Gaussian kernel exp(-t r^2)."""
+    """Return the Gaussian kernel exp(-t r^2)."""
     return (-KERNEL_T * squared_distance).exp()
 
 
 def log(squared_distance: Tensor) -> Tensor:
-    """Logarithmic kernel -log(1 + t r^2)."""
+    """Return the logarithmic kernel -log(1 + t r^2)."""
     return -(1 + KERNEL_T * squared_distance).log()
 
 
 def imq(squared_distance: Tensor) -> Tensor:
-    """Inverse multiquadric kernel c / sqrt(c^2 + r^2)."""
+    """Return the inverse multiquadric kernel c / sqrt(c^2 + r^2)."""
     return KERNEL_C / (KERNEL_C**2 + squared_distance).sqrt()
 
 
 def plain_infonce(z1: Tensor, z2: Tensor) -> Tensor:
-    """Symmetric InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) from the Gram matrix."""
+    """Compute symmetric InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) from the Gram matrix."""
     logits = normalize(z1) @ normalize(z2).T / TEMPERATURE
     return ((logits.logsumexp(0) + logits.logsumexp(1)) / 2 - logits.diagonal()).mean()
 
 
 def plain_ntxent(z1: Tensor, z2: Tensor) -> Tensor:
-    """NT-Xent (Chen et al. 2020, arXiv 2002.05709) from the Gram matrix of both views."""
+    """Compute NT-Xent (Chen et al. 2020, arXiv 2002.05709) from the Gram matrix of both views."""
     z = normalize(torch.cat((z1, z2)))
     logits = z @ z.T / TEMPERATURE
     positives = logits.diagonal(len(z1))
@@ -61,7 +61,7 @@ def plain_ntxent(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def plain_dcl(z1: Tensor, z2: Tensor) -> Tensor:
-    """DCL (Yeh et al. 2022, arXiv 2110.06848) from the Gram matrix of both views."""
+    """Compute DCL (Yeh et al. 2022, arXiv 2110.06848) from the Gram matrix of both views."""
     z = normalize(torch.cat((z1, z2)))
     logits = z @ z.T / TEMPERATURE
     positives = logits.diagonal(len(z1))
@@ -70,14 +70,14 @@ def plain_dcl(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def plain_dhel(z1: Tensor, z2: Tensor) -> Tensor:
-    """DHEL (Koromilas et al. 2024, arXiv 2405.18045) from the Gram matrix of each view."""
+    """Compute DHEL (Koromilas et al. 2024, arXiv 2405.18045) from the Gram matrix of each view."""
     u, v = normalize(z1), normalize(z2)
     energy = sum(_without_diagonal(x @ x.T / DHEL_TEMPERATURE).logsumexp(1) for x in (u, v))
     return (energy - (u * v).sum(1) / DHEL_TEMPERATURE).mean()
 
 
 def plain_kcl(kernel: Radial) -> Loss:
-    """KCL (Koromilas et al. 2024, arXiv 2405.18045) from the Gram matrix of each view."""
+    """Build KCL (Koromilas et al. 2024, arXiv 2405.18045) from the Gram matrix of each view."""
 
     def loss(z1: Tensor, z2: Tensor) -> Tensor:
         u, v = normalize(z1), normalize(z2)
@@ -89,7 +89,7 @@ def plain_kcl(kernel: Radial) -> Loss:
 
 
 def public_dhel(z1: Tensor, z2: Tensor) -> Tensor:
-    """DHEL as the paper's repository evaluates it: exponentials, sums, a product, then the logarithm."""
+    """Compute DHEL like the paper's repository: exponentials, sums, a product, then the logarithm."""
     u, v = normalize(z1), normalize(z2)
     repulsions = []
     for x in (u, v):
@@ -100,9 +100,9 @@ def public_dhel(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def public_kcl(kernel: Radial) -> Loss:
-    """KCL as the paper's repository evaluates it: kernels of the condensed vector of pairwise distances.
+    """Build KCL like the paper's repository: kernels of the condensed vector of pairwise distances.
 
-    The energy has the definition's weight. The repository halves it for the log kernel, which takes the same time.
+    The energy has the weight of the definition. The repository halves it for the log kernel, which takes the same time.
     """
 
     def loss(z1: Tensor, z2: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _metric_learning_ntxent() -> Loss:
 
 
 def _metric_learning_infonce() -> Loss:
-    """Both directions of the one-way loss: the library's NT-Xent with the other view as its reference set."""
+    """Average both directions of the one-way loss: the library's NT-Xent with the other view as reference set."""
     from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
 
     one_way = SelfSupervisedLoss(NTXentLoss(temperature=TEMPERATURE), symmetric=False)
@@ -186,4 +186,4 @@ BUILDERS: dict[str, dict[str, Callable[[], Loss]]] = {
     "kcl_log": _kcl(lambda: KCL(Log(KERNEL_T), GAMMA), log),
     "kcl_imq": _kcl(lambda: KCL(IMQ(KERNEL_C), GAMMA), imq),
 }
-"""Builders of the implementations of each loss, all with the same hyperparameters."""
+"""Builders of each loss's implementations, all with the same hyperparameters."""

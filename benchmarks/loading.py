@@ -1,4 +1,4 @@
-"""Pairs of views per second, time to the first batch and memory of the loader, against other ways to make two views."""
+"""Measure pairs of views per second, time to the first batch and memory of the loader, against other loaders."""
 
 import queue
 import tempfile
@@ -45,7 +45,7 @@ IMAGENET_BLUR_PIXELS = 23
 
 @dataclass(frozen=True)
 class Case:
-    """What is loaded: images, the size of the views, the batch size and the augmentation."""
+    """What is loaded: images, size of the views, batch size and augmentation."""
 
     images: str
     folder: Path
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def config(self) -> AugmentationConfig:
-        """The augmentation by its name."""
+        """The augmentation of this name."""
         return built_in_augmentations()[self.augmentation]
 
 
@@ -70,7 +70,7 @@ class Measurement:
 
 
 def ours(case: Case, workers: int) -> Iterator[Any]:
-    """This package's loader, epoch after epoch."""
+    """Yield batches of this package's loader, epoch after epoch."""
     from dhel_kcl.data.loader import TwoViewLoader
 
     loader = TwoViewLoader(
@@ -86,9 +86,9 @@ def ours(case: Case, workers: int) -> Iterator[Any]:
 
 
 def free_running(case: Case, workers: int) -> Iterator[Any]:
-    """The same kernels in threads that draw random images and keys, and hand batches over as they come.
+    """Run the same kernels in threads that draw random images and keys, and yield batches as they come.
 
-    For raw images; there is neither an order, an epoch, nor a guard.
+    This is for raw images. There are no order, no epochs and no checks.
     """
     from dhel_kcl.data.augment import LEVELS, make_views
     from dhel_kcl.data.decoder import view_parameters
@@ -144,7 +144,7 @@ class _Twice:
 
 
 def torchvision(case: Case, workers: int) -> Iterator[Any]:
-    """Torchvision's transforms on PIL images in PyTorch's DataLoader: the public training code's way."""
+    """Use torchvision's transforms on PIL images in PyTorch's DataLoader, like the public training code."""
     config = case.config
     crop, jitter = config.crop, config.jitter
     assert crop is not None
@@ -166,7 +166,7 @@ def torchvision(case: Case, workers: int) -> Iterator[Any]:
 
 
 def lightly(case: Case, workers: int) -> Iterator[Any]:
-    """Lightly's SimCLR transform with the same strengths, in PyTorch's DataLoader."""
+    """Use Lightly's SimCLR transform with the same strengths in PyTorch's DataLoader."""
     from lightly.transforms import SimCLRTransform
 
     config = case.config
@@ -185,7 +185,7 @@ def lightly(case: Case, workers: int) -> Iterator[Any]:
 def _data_loader(case: Case, transform: Callable[[Any], Any], workers: int) -> Iterator[Any]:
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores, on purpose
     folder = ImageFolder(str(case.folder / "train"), transform)
-    repeats = -(-20 * case.batch_size // len(folder))  # so that small folders do not start workers all the time
+    repeats = -(-20 * case.batch_size // len(folder))  # so that small folders do not keep restarting workers
     images: ConcatDataset[Any] = ConcatDataset([folder] * max(1, repeats))
     loader = DataLoader(
         images, case.batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
@@ -196,7 +196,7 @@ def _data_loader(case: Case, transform: Callable[[Any], Any], workers: int) -> I
 
 
 def stock(case: Case, workers: int) -> Iterator[Any]:
-    """FFCV with its own crop and flip: it has neither hue nor grayscale, and the result cannot be repeated."""
+    """Use FFCV with its own crop and flip; it has neither hue nor grayscale, and its output is not reproducible."""
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec
@@ -234,9 +234,9 @@ IMPLEMENTATIONS: dict[str, Callable[[Case, int], Iterator[Any]]] = {
 
 
 def measure(implementation: str, case: Case, workers: int, seconds: float) -> Measurement:
-    """Run one implementation for some seconds after its first batches; imports are not timed.
+    """Run one implementation for `seconds` after its first batches; imports are not timed.
 
-    Memory is what this process and its workers have for themselves at the end, above what this one had before.
+    Memory is the private memory of this process and its workers at the end, above that of this process before.
     """
     import dhel_kcl.data.loader  # noqa: F401
 
@@ -260,9 +260,9 @@ def measure(implementation: str, case: Case, workers: int, seconds: float) -> Me
 
 
 def compare(case: Case, workers: int, names: list[str], rounds: int, seconds: float) -> pd.DataFrame:
-    """The columns of loading.csv for one case; each round runs every implementation once, in random order.
+    """Return the columns of loading.csv for one case; each round runs every implementation once, in random order.
 
-    `ratio` is how many times the pairs per second of an implementation ours makes in the same round.
+    `ratio` is our pairs per second divided by those of an implementation in the same round.
     """
     seed = derive_seed(0, "order")
     runs = interleaved(names, rounds, lambda name: isolated(measure, name, case, workers, seconds), seed)
@@ -279,7 +279,7 @@ def compare(case: Case, workers: int, names: list[str], rounds: int, seconds: fl
 
 
 def write_pieces(folder: Path, count: int, side: int | None) -> Path:
-    """Cut pieces out of scikit-learn's two photographs into an image folder, with `side` pixels or of any shape."""
+    """Cut scikit-learn's two photographs into an image folder of pieces, `side` pixels square or of any shape."""
     generator = np.random.default_rng(derive_seed(0, "pieces"))
     for name in ("china", "flower"):
         photograph = Image.fromarray(load_sample_image(f"{name}.jpg"))
@@ -297,12 +297,12 @@ def write_pieces(folder: Path, count: int, side: int | None) -> Path:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of loading.csv.")] = Path("docs/benchmarks"),
+    output: Annotated[Path, typer.Option(help="Folder for loading.csv.")] = Path("docs/benchmarks"),
     small: Annotated[
-        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of 32x32 pixels; default pieces of photographs.")
+        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of 32x32 pixels; default: pieces of photographs.")
     ] = None,
     photographs: Annotated[
-        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of any size; default pieces of photographs.")
+        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of any size; default: pieces of photographs.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="One short round of one case: under a minute.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The loader's measurements as a page with tables and a figure; it computes from loading.csv alone."""
+"""Write the loader's measurements as a page with tables and a figure, computed from loading.csv only."""
 
 import json
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ photographs become 224x224 pixels, batches of 32, with the augmentation for Imag
 
 
 def targets(loading: pd.DataFrame) -> Iterator[Target]:
-    """The aims at two workers, for the small images and for photographs of 224 pixels."""
+    """Yield the targets at two workers, for small images and for photographs of 224 pixels."""
     rows = loading[loading["workers"] == WORKERS]
     ratios = dict(zip(zip(rows["image_size"], rows["implementation"], strict=True), rows["ratio"], strict=True))
     for size, peer, least in ((SMALL, TORCHVISION, 20), (SMALL, LIGHTLY, 15), (224, TORCHVISION, 3)):
@@ -89,7 +89,7 @@ def targets(loading: pd.DataFrame) -> Iterator[Target]:
 
 
 def table(loading: pd.DataFrame) -> str:
-    """One row for each measurement."""
+    """Return a Markdown table with one row for each measurement."""
     return markdown(
         pd.DataFrame(
             {
@@ -108,7 +108,7 @@ def table(loading: pd.DataFrame) -> str:
 
 @mpl.rc_context(looks.RC)
 def draw(loading: pd.DataFrame) -> Figure:
-    """Pairs per second against workers (small images) and against the size of the views (photographs)."""
+    """Plot pairs per second against workers (small images) and against the size of the views (photographs)."""
     figure = Figure(figsize=(6.5, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     small = loading["image_size"] == SMALL
@@ -136,7 +136,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, column: str, title: str) -> None:
 def main(
     measurements: Annotated[Path, typer.Argument(help="Folder of loading.csv.")] = Path("docs/benchmarks"),
 ) -> None:
-    """Write loading.png into the folder of the measurements, and the page beside it as FOLDER_loading.md."""
+    """Write loading.png to the folder of the measurements, and the page next to the folder as FOLDER_loading.md."""
     missing = [name for name in ("loading.csv", "loading_machine.json") if not (measurements / name).exists()]
     if missing:
         raise typer.BadParameter(f"{measurements} lacks {', '.join(missing)}; `make benchmark` measures everything")

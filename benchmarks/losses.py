@@ -1,4 +1,4 @@
-"""Forward and backward time and peak memory of each loss, against its peers."""
+"""Measure forward and backward time and peak memory of each loss, against its peers."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from dhel_kcl.seeding import derive_seed
 EMBEDDING_DIM = 128
 BATCH_SIZES = [256, 1024, 4096, 8192]
 QUICK_BATCH_SIZES = [64, 128]
-# float32 sums in another order stay below these; NT-Xent and DCL, the closest two formulas, differ by more at M = 8192.
+# Reordered float32 sums differ by less; NT-Xent and DCL, the two closest formulas, differ by more at M = 8192.
 VALUE_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 COLUMNS = [
@@ -30,20 +30,20 @@ COLUMNS = [
 
 
 def views(batch_size: int) -> tuple[Tensor, Tensor]:
-    """Two (batch_size, 128) float32 views that require gradients; the cosine of positives is about 0.7."""
+    """Make two (batch_size, 128) float32 views that require gradients; the cosine of positives is about 0.7."""
     generator = torch.Generator().manual_seed(derive_seed(0, "benchmark", batch_size))
     z1, noise = torch.randn(2, batch_size, EMBEDDING_DIM, generator=generator)
     return z1.requires_grad_(), (z1.detach() + noise).requires_grad_()
 
 
 def forward_backward(loss: Loss, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its (2, M, d) gradient."""
+    """Return the loss and its (2, M, d) gradient."""
     value = loss(z1, z2)
     return value.detach(), torch.stack(torch.autograd.grad(value, (z1, z2)))
 
 
 def memory(loss: str, implementation: str, batch_size: int) -> float:
-    """Peak memory of one forward and backward pass above its inputs, gradients included, in MiB."""
+    """Measure the peak memory of a forward and backward pass above its inputs, including gradients, in MiB."""
     run = BUILDERS[loss][implementation]()
     z1, z2 = views(batch_size)
     return peak_mib(partial(_pass, run, z1, z2))
@@ -53,7 +53,7 @@ def times(loss: str, implementations: list[str], batch_size: int, effort: Effort
     """Compare the values and gradients of the implementations with ours, then time those that agree.
 
     Returns:
-        A row for each implementation: `status` ("ok" or "another value"), `value_difference` (absolute, the losses
+        A row for each implementation: `status` ("ok" or "another value"), `value_difference` (absolute; the losses
         are of order 1 to 10), `gradient_difference` (relative to the largest entry), and the columns of `summary`.
     """
     z1, z2 = views(batch_size)
@@ -82,7 +82,7 @@ def _pass(loss: Loss, z1: Tensor, z2: Tensor) -> None:
 
 
 def measure(loss: str, batch_size: int, implementations: list[str], effort: Effort) -> pd.DataFrame:
-    """A row for each implementation: memory first, each in its own process, then time for those that could run."""
+    """Return a row for each implementation; measure memory in separate processes, then the time of those that ran."""
     peaks = {name: attempt(memory, loss, name, batch_size) for name in implementations}
     if peaks[OURS][1] != "ok":
         raise RuntimeError(f"{loss} at batch size {batch_size}: {OURS} {peaks[OURS][1]}")
@@ -95,9 +95,9 @@ def measure(loss: str, batch_size: int, implementations: list[str], effort: Effo
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of losses.csv and machine.json.")] = Path("docs/benchmarks"),
-    loss: Annotated[list[str] | None, typer.Option(help="A loss to measure, repeatable; default all.")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(min=2, help="Positive pairs, repeatable.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for losses.csv and machine.json.")] = Path("docs/benchmarks"),
+    loss: Annotated[list[str] | None, typer.Option(help="A loss to measure; repeatable; default: all.")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(min=2, help="Number of positive pairs; repeatable.")] = None,
     quick: Annotated[bool, typer.Option(help="Small batches, few rounds, no torch.compile: about a minute.")] = False,
 ) -> None:
     """Measure each loss at each batch size and write losses.csv."""

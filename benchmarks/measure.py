@@ -1,4 +1,4 @@
-"""Time and memory: interleaved rounds within one process, and the peak of one call in a process of its own."""
+"""Measure time, in interleaved rounds within one process, and peak memory, of one call in its own process."""
 
 import ctypes
 import multiprocessing
@@ -28,7 +28,7 @@ MEMORY_LIMIT_GIB = 12
 
 @dataclass(frozen=True)
 class Effort:
-    """How often to repeat: until `seconds` are spent, within [`least`, `most`] rounds."""
+    """How often to repeat: until `seconds` have passed, within [`least`, `most`] rounds."""
 
     least: int
     most: int
@@ -41,7 +41,7 @@ PACKAGES = ["torch", "numpy", "scipy", "lightly", "pytorch-metric-learning"]
 
 
 def machine() -> dict[str, str]:
-    """Hardware and versions that times depend on, by the names that readers see."""
+    """Return the hardware and versions on which times depend, by display name."""
     model = next(
         (
             line
@@ -78,7 +78,7 @@ def isolated(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) 
 
 
 def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
-    """Call `function` in a fresh process; return its result with the status "ok", or None with why it failed."""
+    """Call `function` in a fresh process; return its result and the status "ok", or None and why it failed."""
     try:
         return isolated(function, *arguments), "ok"
     except ModuleNotFoundError as error:
@@ -92,10 +92,11 @@ def attempt(function: Callable[..., T], *arguments: Any) -> tuple[T | None, str]
 
 
 def peak_mib(call: Callable[[], object]) -> float:
-    """Peak resident memory during a call above that before it, in MiB.
+    """Measure the peak resident memory during a call above that before it, in MiB.
 
-    A first call warms up: code pages, thread pools and compilation are not counted. Then the freed heap is given back,
-    the high-water mark of this process is reset, and whatever the second call allocates counts, results included.
+    A first call warms up, so that code pages, thread pools and compilation are not counted. Then the freed heap is
+    returned, the high-water mark of this process is reset, and everything that the second call allocates counts,
+    including its results.
 
     Raises:
         InputError: the system is not Linux with glibc.
@@ -120,13 +121,13 @@ def _status_mib(field: str) -> float:
 
 
 def interleaved(names: Iterable[str], count: int, run: Callable[[str], T], seed: int) -> dict[str, list[T]]:
-    """Run every name once a round, in random order, so that drift of the machine meets all alike.
+    """Run every name once per round, in random order, so that drift of the machine affects all equally.
 
     Args:
         names: what to run.
         count: number of rounds.
-        run: runs one and returns what it measured.
-        seed: of the orders.
+        run: runs one name and returns its measurement.
+        seed: seed of the orders.
     """
     shuffle = random.Random(seed).shuffle  # nosec B311 # an order, no secret
     measured: dict[str, list[T]] = {name: [] for name in names}
@@ -139,14 +140,14 @@ def interleaved(names: Iterable[str], count: int, run: Callable[[str], T], seed:
 
 
 def rate_ratios(rates: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """How many times the rate of each column the reference has within the same round.
+    """Divide the rate of the reference by that of each column within the same round.
 
     Args:
         rates: work per second, a row for each round.
         reference: a column.
 
     Returns:
-        For each column `rounds`, and `ratio`, `ratio_low`, `ratio_high`: median and quartiles.
+        For each column, `rounds` and the median and quartiles of the ratio: `ratio`, `ratio_low`, `ratio_high`.
     """
     ratios = (1 / rates).mul(rates[reference], axis=0)
     return pd.DataFrame(
@@ -160,18 +161,18 @@ def rate_ratios(rates: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def rounds(calls: Mapping[str, Callable[[], object]], reference: str, effort: Effort, seed: int) -> pd.DataFrame:
-    """Time calls in rounds, each call once a round and in random order, so that drift of the machine meets all alike.
+    """Time calls once per round, in random order, so that drift of the machine affects all equally.
 
-    A call leaves once its time is spent; the reference stays to the end.
+    A call drops out once its time is spent; the reference stays until the end.
 
     Args:
         calls: what to time, by name; already warmed up.
         reference: the name of the call that the others are compared with.
         effort: how often to repeat each call.
-        seed: of the orders.
+        seed: seed of the orders.
 
     Returns:
-        Milliseconds, a row for each round and a column for each call; NaN where a call had left.
+        Milliseconds, a row for each round and a column for each call; NaN where a call had dropped out.
     """
     shuffle = random.Random(seed).shuffle  # nosec B311 # an order, no secret
     spent: dict[str, list[float]] = {name: [] for name in calls}
@@ -189,11 +190,11 @@ def rounds(calls: Mapping[str, Callable[[], object]], reference: str, effort: Ef
 
 
 def summary(milliseconds: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Medians of `rounds`, and how many times longer each call takes than the reference.
+    """Return medians of `rounds`, and the time of each call relative to the reference.
 
     Returns:
-        For each call `rounds`, `milliseconds` (median), and `ratio`, `ratio_low`, `ratio_high`: median and quartiles of
-        the ratios to the reference within the same round.
+        For each call, `rounds`, `milliseconds` (median), and `ratio`, `ratio_low`, `ratio_high`: median and quartiles
+        of the ratios to the reference within the same round.
     """
     ratios = milliseconds.div(milliseconds[reference], axis=0)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Time and peak memory of the costly representation metrics, against the public and the textbook formulas."""
+"""Measure time and peak memory of the costly representation metrics, against public and textbook formulas."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ SAMPLES, QUICK_SAMPLES = 10_000, 1_000
 EMBEDDING_DIM = 128
 IDEAL_SAMPLES = 10_000
 FULL = Effort(least=3, most=100, seconds=4.0)
-# The public formula draws its ideal law at random; the rest are float32 and float64 of one definition.
+# The public formula draws its ideal law at random; the others are one definition in float32 and float64.
 TOLERANCE = {"wasserstein_uniformity": 0.01, "effective_rank": 1e-3}
 COLUMNS = [
     *["metric", "samples", "implementation", "rounds", "milliseconds", "ratio", "ratio_low", "ratio_high"],
@@ -31,7 +31,7 @@ COLUMNS = [
 
 
 def public_wasserstein(u: Tensor) -> float:
-    """Wasserstein uniformity as the paper's repository estimates it: all similarities against a random ideal law."""
+    """Estimate Wasserstein uniformity like the paper's repository: all similarities against a random ideal law."""
     unit = torch.nn.functional.normalize(u)
     first, second = torch.triu_indices(len(u), len(u), offset=1)
     similarities = (unit @ unit.T)[first, second].numpy()
@@ -41,14 +41,14 @@ def public_wasserstein(u: Tensor) -> float:
 
 
 def torch_effective_rank(x: Tensor) -> float:
-    """RankMe (Garrido et al. 2023, arXiv 2210.02885) from torch's float32 singular values."""
+    """Compute RankMe (Garrido et al. 2023, arXiv 2210.02885) from torch's float32 singular values."""
     p = torch.linalg.svdvals(x)
     p = p / p.sum()
     return float((-(p * p.log()).sum()).exp())
 
 
 def numpy_effective_rank(x: Tensor) -> float:
-    """RankMe from NumPy's float64 singular values."""
+    """Compute RankMe from NumPy's float64 singular values."""
     p = np.linalg.svd(x.numpy().astype(np.float64), compute_uv=False)
     p /= p.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
@@ -66,18 +66,18 @@ IMPLEMENTATIONS: dict[str, dict[str, Metric]] = {
 
 
 def embeddings(samples: int) -> Tensor:
-    """(samples, 128) float32 gaussian rows: far from collapse, where every formula is accurate."""
+    """Draw (samples, 128) float32 Gaussian rows, far from collapse, where every formula is accurate."""
     generator = torch.Generator().manual_seed(derive_seed(0, "embeddings"))
     return torch.randn(samples, EMBEDDING_DIM, generator=generator)
 
 
 def memory(metric: str, implementation: str, samples: int) -> float:
-    """Peak memory of one call above its input, in MiB."""
+    """Measure the peak memory of one call above its input, in MiB."""
     return peak_mib(partial(IMPLEMENTATIONS[metric][implementation], embeddings(samples)))
 
 
 def times(metric: str, samples: int, effort: Effort) -> pd.DataFrame:
-    """The value of each implementation and the columns of `summary`.
+    """Return the value of each implementation and the columns of `summary`.
 
     Raises:
         RuntimeError: two implementations give different values.
@@ -91,8 +91,8 @@ def times(metric: str, samples: int, effort: Effort) -> pd.DataFrame:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of metrics.csv.")] = Path("docs/benchmarks"),
-    samples: Annotated[int | None, typer.Option(min=2, help=f"Number of embeddings; default {SAMPLES}.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for metrics.csv.")] = Path("docs/benchmarks"),
+    samples: Annotated[int | None, typer.Option(min=2, help=f"Number of embeddings; default: {SAMPLES}.")] = None,
     quick: Annotated[bool, typer.Option(help=f"{QUICK_SAMPLES} embeddings, few rounds: seconds.")] = False,
 ) -> None:
     """Measure each metric and write metrics.csv."""

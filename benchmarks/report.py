@@ -1,4 +1,4 @@
-"""The measurements as a page with tables and figures; it computes from the CSV files alone."""
+"""Write the measurements as a page with tables and figures, computed from the CSV files only."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A property that we aim at, what was measured, and whether it holds."""
+    """A property that we aim for, the measurement, and whether it holds."""
 
     aim: str
     measured: str
@@ -39,13 +39,13 @@ class Target:
 
 
 def peers(losses: pd.DataFrame, loss: str, batch_size: int) -> pd.DataFrame:
-    """The other implementations that ran, fastest first; torch.compile is no peer, see the page."""
+    """Return the other implementations that ran, fastest first; torch.compile is not a peer (see the page)."""
     rows = losses[(losses["loss"] == loss) & (losses["batch_size"] == batch_size) & (losses["status"] == "ok")]
     return rows[~rows["implementation"].isin([OURS, COMPILED])].sort_values("ratio")
 
 
 def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
-    """The aims at the smallest and the largest batch size of the measurements, those of unmeasured losses left out."""
+    """Yield the targets at the smallest and the largest measured batch size, without those of unmeasured losses."""
     small, large = losses["batch_size"].min(), losses["batch_size"].max()
     aims = {"ntxent": 2.5, "dhel": 3.0, "kcl_gaussian": 6.0, "kcl_log": 6.0, "kcl_imq": 6.0}
     for loss, aim in aims.items():
@@ -87,14 +87,14 @@ def targets(losses: pd.DataFrame, metrics: pd.DataFrame) -> Iterator[Target]:
 
 
 def ratio(row: pd.Series) -> str:
-    """``3.1 (3.0 to 3.2)``: median and quartiles."""
+    """Format median and quartiles, as in ``3.1 (3.0 to 3.2)``."""
     if row["implementation"] == OURS:
         return "1"
     return f"{row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g})"
 
 
 def loss_table(losses: pd.DataFrame) -> str:
-    """Time, ratio and memory of each implementation at the smallest and the largest batch size."""
+    """Tabulate time, ratio and memory of each implementation at the smallest and the largest batch size."""
     sizes = sorted({losses["batch_size"].min(), losses["batch_size"].max()})
     rows = []
     for (loss, implementation), part in losses.groupby(["loss", "implementation"], sort=False):
@@ -110,7 +110,7 @@ def loss_table(losses: pd.DataFrame) -> str:
 
 
 def metric_table(metrics: pd.DataFrame) -> str:
-    """Time, ratio, memory and value of each implementation of each metric."""
+    """Tabulate time, ratio, memory and value of each implementation of each metric."""
     return markdown(
         pd.DataFrame(
             {
@@ -126,13 +126,13 @@ def metric_table(metrics: pd.DataFrame) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table without the index."""
+    """Return a Markdown table without the index."""
     return table.to_markdown(index=False, disable_numparse=True)
 
 
 @mpl.rc_context(looks.RC)
 def draw(losses: pd.DataFrame, column: str, label: str) -> Figure:
-    """`column` against the batch size on logarithmic axes: a panel for each loss, a line for each implementation."""
+    """Plot `column` against the batch size on log axes, with a panel for each loss and a line per implementation."""
     names = in_order(losses["loss"], LOSS_NAMES)
     columns = min(len(names) + 1, looks.MAX_COLUMNS)
     lines = -(-(len(names) + 1) // columns)
@@ -221,7 +221,7 @@ The value of the public formula depends on its random draw.
 def main(
     measurements: Annotated[Path, typer.Argument(help="Folder of the CSV files.")] = Path("docs/benchmarks"),
 ) -> None:
-    """Write the figures into the folder of the measurements and the page beside it, as FOLDER.md."""
+    """Write the figures to the folder of the measurements, and the page next to the folder as FOLDER.md."""
     missing = [name for name in ("losses.csv", "metrics.csv", "machine.json") if not (measurements / name).exists()]
     if missing:
         raise typer.BadParameter(f"{measurements} lacks {', '.join(missing)}; `make benchmark` measures everything")

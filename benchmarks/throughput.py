@@ -1,4 +1,4 @@
-"""Images per second of training and encoding on this machine's device, which `dhel-kcl plan` multiplies by a grid.
+"""Measure images per second of training and encoding on this machine, from which `dhel-kcl plan` estimates a grid.
 
 Every distinct encoder and image size of a configuration is trained with the package's own step and loader.
 """
@@ -26,7 +26,7 @@ MOST_IMAGES = 20_000
 
 
 def _rate(steps: Iterator[int], device: torch.device, seconds: float) -> float:
-    """Images per second over some seconds, after three steps that warm up."""
+    """Measure images per second over `seconds`, after three warm-up steps."""
     synchronise: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for _ in range(3):
         next(steps)
@@ -39,7 +39,7 @@ def _rate(steps: Iterator[int], device: torch.device, seconds: float) -> float:
 
 
 def measure(run: Run, compute: ComputeConfig, batch_size: int, beton: Path, seconds: float) -> dict[str, Any]:
-    """One row of the table: training, then encoding, with one batch size."""
+    """Return one row of the table: training, then encoding, with one batch size."""
     from dhel_kcl.data.loader import OneViewLoader, TwoViewLoader
     from dhel_kcl.evaluation.features import BATCH_SIZE
     from dhel_kcl.losses import NTXent
@@ -100,10 +100,10 @@ def main(
         "config/config.yaml"
     ),
     output: Annotated[
-        Path, typer.Option(help="The table; rows of other devices and encoders that are in it stay.")
+        Path, typer.Option(help="The table; its rows for other devices and encoders are kept.")
     ] = MEASURED,
     batch_sizes: Annotated[
-        list[int] | None, typer.Option("--batch-size", help="Repeatable; default all of the configuration's.")
+        list[int] | None, typer.Option("--batch-size", help="Repeatable; default: all of the configuration.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seconds: Annotated[float, typer.Option(help="Seconds of training for each row.")] = 10,

@@ -1,4 +1,4 @@
-"""Images per second of a training step, against a plain loop that does the same work; on the CPU."""
+"""Measure images per second of training steps on the CPU, against a plain loop that does the same work."""
 
 import json
 import tempfile
@@ -74,7 +74,7 @@ class Measurement:
 
 
 def ours(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], object]]:
-    """The batches and the step of this package."""
+    """Return the batches and the step of this package."""
     from dhel_kcl.data.loader import TwoViewLoader
     from dhel_kcl.losses import NTXent
     from dhel_kcl.training.encoder import build_encoder
@@ -101,7 +101,7 @@ def ours(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], objec
 
 
 def plain(case: Case, width: float) -> tuple[Iterator[Any], Callable[[Any], object]]:
-    """The batches and the step of a plain loop."""
+    """Return the batches and the step of a plain loop."""
     from dhel_kcl.training.encoder import build_encoder
 
     encoder = build_encoder(EncoderConfig(width=width), 0).to(memory_format=torch.contiguous_format).train()
@@ -122,7 +122,7 @@ IMPLEMENTATIONS = {OURS: ours, PLAIN: plain}
 
 
 def measure(implementation: str, case: Case, width: float, steps: int) -> Measurement:
-    """Time some steps after two that warm up."""
+    """Time `steps` steps after two warm-up steps."""
     torch.set_num_threads(THREADS)
     if implementation == OURS:  # with deterministic algorithms, as the workflow trains
         prepare_device(ComputeConfig(device="cpu", threads=THREADS))
@@ -141,7 +141,7 @@ def measure(implementation: str, case: Case, width: float, steps: int) -> Measur
 
 
 def compare(case: Case, width: float, rounds: int, steps: int) -> pd.DataFrame:
-    """The columns of training.csv for one width; each round runs both implementations once, in random order."""
+    """Return the columns of training.csv for one width; each round runs both implementations once, in random order."""
     seed = derive_seed(0, "order")
     runs = interleaved(IMPLEMENTATIONS, rounds, lambda name: isolated(measure, name, case, width, steps), seed)
     rates = pd.DataFrame({name: [run.images_per_second for run in of_name] for name, of_name in runs.items()})
@@ -152,7 +152,7 @@ def compare(case: Case, width: float, rounds: int, steps: int) -> pd.DataFrame:
 
 
 def targets(training: pd.DataFrame) -> Iterator[Target]:
-    """At least 1.25 times the images per second of the plain loop at each width, and hardly any waiting."""
+    """Yield the targets: 1.25 times the images per second of the plain loop at each width, and hardly any waiting."""
     for width, rows in training.groupby("width"):
         measured = float(rows.loc[rows["implementation"] == PLAIN, "ratio"].iloc[0])
         aim = f"width {width:g}: at least 1.25 times as many images per second as a {PLAIN}"
@@ -162,7 +162,7 @@ def targets(training: pd.DataFrame) -> Iterator[Target]:
 
 
 def page(training: pd.DataFrame, facts: dict[str, str]) -> str:
-    """Markdown of the measurements."""
+    """Return the page of the measurements as Markdown."""
     aims = [
         {"target": aim.aim, "measured": aim.measured, "met": "yes" if aim.met else "no"} for aim in targets(training)
     ]
@@ -188,11 +188,11 @@ def page(training: pd.DataFrame, facts: dict[str, str]) -> str:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder of training.csv; the page goes beside it.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for training.csv; the page goes next to the folder.")] = Path(
         "docs/benchmarks"
     ),
     images: Annotated[
-        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of 32x32 pixels; default pieces of photographs.")
+        Path | None, typer.Option(help="{train,test}/<class>/*.jpg of 32x32 pixels; default: pieces of photographs.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="One short round at a small width: under a minute.")] = False,
 ) -> None:

@@ -21,7 +21,7 @@ METRICS = ("alignment", "uniformity", "validation_top1")
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Both measures per data set, loss, hyperparameters, batch size and representation; `chosen` marks the ring."""
+    """Return both measures per configuration and representation; `chosen` marks the ring."""
     keys = [*CONFIGURATION, "representation"]
     alignment, uniformity = (
         seed_means(metric_rows(results, metric), ["representation"])[[*keys, "mean", "n", "runs"]].rename(
@@ -38,7 +38,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one marker per configuration."""
+    """Draw a column per data set, a row per representation and one marker per configuration."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     looks.scatter(panels, "uniformity", "alignment")
     for panel in panels:

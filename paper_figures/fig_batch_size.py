@@ -19,12 +19,12 @@ METRICS = ("linear_top1", "validation_top1")
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of the chosen hyperparameters and the range over all of them, per data set, loss and batch size."""
+    """Return the accuracy at the chosen hyperparameters and its range over all, per data set, loss and batch size."""
     return by_batch_size(metric_rows(results, "linear_top1"), results)
 
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """One panel per data set, one line per loss."""
+    """Draw one panel per data set with one line per loss."""
     figure, panels = looks.facets(points)
     return looks.draw_against_batch_size(figure, panels, "linear top-1 accuracy")

@@ -2,7 +2,7 @@
 
 Top-1 accuracy (in [0, 1]) of linear evaluation on test images with one of five corruptions of CIFAR-10-C (Hendrycks &
 Dietterich, 2019), against its severity; 0 is the clean image, and "mean" is the mean over the five. Encoder and
-classifier have seen clean training images only, but for the jitter of brightness and contrast and the blur that the
+classifier have seen clean training images only, apart from the jitter of brightness and contrast and the blur that the
 training augmentation may include. Each loss is shown at the hyperparameters and batch size with the highest accuracy on
 the validation split of the training set; the light band is one standard deviation over seeds.
 """
@@ -22,7 +22,7 @@ NOTHING = "No run was evaluated on corrupted images (evaluation.corruptions)."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Seed means per data set, loss, corruption (`mean` among them) and severity."""
+    """Return seed means per data set, loss, corruption (including `mean`) and severity."""
     means = seed_means(with_mean_corruption(best_rows(results, "corrupted_top1")), ["corruption", "x"])
     return means.rename(columns={"x": "severity"})[
         [*CONFIGURATION, "corruption", "severity", "mean", "std", "n", "runs"]
@@ -31,7 +31,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per corruption, one line and band per loss."""
+    """Draw a column per data set, a row per corruption and one line and band per loss."""
     spread = points["std"].fillna(0)
     points = points.assign(low=points["mean"] - spread, high=points["mean"] + spread)
     figure, panels = looks.facets(points, by="corruption", names=CORRUPTION_NAMES, share_y=True)

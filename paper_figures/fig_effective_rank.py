@@ -21,7 +21,7 @@ METRICS = ("effective_rank", "embedding_dim", "validation_top1")
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Effective rank of the chosen hyperparameters, the range over all of them, and the dimension."""
+    """Return the effective rank at the chosen hyperparameters, its range over all, and the dimension."""
     dimension = (
         metric_rows(results, "embedding_dim")
         .groupby(["dataset", "representation"])["value"]
@@ -35,7 +35,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one line per loss."""
+    """Draw a column per data set, a row per representation and one line per loss."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         dimension = f"$d$ = {panel.points['embedding_dim'].max():g}"

@@ -3,7 +3,7 @@
 Top-1 accuracy of linear evaluation on the frozen backbone, in percent and averaged over seeds, for each loss and
 hyperparameter setting (rows) and each batch size (columns). The colour scale is the same for all losses of a data set.
 A hatched cell has no accuracy because all its runs diverged or could not be measured; an empty cell was not run. A star
-marks a cell of which some runs did so, so that its mean is of the others.
+marks a cell with some such runs; its mean is over the others.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#888888", "hatch": 
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy in percent, number of seeds, of diverged runs and of those not measured (if any), per configuration."""
+    """Return accuracy in percent and counts of seeds, diverged and (if any) unmeasured runs, per configuration."""
     means = seed_means(metric_rows(results, "linear_top1")).drop(columns="runs")
     ended = metric_rows(results, "diverged")
     lost = ended[ended["value"] == 1].groupby(CONFIGURATION, dropna=False).size().rename("diverged").reset_index()
@@ -47,7 +47,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context({**looks.RC, "axes.grid": False, "axes.linewidth": 0, "hatch.linewidth": 0.4})
 def draw(points: pd.DataFrame) -> Figure:
-    """A panel per data set with the settings of all losses below each other; a white gap between two losses."""
+    """Draw a panel per data set with the settings of all losses stacked; a white gap separates losses."""
     points = points.assign(lost=points["diverged"] + points.get("not_measured", 0))
     rows = points[ROW].drop_duplicates()
     rows = rows.assign(rank=rows["loss"].map([*LOSS_NAMES].index)).sort_values(["rank", *HYPERPARAMETERS])

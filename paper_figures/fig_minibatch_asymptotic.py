@@ -1,10 +1,10 @@
 """Mini-batch loss against the batch size.
 
-Left and middle: expected loss of aligned embeddings drawn uniformly from the sphere, less its growth (log M for
+Left and middle: expected loss of aligned embeddings drawn uniformly from the sphere, minus its growth (log M for
 InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL), against the batch size M, with the 95%
 confidence band of the mean over the batches drawn, and its predicted limit (dashed). Right: distance of the mean over
-all mini-batches of M pairs of one arbitrary population from the loss of the whole population, both less growth;
-distances below 1e-16 are drawn there.
+all mini-batches of M pairs of one arbitrary population from the loss of the whole population, both minus growth;
+distances below 1e-16 are drawn at 1e-16.
 """
 
 import matplotlib as mpl
@@ -23,7 +23,7 @@ ROUNDING = 1e-16
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean less growth with its confidence band and limit; for the population, its distance from the whole."""
+    """Return the mean minus growth with its confidence band and limit; for populations, the distance from the whole."""
     rows = results[results["check"].isin(["uniform", "mini_batches"])].sort_values(["run", "x"])
     scalars = rows[rows["metric"] != "loss"].pivot_table(index=KEYS, columns="metric", values="value")
     losses = rows[rows["metric"] == "loss"].groupby(KEYS)
@@ -42,7 +42,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """Uniform embeddings under the InfoNCE family and DHEL, under KCL, and a population under all."""
+    """Draw uniform embeddings under the InfoNCE family and DHEL, then under KCL, then a population under all losses."""
     figure = Figure(figsize=(looks.TEXT_WIDTH, 2.4), layout="constrained")
     family, kernels, population = figure.subplots(1, 3)
     uniform = points[points["check"] == "uniform"]

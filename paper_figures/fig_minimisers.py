@@ -1,9 +1,9 @@
 """Minimisers of the losses.
 
 Top: excess of the loss over the predicted minimum against the iteration of L-BFGS, for each loss and random start, with
-M free pairs of points on the sphere of R^d; values below 1e-16 are drawn there. A curve that stays above is in a local
-minimum. Bottom: cosine similarities of the images where the best start of each loss ended, beside those of the
-predicted minimiser. Points are ordered so that each is followed by the one most opposite to it.
+M free pairs of points on the sphere of R^d; values below 1e-16 are drawn at 1e-16. A curve that stays higher is in a
+local minimum. Bottom: cosine similarities of the images where the best start of each loss ended, beside those of the
+predicted minimiser. Points are ordered so that each is followed by the most opposite one.
 """
 
 import matplotlib as mpl
@@ -24,7 +24,7 @@ ROUNDING = 1e-16
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Excess per loss, start and iteration; cosines of the best start and, as loss `predicted`, of the minimiser."""
+    """Return the excess per loss, start and iteration; cosines of best starts and, as `predicted`, of minimisers."""
     rows = results[results["check"] == "minimise"].sort_values(["run", "x"])
     rows = rows[["metric", "loss", *CASE, "seed", "x", "value", "run"]]
     minimum = rows[rows["metric"] == "minimum"].set_index("run")["value"]
@@ -40,7 +40,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column of curves per case, and a line of heat maps per case."""
+    """Draw a column of curves and a line of heat maps per case."""
     cases = sorted(set(zip(points["batch_size"], points["embedding_dim"], strict=True)))
     figure = Figure(figsize=(looks.TEXT_WIDTH, 4.2), layout="constrained")
     curves, maps = figure.subfigures(2, 1, squeeze=False)[:, 0]
@@ -53,7 +53,7 @@ def draw(points: pd.DataFrame) -> Figure:
         image = _maps(line, case[case["metric"] == "gram"], m)
         line[0].set_ylabel(f"$M = {m}$")
     above[0].set_ylabel("excess over the minimum")
-    bar = grid[-1, -3].inset_axes((0, 0.45, 3, 0.12))  # in the last line, which has the kernels only
+    bar = grid[-1, -3].inset_axes((0, 0.45, 3, 0.12))  # in the last line, which has kernels only
     bar.set_in_layout(False)
     maps.colorbar(image, cax=bar, orientation="horizontal", label="cosine similarity", ticks=[-1, 0, 1])
     looks.legend(figure, looks.loss_handles(points[points["loss"] != PREDICTED], markers=False))

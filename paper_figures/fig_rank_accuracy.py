@@ -2,7 +2,7 @@
 
 Effective rank (RankMe) of the backbone's features h and of the projector's output z against the top-1 accuracy of
 linear evaluation (in [0, 1]) on h: one point per loss, hyperparameter setting and batch size, averaged over seeds.
-Spearman's rank correlation over the points of a panel is above it; points that share a loss or a setting are not
+Spearman's rank correlation over the points of a panel is shown above it; points that share a loss or a setting are not
 independent, so no p-value is given.
 """
 
@@ -20,7 +20,7 @@ PANEL = ["dataset", "representation"]
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Both per configuration and representation, over the runs that have both; `spearman` is that of the panel."""
+    """Return both per configuration and representation, over runs with both; `spearman` is that of the panel."""
     accuracies = metric_rows(results, "linear_top1")
     ranks = metric_rows(results, "effective_rank")
     ranks = ranks[ranks["run"].isin(accuracies["run"])]
@@ -37,7 +37,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one marker per configuration."""
+    """Draw a column per data set, a row per representation and one marker per configuration."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     looks.scatter(panels, "effective_rank", "accuracy")
     for panel in panels:

@@ -20,7 +20,7 @@ NOTHING = "The monitor was off (monitor.every_epochs), so no effective rank was 
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and band per data set, loss, representation and epoch."""
+    """Return the mean and band per data set, loss, representation and epoch."""
     table = best_of_each_loss(results, *OPTIONAL_METRICS).rename(columns={"x": "epoch"})
     table["low"], table["high"] = table["mean"] - table["std"], table["mean"] + table["std"]
     return table[[*(column for column in table if column != "runs"), "runs"]]
@@ -28,7 +28,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one line and band per loss."""
+    """Draw a column per data set, a row per representation and one line and band per loss."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         for look, curve in looks.losses_of(panel.points):

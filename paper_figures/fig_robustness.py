@@ -3,7 +3,7 @@
 Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, of every hyperparameter
 setting and batch size of a loss, from the best to the worst, against the fraction of the settings that are as good or
 better. A flat, high curve is a robust loss. The light band is one standard deviation over seeds (none for one seed).
-Settings all of whose runs diverged come last and have no accuracy: there the curve ends early. Nothing is selected, so
+Settings all of whose runs diverged come last and have no accuracy, so the curve ends early. Nothing is selected, so
 these are test accuracies of the whole grid.
 """
 
@@ -20,7 +20,7 @@ CURVE = ["dataset", "loss"]
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy per data set, loss and rank; `fraction` is the rank over the number of settings, diverged ones too."""
+    """Return accuracy per data set, loss and rank; `fraction` is rank over settings, diverged ones included."""
     settings = results[CONFIGURATION].drop_duplicates().groupby(CURVE).size().rename("settings").reset_index()
     means = seed_means(metric_rows(results, "linear_top1"))
     table = means.sort_values([*CURVE, "mean"], ascending=[True, True, False], kind="stable").merge(settings, on=CURVE)
@@ -32,7 +32,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A panel per data set, one curve and band per loss."""
+    """Draw a panel per data set with one curve and band per loss."""
     figure, panels = looks.facets(points)
     for panel in panels:
         for look, curve in looks.losses_of(panel.points):

@@ -25,7 +25,7 @@ IDEAL_GRID = np.linspace(-1, 1, 803)[1:-1]
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean density per data set, representation, loss and bin centre, then the ideal law under the loss `ideal`."""
+    """Return the mean density per data set, representation, loss and bin centre, then the ideal law as loss `ideal`."""
     measured = best_of_each_loss(results, "similarity_density", "embedding_dim")
     density = measured[measured["metric"] == "similarity_density"]
     dimensions = measured[measured["metric"] == "embedding_dim"]
@@ -39,7 +39,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one curve per loss and one for the ideal law."""
+    """Draw a column per data set, a row per representation, one curve per loss and one for the ideal law."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         is_ideal = panel.points["loss"] == IDEAL

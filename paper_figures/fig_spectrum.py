@@ -21,7 +21,7 @@ METRICS = ("singular_value", "validation_top1")
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Logarithm of the mean singular value, per data set, representation, loss and index."""
+    """Return the logarithm of the mean singular value per data set, representation, loss and index."""
     spectrum = best_of_each_loss(results, "singular_value").query("mean > 0").reset_index(drop=True)
     spectrum["log10_mean"] = np.log10(spectrum["mean"])
     keys = [*CONFIGURATION, "representation"]
@@ -30,7 +30,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per representation, one curve per loss."""
+    """Draw a column per data set, a row per representation and one curve per loss."""
     figure, panels = looks.facets(points, by="representation", names=REPRESENTATION_NAMES)
     for panel in panels:
         for look, part in looks.losses_of(panel.points):

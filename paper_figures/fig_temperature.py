@@ -1,10 +1,10 @@
 """Linear accuracy against each loss's own hyperparameter.
 
 Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the temperature
-of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size any other
-hyperparameter of the loss is the one with the highest accuracy on the validation split of the training set. The line
-is the mean over the batch sizes that have an accuracy, the light band their range. A hyperparameter of which
-a loss has one value only is not shown.
+of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size, the other
+hyperparameters of the loss are those with the highest accuracy on the validation split of the training set. The line is
+the mean over the batch sizes that have an accuracy, and the light band is their range. A hyperparameter for which a
+loss has only one value is not shown.
 """
 
 import matplotlib as mpl
@@ -21,7 +21,7 @@ NOTHING = "Each loss has one value only of each of its hyperparameters."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and range over batch sizes, per data set, loss, hyperparameter and its value."""
+    """Return the mean and range over batch sizes per data set, loss, hyperparameter and its value."""
     means = seed_means(metric_rows(results, "linear_top1"))
     parts = []
     for hyperparameter in HYPERPARAMETERS:
@@ -48,7 +48,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per hyperparameter, one line and band per loss that has it."""
+    """Draw a column per data set, a row per hyperparameter and one line and band per loss that has it."""
     figure, panels = looks.facets(
         points, by="hyperparameter", names=HYPERPARAMETER_NAMES, share_y=True, name_rows=False
     )

@@ -25,12 +25,12 @@ PARTS: dict[str, tuple[str, LineStyleType]] = {
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean of the loss and of its parts, per data set, loss and epoch."""
+    """Return the mean of the loss and of its parts per data set, loss and epoch."""
     return _by_epoch(best_of_each_loss(results, *PARTS))
 
 
 def live_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same of runs that are still training, which validation cannot choose among yet: all in `rows`."""
+    """Return the same for all runs in `rows`, which are still training, so validation cannot choose among them yet."""
     return _by_epoch(seed_means(metric_rows(rows, *PARTS), ["representation", "metric", "x"]))
 
 
@@ -40,7 +40,7 @@ def _by_epoch(means: pd.DataFrame) -> pd.DataFrame:
 
 @mpl.rc_context(looks.RC)
 def draw(points: pd.DataFrame) -> Figure:
-    """A column per data set, a row per loss, one curve for the loss and one for each part."""
+    """Draw a column per data set, a row per loss, one curve for the loss and one for each part."""
     figure, panels = looks.facets(points, by="loss", names=LOSS_NAMES, aspect=0.6)
     for panel in panels:
         for metric, (_, dash) in PARTS.items():

@@ -1,15 +1,16 @@
 """Claims of the paper and what was measured.
 
-Each claim, for each loss and data set it is about, with the tolerance that it is judged by: supported if the margin is
-above it, not supported if below minus it, otherwise not testable at this scale, as where nothing could be compared. A
-verdict speaks about the stated scale only. Accuracies are of linear evaluation on the test set, in [0, 1]; at each
-batch size a loss, and the baseline (the best of InfoNCE, NT-Xent and DCL), has the hyperparameters with the highest
-accuracy on the validation split of the training set, which chooses the baseline too; a margin is a difference of
-accuracies or of their ranges. For the effective rank the baseline is the one with the highest rank, and margins are
-relative. A range is best less worst over the settings, averaged as in table_robustness; the baseline is the one with
-the smallest, and "over" counts the settings, of which more make a wider range; as the steadiest of three, it profits
-from chance. A theorem is supported where it holds for every loss; its margin is the error that comes nearest to the
-tolerance, and table_theory has the details.
+Each claim, for each loss and data set it is about, with its tolerance. A claim is supported if the margin is above the
+tolerance, not supported if it is below minus the tolerance, and otherwise not testable at this scale, as it is
+if nothing could be compared. A verdict applies only to the stated scale. Accuracies are of linear
+evaluation on the test set, in [0, 1]. At each batch size, every loss has the hyperparameters with the highest accuracy
+on the validation split of the training set, and the baseline is the loss among InfoNCE, NT-Xent and DCL with the
+highest such accuracy; a margin is a difference of accuracies or of their ranges. For the effective rank, the baseline
+is the one with the highest rank, and margins are relative. A range is the best minus the worst accuracy over the
+settings, averaged as in table_robustness, and the baseline is the one with the smallest range. The number after
+"over" counts the settings; more settings make a wider range. As the steadiest of three, this baseline benefits from
+chance. A theorem is supported if it holds for every loss; its margin is the error nearest to the tolerance, and
+table_theory has the details.
 """
 
 import pandas as pd
@@ -26,12 +27,12 @@ COMMAND = "snakemake --cores all"
 
 
 def points(results: pd.DataFrame, theory: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim, loss and data set, and one per theorem."""
+    """Return a row per claim, loss and data set, and one per theorem."""
     return pd.DataFrame([*verdicts(results), *theorem_verdicts(theorems(theory))])
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim, loss and data set."""
+    """Lay out a row per claim, loss and data set."""
     reasons = points["reason"].fillna("")
     return pd.DataFrame(
         {

@@ -1,15 +1,15 @@
 """Differences of linear accuracy between losses.
 
-First less second, in percentage points of linear top-1 test accuracy, for every two losses at a batch size, each at the
-hyperparameters with the highest accuracy on the validation split of the training set, on the seeds that both have.
+First minus second, in percentage points of linear top-1 test accuracy, for each pair of losses at a batch size, each at
+the hyperparameters with the highest accuracy on the validation split of the training set, on the seeds that both have.
 "Over seeds" is the Student 95% interval of the mean difference: other seeds, same test images. "Over test images" is
-Newcombe's 95% interval: other test images, same networks; it takes the two accuracies for independent, which is
-conservative, needs one seed only, and is empty if the number of test
-images was not recorded. g is the paired effect size (Cohen's d_z with Hedges' correction; three seeds or
-more), p that of the paired t-test, Holm p the same corrected over the pairs of the data set and batch size, flip p that
-of the sign-flip permutation test, which is never below 2^(1 - n) for n seeds. The verdict follows Holm p and so speaks
-of seeds only; with one seed nothing is tested. "Diverged" counts the runs at the chosen hyperparameters, or all
-runs of a loss if none of its settings has an accuracy there.
+Newcombe's 95% interval: other test images, same networks. It treats the two accuracies as independent, which is
+conservative, needs only one seed, and is empty if the number of test images was not recorded. g is the paired effect
+size (Cohen's d_z with Hedges' correction; three seeds or more). p is from the paired t-test, Holm p is p corrected over
+the pairs of the data set and batch size, and flip p is from the sign-flip permutation test, which is never below
+2^(1 - n) for n seeds. The verdict follows Holm p, so it concerns seeds only; with one seed, nothing is tested.
+"Diverged" counts the diverged runs at the chosen hyperparameters, or among all runs of a loss if none of its settings
+has an accuracy there.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ NOTHING = "There are no two losses to compare at the same batch size."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, batch size and pair: its statistics, the seeds planned, and the diverged runs of each."""
+    """Return a row per data set, batch size and pair: statistics, planned seeds, and the diverged runs of each loss."""
     runs = runs_at_choice(results, "linear_top1")
     runs["images"] = runs["run"].map(metric_rows(results, "test_images").set_index("run")["value"])
     table = compare_losses(runs, [*reversed(LOSS_NAMES)])
@@ -41,7 +41,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, batch size and pair."""
+    """Lay out a row per data set, batch size and pair."""
     table = for_print(points, {"dataset": DATASET_NAMES})
     table = table.replace({"loss": LOSS_NAMES, "other": LOSS_NAMES})
     percent = partial(number, digits=2, factor=100)

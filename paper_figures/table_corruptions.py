@@ -21,7 +21,7 @@ MEASURES = {"clean": "Clean", **CORRUPTION_NAMES, "relative_drop": "Relative dro
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Seed means of every measure, per data set and loss."""
+    """Return seed means of every measure per data set and loss."""
     rows = with_mean_corruption(best_rows(results, "corrupted_top1"))
     run = [*CONFIGURATION, "run"]
     over_severities = rows[rows["x"] > 0].groupby([*run, "corruption"], dropna=False)["value"].mean().reset_index()
@@ -35,7 +35,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set and loss; a column per measure."""
+    """Lay out a row per data set and loss, and a column per measure."""
     cells = map(mean_and_spread, points["mean"], points["std"], points["n"])
     keys = ["dataset", "loss", "batch_size"]
     table = points.assign(cell=list(cells)).pivot_table(index=keys, columns="measure", values="cell", aggfunc="first")

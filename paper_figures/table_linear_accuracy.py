@@ -4,10 +4,11 @@ Test accuracy in [0, 1] on the frozen backbone's features: linear top-1 and top-
 standard deviation over n seeds. "Augmented" is the public protocol, a linear classifier trained by SGD on augmented
 images, where the experiment asks for it; the others are multinomial logistic regression on cached features. Each cell
 uses the hyperparameters with the highest accuracy on the validation split of the training set at that batch size,
-averaged over seeds; the CSV beside this table names them. From five seeds on, a 95% bootstrap interval of the mean over
-seeds follows in brackets; fewer seeds cannot give one that covers the mean so often. With one seed, the brackets after
-"test" hold Wilson's 95% interval over test images, if their number was recorded. Seeds without an accuracy are
-counted; a loss that diverged, or could not be measured, with every hyperparameter says so. An empty cell has no run.
+averaged over seeds; the CSV beside this table names them. With five seeds or more, a 95% bootstrap interval of the mean
+over seeds follows in brackets; with fewer seeds, such an interval would not cover the mean often enough. With one seed,
+the brackets after "test" hold Wilson's 95% interval over test images, if their number was recorded. Seeds without an
+accuracy are counted. If a loss diverged or could not be measured with every hyperparameter, its cell says so. An empty
+cell has no run.
 """
 
 import pandas as pd
@@ -26,7 +27,7 @@ LOST = "linear_top1"
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies of the chosen hyperparameters with both intervals, and what became of the seeds."""
+    """Return accuracies at the chosen hyperparameters with both intervals, and the outcome of the seeds."""
     rows = metric_rows(results, *ACCURACIES).merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION)
     keys = [*CONFIGURATION, "metric"]
     over_seeds = rows.groupby(keys, dropna=False)["value"].agg(
@@ -45,7 +46,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, accuracy and loss; a column per batch size."""
+    """Lay out a row per data set, accuracy and loss, and a column per batch size."""
     table = points.assign(cell=[_cell(row) for _, row in points.iterrows()]).pivot_table(
         index=["dataset", "metric", "loss"], columns="batch_size", values="cell", aggfunc="first"
     )

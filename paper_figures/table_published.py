@@ -1,9 +1,9 @@
-"""Ours beside published numbers.
+"""Our results next to published numbers.
 
-Top-1 test accuracy in percent. A published number has ours beside it only where the protocol is the same: data set
-with its whole training set, backbone at full width, epochs, loss, batch size, and temperature if the source states
-one (if not, the temperature is the one that our validation split chooses); otherwise every difference is given. Ours
-is the mean ± standard deviation over n seeds of multinomial logistic regression on cached features.
+Top-1 test accuracy in percent. Our result is shown next to a published number only if the protocol is the same: data
+set with its whole training set, backbone at full width, epochs, loss, batch size, and temperature if the source states
+one (if not, our validation split chooses it); otherwise every difference is listed. Our result is the mean ± standard
+deviation over n seeds of multinomial logistic regression on cached features.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ DATA = ("config/published_results.csv",)
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Every published row, then ours (`mean`, `std`, `n`) or the `reason` why there is none."""
+    """Return every published row with our result (`mean`, `std`, `n`) or the `reason` why there is none."""
     accuracies = metric_rows(results, "linear_top1")
     selected = accuracies.merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION)
     published = read_points(Path(__file__).parent.parent / DATA[0])
@@ -38,7 +38,7 @@ def _ours(published: pd.Series, accuracies: pd.DataFrame, selected: pd.DataFrame
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per published number."""
+    """Lay out a row per published number."""
     return pd.DataFrame(
         {
             "Data set": points["dataset"].map(lambda dataset: DATASET_NAMES.get(dataset, dataset)),

@@ -24,12 +24,12 @@ WHOLE_NUMBERS = {"rank", "effective_rank"}
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """Seed means of every measure, per data set, loss and representation."""
+    """Return seed means of every measure per data set, loss and representation."""
     return best_of_each_loss(results, *MEASURES, "embedding_dim").drop(columns="x")
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, representation and loss; a column per measure."""
+    """Lay out a row per data set, representation and loss, and a column per measure."""
     digits = [1 if metric in WHOLE_NUMBERS else 3 for metric in points["metric"]]
     cells = [
         f"{mean:g}" if metric == "embedding_dim" else mean_and_spread(mean, std, n, places)

@@ -3,12 +3,12 @@
 Mean, standard deviation, best, worst and range of the linear top-1 test accuracy (in [0, 1]), after averaging over
 seeds: over the hyperparameter settings at a fixed batch size (then averaged over batch sizes), over batch sizes at
 fixed hyperparameters (then averaged over settings), and over both. The profile area is the area under a performance
-profile (Dolan and More, 2002, with differences for ratios): the fraction of settings within tau of the best accuracy of
-any loss (at the same batch size for "hyperparameters", else on the data set), averaged over tau from 0 to 0.05; 1 if
-all are as good as the best, 0 if all are 0.05 or more below. There a setting all of whose runs diverged is within no
-tau; from the other statistics a diverged run is left out. The last column counts such runs of the loss, so that a
-loss that only trains with some settings does not pass for robust. Nothing is selected, so these are test accuracies of
-the whole grid. Where runs could not be measured, another column counts them.
+profile (Dolan and More, 2002, with differences instead of ratios): the fraction of settings within tau of the best
+accuracy of any loss (at the same batch size for "hyperparameters", otherwise on the data set), averaged over tau from 0
+to 0.05; 1 if all are as good as the best, 0 if all are 0.05 or more below. In the profile, a setting all of whose runs
+diverged is not within any tau; the other statistics leave diverged runs out. "Diverged runs" counts those of the loss,
+so that a loss that trains only with some settings is not mistaken for robust. If runs could not be measured, another
+column counts them. Nothing is selected, so these are test accuracies of the whole grid.
 """
 
 import pandas as pd
@@ -25,7 +25,7 @@ STATISTICS["profile_area"] = "Profile area"
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """The statistics per data set, loss and axis, and how many runs of the loss diverged."""
+    """Return the statistics per data set, loss and axis, and how many runs of the loss diverged."""
     keys = ["dataset", "loss"]
     ended = metric_rows(results, "diverged")
     diverged = ended[ended["value"] == 1]
@@ -44,7 +44,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per data set, axis and loss; a column per statistic."""
+    """Lay out a row per data set, axis and loss, and a column per statistic."""
     table = for_print(points, {"dataset": DATASET_NAMES, "axis": AXES, "loss": LOSS_NAMES})
     for statistic in STATISTICS:
         table[statistic] = ["" if pd.isna(value) else f"{value:.3f}" for value in table[statistic]]

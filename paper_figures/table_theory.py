@@ -1,13 +1,13 @@
 """The theorems, checked numerically.
 
-Each loss was minimised over M free pairs of points on the sphere of R^d from random starts; "5 of 6 starts" reached the
-minimum, the others stopped in local minima. The mini-batch average is the mean over all mini-batches of M pairs of one
-arbitrary population. The expected loss is that of aligned embeddings drawn uniformly. Both are taken less the loss's
-growth: log M for InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL. The error is relative, or
-absolute where 0 is predicted. The tolerance is fixed where the theorem is exact, 8 / M for the approach to the
-asymptote, and otherwise four standard errors of the sampled batches (the Student quantile of equal probability). Where
-a claim is about every M, the M shown is the worst case; ">" marks a claim that the two values differ by more than the
-tolerance. A claim that does not hold fails the target.
+Each loss was minimised over M free pairs of points on the sphere of R^d from random starts; "5 of 6 starts" means that
+5 reached the minimum and the others stopped in local minima. The mini-batch average is the mean over all mini-batches
+of M pairs of one arbitrary population. The expected loss is that of aligned embeddings drawn uniformly. The loss's
+growth is subtracted from both: log M for InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL. The
+error is relative, or absolute where 0 is predicted. The tolerance is fixed where the theorem is exact, 8 / M for the
+approach to the asymptote, and otherwise four standard errors of the sampled batches (the Student quantile of equal
+probability). Where a claim is about every M, the M shown is the worst case; ">" marks a claim that the two values
+differ by more than the tolerance. If a claim does not hold, the target fails.
 """
 
 import pandas as pd
@@ -21,7 +21,7 @@ TABLES = ("theory",)
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim and loss; those that agree with the theory to within the tolerance hold."""
+    """Return a row per claim and loss; claims that agree with the theory to within the tolerance hold."""
     points = theorems(results)
     failed = points[points["verdict"] == "fails"]
     if not failed.empty:
@@ -41,7 +41,7 @@ def _tolerance(row: pd.Series) -> str:
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
-    """A row per claim and loss."""
+    """Lay out a row per claim and loss."""
     return pd.DataFrame(
         {
             "Claim": points["claim"],

@@ -305,7 +305,7 @@ def test_configure_reads_a_pipe_once_and_records_no_input(tmp_path: Path) -> Non
     assert outcome.returncode == 0, outcome.stderr
     assert load_manifest(Layout(tmp_path / "p").manifest("configure")).inputs == {}
     os.mkfifo(tmp_path / "named")
-    with pytest.raises(InputError, match=rf"^{tmp_path}/named: a pipe or a device, and a file is expected"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/named: expected a file, not a pipe or a device"):
         cli.configure(str(tmp_path / "named"), tmp_path / "q")
 
 
@@ -401,7 +401,7 @@ def test_a_log_replaces_no_file_but_a_log(experiment: Path) -> None:
     before = config.read_bytes()
     outcome = run("dhel-kcl", "--log", str(config), "runs", "results/tiny", cwd=experiment)
     assert outcome.returncode == 1
-    assert outcome.stderr == f"error: {config}: --log writes a file anew, so it takes names that end in .log only\n"
+    assert outcome.stderr == f"error: {config}: --log overwrites a file, so it accepts only names that end in .log\n"
     assert config.read_bytes() == before
 
 
@@ -549,7 +549,7 @@ def test_a_file_never_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path
     [
         ("full.log", "full.log: --log writes a file, and this is a link, a pipe or a device; choose another name"),
         ("folder.log", "folder.log: Is a directory; check the disk and permissions"),
-        ("results", "results: --log writes a file anew, so it takes names that end in .log only"),
+        ("results", "results: --log overwrites a file, so it accepts only names that end in .log"),
         ("file/below.log", "file: File exists; check the disk and permissions"),
     ],
 )

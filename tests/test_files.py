@@ -162,7 +162,7 @@ def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_in_one_line_and_no
 ) -> None:
     path = tmp_path / "file"
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=rf"^{path}: a pipe or a device, and a file is expected; [^\n]*$"):
+    with pytest.raises(InputError, match=rf"^{path}: expected a file, not a pipe or a device; [^\n]*$"):
         read(path)
 
 
@@ -170,7 +170,7 @@ def test_so_is_one_in_the_place_of_a_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "0" * 16, kept=1)
     checkpoints.own.mkdir()
     os.mkfifo(checkpoints.own / f"step-00000005-{'0' * 16}.pt")
-    with pytest.raises(InputError, match=r"\.pt: a pipe or a device"):
+    with pytest.raises(InputError, match=r"\.pt: expected a file, not a pipe or a device"):
         checkpoints.newest()
 
 

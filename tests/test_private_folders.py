@@ -70,5 +70,5 @@ def test_what_somebody_else_may_have_made_is_refused_in_one_line(
 def test_a_place_that_cannot_be_written_is_named(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (temporary / "file").touch()
     monkeypatch.setattr("tempfile.tempdir", str(temporary / "file"))
-    with pytest.raises(InputError, match=r"file/dhel-kcl-gpus-\d+: cannot be made \(Not a directory\); set TMPDIR"):
+    with pytest.raises(InputError, match=r"file/dhel-kcl-gpus-\d+: cannot be created \(Not a directory\); set TMPDIR"):
         private_folder("gpus")

@@ -1,6 +1,6 @@
-"""What a command prints, and where: standard error, which the workflow keeps as the job's log.
+"""Print messages to standard error, which the workflow keeps as the job's log.
 
-Brackets in what is printed, such as those of a path, are no markup, and what cannot be printed becomes an escape.
+Brackets in messages, such as those in a path, are not markup, and unprintable characters are escaped.
 """
 
 import errno
@@ -19,7 +19,7 @@ from dhel_kcl.errors import INTERRUPTED, InputError, escaped
 
 
 class _Lines(Console):
-    """Prints each text as one harmless line: it may hold the name of any file."""
+    """Prints each text as one harmless line, since it may contain the name of any file."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(escaped(each) if isinstance(each, str) else each for each in objects), **options)
@@ -31,20 +31,20 @@ _terminal: TextIO | None = None
 
 
 def log_to(log: Path, check: Callable[[Path], None]) -> None:
-    """Print into a file from now on; `tell` still reaches the terminal.
+    """Print to a file from now on; `tell` still reaches the terminal.
 
-    Each process of several that train one run has a file of its own.
+    If several processes train one run, each has its own file.
 
     Args:
-        log: the file, which is written anew; its name ends in ``.log``.
-        check: refuses a place where it must not be.
+        log: the file, which is overwritten; its name ends in ``.log``.
+        check: raises an error if the file must not be there.
 
     Raises:
-        InputError: it has another name, or is a link, a pipe or a device.
+        InputError: its name does not end in ``.log``, or it is a link, a pipe or a device.
     """
     global _terminal
     if log.suffix != ".log":
-        raise InputError(f"{log}: --log writes a file anew, so it takes names that end in .log only")
+        raise InputError(f"{log}: --log overwrites a file, so it accepts only names that end in .log")
     if (rank := os.environ.get("RANK", "0")).isdecimal() and rank != "0":
         log = log.with_suffix(f".process{rank}{log.suffix}")
     check(log)
@@ -56,7 +56,7 @@ def log_to(log: Path, check: Callable[[Path], None]) -> None:
 
 
 def _open_anew(log: Path) -> BinaryIO:
-    """Open a file to write it anew; what is no file, or a link to one, is left as it is."""
+    """Open a file to overwrite it; leave links and anything that is not a regular file untouched."""
     another = f"{log}: --log writes a file, and this is a link, a pipe or a device; choose another name"
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
@@ -73,14 +73,14 @@ def _open_anew(log: Path) -> BinaryIO:
 
 
 def print_to_terminal() -> None:
-    """Undo `log_to`, for a program that this process becomes, or starts."""
+    """Undo `log_to`, for a program that this process starts or is replaced by."""
     if _terminal is not None:
         os.dup2(_terminal.fileno(), 1)
         os.dup2(_terminal.fileno(), 2)
 
 
 def tell(*lines: str) -> None:
-    """Print lines on standard error, and on the terminal if that is elsewhere."""
+    """Print lines to standard error, and to the terminal if standard error goes elsewhere."""
     for stream in filter(None, (sys.stderr, _terminal)):
         with suppress(OSError):  # a terminal that was closed
             for line in map(escaped, lines):
@@ -88,7 +88,7 @@ def tell(*lines: str) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Print an error, line by line, and end with status 1."""
+    """Print an error line by line and exit with status 1."""
     tell(*(f"error: {line}" for line in message.splitlines()))
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,7 +1,7 @@
-"""What losses, kernels, data sets and figure scripts say about themselves, read from their source.
+"""Read what losses, kernels, data sets and figure scripts declare, from their source.
 
-Nothing is imported: planning a workflow does not wait for PyTorch, and a faulty file is named in one line. So a name, a
-title and the like must be written as plain values.
+Nothing is imported, so planning a workflow does not wait for PyTorch, and a faulty file is reported in one line. Names,
+titles and the like must therefore be written as literals.
 """
 
 import ast
@@ -23,7 +23,7 @@ TAKEN = {
     *("learning_rate", "batch_size", "seed", "metric", "representation", "corruption", "x", "value", "source"),
     "source_sha256",
 }
-"""Names that no hyperparameter can have: keys of a loss's entry, and the other columns of the results."""
+"""Names that no hyperparameter may have: keys of a loss's entry, and the other columns of the results."""
 
 TABLES = ("results", "theory")
 """The tidy tables that a figure or table script can read."""
@@ -37,16 +37,16 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Declared:
-    """A class that configurations name.
+    """A class that configurations refer to by name.
 
     Attributes:
         name: the name in configurations.
-        title: the name that readers see.
-        file: where it is.
-        class_name: the class.
+        title: the name shown to readers.
+        file: the file that defines it.
+        class_name: the name of the class.
         hyperparameters: the numbers that it is built from, each with its default or None.
-        takes_kernel: whether it is built from a kernel too.
-        constants: plain values of the class and of those it derives from.
+        takes_kernel: whether it is also built from a kernel.
+        constants: literal values of the class and its base classes.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Declared:
 
     @property
     def module(self) -> str:
-        """The module that defines it."""
+        """The name of the module that defines it."""
         package = Path(__file__).parent
         return ".".join([package.name, *self.file.relative_to(package).with_suffix("").parts])
 
@@ -70,14 +70,14 @@ class Declared:
 
 @dataclass(frozen=True)
 class Script:
-    """A figure or table script: its title and caption, and what it reads.
+    """A figure or table script: its title, its caption and the files it reads.
 
     Attributes:
         path: the script; its name begins with ``fig_`` or ``table_``.
         title: first line of the docstring.
         caption: the rest of the docstring, as one line.
         tables: the tidy tables it reads, `TABLES` in the script.
-        data: further files it reads, `DATA` in the script, relative to the repository.
+        data: other files it reads, `DATA` in the script, relative to the repository.
     """
 
     path: Path
@@ -93,13 +93,13 @@ class Script:
 
     @property
     def is_figure(self) -> bool:
-        """Whether it draws a figure; else it prints a table."""
+        """Whether it draws a figure; otherwise it prints a table."""
         return self.name.startswith("fig_")
 
 
 @cache
 def losses(folder: Path = LOSSES) -> Mapping[str, Declared]:
-    """The losses, subclasses of `PairLoss` in the modules of a folder, by name.
+    """Return the losses by name: the subclasses of `PairLoss` in the modules of a folder.
 
     Raises:
         InputError: a module is not Python, or a class lacks what it must declare.
@@ -109,13 +109,13 @@ def losses(folder: Path = LOSSES) -> Mapping[str, Declared]:
 
 @cache
 def kernels(folder: Path = LOSSES) -> Mapping[str, Declared]:
-    """The kernels of KCL, subclasses of `Kernel`, like `losses`."""
+    """Return the kernels of KCL by name, the subclasses of `Kernel`; see `losses`."""
     return _declared(folder, "Kernel", "name")
 
 
 @cache
 def kinds(folder: Path = KINDS) -> Mapping[str, Declared]:
-    """The kinds of data sets, subclasses of `Kind`, like `losses`."""
+    """Return the kinds of data sets by name, the subclasses of `Kind`; see `losses`."""
     found = _declared(folder, "Kind", "kind")
     for kind in found.values():
         for constant, choices in _CHOICES.items():
@@ -126,15 +126,15 @@ def kinds(folder: Path = KINDS) -> Mapping[str, Declared]:
 
 
 def trainable_kernels() -> Mapping[str, Declared]:
-    """The kernels that a configuration may use: a steep one stops a run when two embeddings coincide."""
+    """Return the kernels that configurations may use; a steep one would stop a run when two embeddings coincide."""
     return {name: kernel for name, kernel in kernels().items() if not kernel.constants.get("steep")}
 
 
 def loss_titles() -> dict[str, str]:
-    """The name that readers see of every loss with its kernel, by its label: ``dhel``, ``kcl_gaussian``.
+    """Return the title of every loss with its kernel, by its label, such as ``dhel`` or ``kcl_gaussian``.
 
     Raises:
-        InputError: as `losses`; or two have one label, or a loss and its kernel share a hyperparameter.
+        InputError: as for `losses`; or two have the same label, or a loss and its kernel share a hyperparameter.
     """
     titles = {name: loss.title for name, loss in losses().items() if not loss.takes_kernel}
     for name, loss in losses().items():
@@ -148,14 +148,14 @@ def loss_titles() -> dict[str, str]:
 
 
 def hyperparameters() -> list[str]:
-    """Every hyperparameter of a loss or kernel that a configuration may use: the paper's, then the others by name."""
+    """Return every hyperparameter that a configuration may use: the paper's first, then the others by name."""
     declared = [*losses().values(), *trainable_kernels().values()]
     names = {name for each in declared for name in each.hyperparameters}
     return [*_FIRST, *sorted(names.difference(_FIRST))]
 
 
 def scripts(folder: Path) -> dict[str, Script]:
-    """The figure and table scripts of a folder by name, in alphabetical order.
+    """Return the figure and table scripts of a folder by name, in alphabetical order.
 
     Raises:
         InputError: there are none, or one cannot be read.
@@ -170,7 +170,7 @@ def read_script(path: Path) -> Script:
     """Read what a figure or table script declares.
 
     Raises:
-        InputError: there is no such script, it is not Python, it has no docstring, or `TABLES` or `DATA` is of no use.
+        InputError: there is no such script, it is not Python, it has no docstring, or `TABLES` or `DATA` is invalid.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such figure or table script; paper_figures/ lists them")
@@ -195,7 +195,7 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _constants(body: list[ast.stmt]) -> dict[str, Any]:
-    """Names that statements bind to literals."""
+    """Return the names that statements bind to literals, with the values."""
     found = {}
     for statement in body:
         match statement:
@@ -209,7 +209,7 @@ def _constants(body: list[ast.stmt]) -> dict[str, Any]:
 
 @cache
 def _classes(folder: Path) -> Mapping[str, tuple[Path, ast.ClassDef]]:
-    """The classes of a folder's modules by name, each with its file."""
+    """Return the classes of a folder's modules by name, each with its file."""
     found: dict[str, tuple[Path, ast.ClassDef]] = {}
     for path in sorted(folder.glob("*.py")):
         for node in _parse(path).body:
@@ -229,16 +229,16 @@ def _declared(folder: Path, root: str, key: str) -> dict[str, Declared]:
         own, named = _constants(node.body), f"class {node.name}"
         missing = required.difference(*(_methods(each) for each in lineage if each.name != root))
         if node.name == root or root not in {each.name for each in lineage} or (key not in own and missing):
-            continue  # of another family, or only there to be derived from
+            continue  # of another family, or only a base class
         if missing:
             raise InputError(f"{path}: {named} does not define {', '.join(sorted(missing))}")
         name = own.get(key)
         if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise InputError(f'{path}: {named} needs {key} = "...", of a-z, 0-9 and _; configurations name it so')
+            raise InputError(f'{path}: {named} needs {key} = "..." of a-z, 0-9 and _, the name for configurations')
         if name in found:
             raise InputError(f"{path}: {key} {name!r} is also in {found[name].file}; choose another one")
         if not ast.get_docstring(node):
-            raise InputError(f"{path}: {named} has no docstring; say there what it is, of a loss its equation")
+            raise InputError(f"{path}: {named} has no docstring; describe it there, for a loss with its equation")
         constants = {constant: value for each in reversed(lineage) for constant, value in _constants(each.body).items()}
         numbers, takes_kernel = _hyperparameters(path, lineage)
         title = str(own.get("title", name))
@@ -247,7 +247,7 @@ def _declared(folder: Path, root: str, key: str) -> dict[str, Declared]:
 
 
 def _lineage(node: ast.ClassDef, classes: Mapping[str, tuple[Path, ast.ClassDef]]) -> Iterator[ast.ClassDef]:
-    """A class and those of the folder that it derives from."""
+    """Yield a class and its base classes in the folder."""
     yield node
     for base in node.bases:
         if (name := ast.unparse(base).rpartition(".")[2]) in classes:
@@ -263,7 +263,7 @@ def _decorators(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
 
 
 def _hyperparameters(path: Path, lineage: list[ast.ClassDef]) -> tuple[dict[str, float | None], bool]:
-    """The numbers that a class is built from, with their defaults; and whether it is built from a kernel too."""
+    """Return the numbers that a class is built from, with defaults, and whether it is also built from a kernel."""
     numbers: dict[str, float | None] = {}
     takes_kernel = False
     for name, annotation, default in _parameters(lineage):
@@ -272,7 +272,7 @@ def _hyperparameters(path: Path, lineage: list[ast.ClassDef]) -> tuple[dict[str,
             takes_kernel = True
         elif annotation == "float":
             if name in TAKEN or not re.fullmatch("[a-z][a-z0-9_]*", name):
-                raise InputError(f"{where} has a name that is taken or not of a-z, 0-9 and _; rename it")
+                raise InputError(f"{where} has a name that is reserved or not of a-z, 0-9 and _; rename it")
             numbers[name] = None if default is None else _number(default, where)
         elif default is None:
             raise InputError(f"{where} must be annotated float, which makes it a hyperparameter, or have a default")
@@ -283,11 +283,11 @@ def _number(default: ast.expr, where: str) -> float:
     try:
         return float(ast.literal_eval(default))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where} has a default that is no plain number; write one, or none") from error
+        raise InputError(f"{where} has a default that is not a plain number; write a number or no default") from error
 
 
 def _parameters(lineage: list[ast.ClassDef]) -> Iterator[tuple[str, str, ast.expr | None]]:
-    """Name, annotation and default of each parameter of the constructor."""
+    """Yield the name, annotation and default of each parameter of the constructor."""
     if "dataclass" in _decorators(lineage[0]):
         for statement in (statement for node in reversed(lineage) for statement in node.body):
             match statement:

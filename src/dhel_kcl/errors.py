@@ -1,14 +1,14 @@
-"""Errors that a user can fix, and how names from outside stand in their messages."""
+"""Errors that a user can fix, and the formatting of external names in their messages."""
 
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 INTERRUPTED = 130
-"""The exit status of a process that Ctrl-C ended."""
+"""Exit status of a process ended by Ctrl-C."""
 
 FEW = 10
-"""How many names a message gives; it counts the others."""
+"""How many names a message lists; it only counts the rest."""
 
 
 class InputError(Exception):
@@ -20,18 +20,18 @@ class InputError(Exception):
 
 
 def escaped(text: str) -> str:
-    """Write what cannot be printed, line ends and undecodable bytes among them, as escapes: one line, harmless."""
+    """Escape unprintable characters, including line ends and undecodable bytes, so that one harmless line results."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def quoted(name: str) -> str:
-    """Give a name as it is, or as a Python literal where a line of names would not show it plainly."""
+    """Return a name unchanged, or as a Python literal if it would be unclear in a list of names."""
     plain = name.isprintable() and name and name == " ".join(name.split()) and ", " not in name
     return name if plain else repr(name)
 
 
 def few(items: Sequence[str], most: int = FEW) -> str:
-    """Join the first items, `most` of them, with commas and count the rest."""
+    """Join the first `most` items with commas and count the rest."""
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -40,9 +40,9 @@ def listed(names: Sequence[str], others: Iterable[str] = ()) -> str:
     """Join names as `few` does, each `quoted`.
 
     Args:
-        names: to be listed.
-        others: names that they could be taken for. Whatever looks like one of these, or like another of `names`, is
-            given in ASCII: it differs by blanks or Unicode's normal forms alone.
+        names: the names to list.
+        others: names that they could be mistaken for. A name that differs from one of these, or from another of
+            `names`, only by blanks or Unicode normal forms is written in ASCII.
     """
     looks = Counter(map(_look, {*names, *others}))
     return few([ascii(name) if looks[_look(name)] > 1 else quoted(name) for name in names])

@@ -1,4 +1,4 @@
-"""Files that other files depend on: written whole or not at all, and identified by their bytes."""
+"""Write files that other files depend on, each whole or not at all, and identify files by their bytes."""
 
 import errno
 import fcntl
@@ -17,20 +17,20 @@ from typing import Any
 from dhel_kcl.errors import InputError
 
 TEMPORARY = ".unfinished-"
-"""How the names of files begin that are being written, or that a killed process left."""
+"""Prefix of the names of files that are being written or that a killed process left behind."""
 
 _ABANDONED_SECONDS = 24 * 3600
-"""Where files cannot be locked: how long nobody has written into one that counts as left by a killed process."""
+"""Without file locks: how long after its last write a file counts as left behind by a killed process."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 _DEEPEST = 100
-"""How deeply what is written as JSON here may be nested: far more than anything is."""
+"""How deeply JSON may be nested: far more than any file here needs."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read its bytes, but no pipe or device, which a reader may wait for, or read, for ever.
+    """Open a file to read its bytes; refuse pipes and devices, which may block the reader or never end.
 
     Raises:
         InputError: it is a pipe or a device.
@@ -42,7 +42,7 @@ def open_regular(path: Path) -> BufferedReader:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: a pipe or a device, and a file is expected; remove it or give a file")
+            raise InputError(f"{path}: expected a file, not a pipe or a device; remove it or give a file")
     except BaseException:
         os.close(descriptor)
         raise
@@ -50,19 +50,19 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a file; raises what `open_regular` does."""
+    """Return the bytes of a file; raises what `open_regular` does."""
     with open_regular(path) as file:
         return file.read()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of the file's bytes; raises what `open_regular` does."""
+    """Return the hexadecimal sha256 of the file's bytes; raises what `open_regular` does."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Hexadecimal sha256 of a JSON-serialisable value, independent of key order."""
+    """Return the hexadecimal sha256 of a JSON-serialisable value; key order does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,12 +70,12 @@ def sha256_json(value: Any) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success and vanishes on failure.
 
-    When the block is over, `path` is on the disk, whatever happens to the machine afterwards. The temporary file is
-    locked until then, so that `remove_abandoned` can tell it from those of killed processes.
+    Once the block has ended, `path` is on disk even if the machine then crashes. Until then the temporary file is
+    locked, so that `remove_abandoned` can tell it from those of killed processes.
 
     The temporary name keeps the suffix of `path`, because many writers choose their format by it.
 
-    Write Python bytes or text into it: libraries that open files themselves hide the reason of a failure.
+    Write Python bytes or text into it: libraries that open files themselves hide the reason for a failure.
 
     Raises:
         InputError: the disk is full or the target cannot be written.
@@ -104,20 +104,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
-    """Create a temporary file beside `path`, and keep it open: the lock on it lasts as long as the descriptor."""
+    """Create and lock a temporary file beside `path`; the lock lasts as long as the descriptor stays open."""
     while True:
         lock, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.stem}-", suffix=path.suffix, dir=path.parent)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock).st_nlink:
             return lock, Path(name)
-        os.close(lock)  # `remove_abandoned` came before the lock
+        os.close(lock)  # `remove_abandoned` removed it before the lock
 
 
 def remove_abandoned(path: Path) -> bool:
-    """Remove a temporary file of `atomic_path` unless a process of this machine may still be writing it.
+    """Remove a temporary file of `atomic_path` unless a process on this machine may still be writing it.
 
-    Its writer holds a lock on it. On a file system without locks, a file into which somebody wrote within a day stays.
+    Its writer holds a lock on it. On a file system without locks, a file written to within the last day is kept.
 
     Returns:
         Whether the file is gone.
@@ -146,7 +146,7 @@ def remove_abandoned(path: Path) -> bool:
 
 
 def _flush_names(folder: Path) -> None:
-    """Put a renamed file on the disk under its new name before anything that is written after it."""
+    """Flush a rename to disk before anything that is written after it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -161,13 +161,13 @@ def _explained(path: Path, error: OSError) -> InputError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
+    """Write `value` as indented JSON, atomically; refuse NaN and infinity."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON a mapping; of a key that is given twice, readers would take one value or the other.
+    """Convert a JSON object to a mapping; refuse duplicate keys, which readers may resolve either way.
 
     Raises:
         ValueError: a key is given twice.
@@ -183,7 +183,7 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        InputError: the file is missing, a pipe or a device, or is not JSON, or gives a key twice.
+        InputError: the file is missing, is a pipe or a device, is not JSON, or gives a key twice.
     """
     try:
         return parse_json(read_regular(path).decode())
@@ -194,26 +194,26 @@ def read_json(path: Path) -> Any:
 
 
 def private_folder(name: str) -> Path:
-    """Make this user's folder for a purpose, or check the one that is there.
+    """Create this user's private folder for a purpose, or check the existing one.
 
-    Its path can be guessed, so somebody else may have made it first: what lies in it counts only if this user alone
-    can have put it there.
+    Its path can be guessed, so somebody else may have created it first. Its contents can be trusted only if nobody
+    but this user can have put them there.
 
     Args:
-        name: the purpose, part of the folder's name.
+        name: the purpose, which is part of the folder's name.
 
     Raises:
-        InputError: the folder is a link, another user's or open to others, or cannot be made.
+        InputError: the folder is a link, belongs to another user, is open to others, or cannot be created.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"dhel-kcl-{name}-{os.geteuid()}"
     except FileNotFoundError as error:
-        raise InputError("TMPDIR: no folder for temporary files can be written; set it to one") from error
+        raise InputError("TMPDIR: no folder for temporary files is writable; set it to one that is") from error
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); set TMPDIR to another folder") from error
+        raise InputError(f"{folder}: cannot be created ({error.strerror}); set TMPDIR to another folder") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o777 != 0o700:
         raise InputError(
             f"{folder}: must be a folder, not a link, that belongs to you with mode 700; "
@@ -223,7 +223,7 @@ def private_folder(name: str) -> Path:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON that recursion can walk.
+    """Parse JSON that is shallow enough to be walked recursively.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, or gives a key twice.

@@ -278,7 +278,7 @@ OPEN = KIND[KIND.index("    def open") :]
             LOSS,
             "float = 1.0",
             "float = T",
-            "weight of AlignUniform has a default that is no plain number",
+            "weight of AlignUniform has a default that is not a plain number",
         ),
         (declarations.losses, LOSS, "class AlignUniform(", "class AlignUniform(((", "not Python, line"),
         (declarations.kernels, FILES["src/dhel_kcl/losses/cauchy.py"], '"cauchy"', '"imq"', "name 'imq' is also in"),

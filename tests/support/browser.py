@@ -1,4 +1,4 @@
-"""Pages as a reader sees them: Debian's Chromium without a window, and everything that goes wrong in it."""
+"""Open pages in headless Chromium (from Debian) and report everything that goes wrong in it."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ _OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-f
 
 @contextmanager
 def browser() -> Iterator[WebDriver]:
-    """A browser of the machine; nothing is downloaded."""
+    """Start the browser installed on this machine; nothing is downloaded."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in _OPTIONS:
@@ -35,7 +35,7 @@ def browser() -> Iterator[WebDriver]:
 def open_page(driver: WebDriver, page: Path, ready: str) -> None:
     """Open a page without a server, and wait for an element."""
     for log in ("browser", "performance"):
-        driver.get_log(log)  # what an earlier page said
+        driver.get_log(log)  # drop the messages of earlier pages
     driver.get(page.resolve().as_uri())
     wait_for(driver, ready)
 
@@ -52,7 +52,7 @@ def wait_for(driver: WebDriver, selector: str, count: int = 1) -> list[str]:
 
 
 def problems(driver: WebDriver) -> list[str]:
-    """Errors on the console, images that did not load, and requests over a network, since the page was opened."""
+    """Return console errors, images that did not load, and network requests since the page was opened."""
     errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
     broken = driver.execute_script(
         "return [...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.src.slice(0, 80))"

@@ -1,4 +1,4 @@
-"""Work in several processes joined by gloo."""
+"""Run work in several processes joined by gloo."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 
 def launch(work: Callable[[int, int], Any], processes: int, folder: Path) -> list[Any]:
-    """Run `work(rank, processes)` in as many processes, and return what each returned."""
+    """Run `work(rank, processes)` in that many processes, and return the result of each."""
     torch.multiprocessing.spawn(_process, (processes, work, folder), nprocs=processes)
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 

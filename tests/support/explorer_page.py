@@ -1,4 +1,4 @@
-"""A page of the explorer from a synthetic table."""
+"""Make an explorer page from a synthetic table."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from dhel_kcl.paper.render import RESULT_COLUMNS
 def run_table(
     loss: str, batch_size: int, *, diverged: bool = False, epochs: int = 3, h: int = 8, z: int = 4
 ) -> pd.DataFrame:
-    """The tidy rows of one run, with random values."""
+    """Return the tidy rows of one run, with random values."""
     random = np.random.default_rng(batch_size + len(loss))
     rows: list[tuple[str, str, float, float]] = [("diverged", "", 7.0, float(diverged))]
     rows += [("training_loss", "", epoch, random.random()) for epoch in range(1, epochs + 1)]
     if diverged:
-        del rows[-1]  # of the epoch that it did not end nothing is logged
+        del rows[-1]  # nothing is logged for an unfinished epoch
     else:
         rows += [(metric, "h", math.nan, random.random()) for metric in ("linear_top1", "knn_top1")]
         for representation, dimension in (("h", h), ("z", z)):
@@ -37,7 +37,7 @@ def run_table(
 
 
 class Page:
-    """A page in the making: its table, manifests and files."""
+    """A page with its table, manifests and files."""
 
     def __init__(self, folder: Path, make_manifest: Callable[..., Path]) -> None:
         self.results, self.output = folder / "results.parquet", folder / "explorer.html"

@@ -1,4 +1,4 @@
-"""What somebody who tampers with an experiment, and knows how it is audited, would do."""
+"""Tamper with an experiment like somebody who knows how it is audited."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def manifests(layout: Layout) -> list[Path]:
 
 
 def sign_again(*paths: Path) -> None:
-    """Replace every hash in these manifests by that of the file as it is now."""
+    """Replace every hash in these manifests with that of the current file."""
     for path in paths:
         manifest = load_manifest(path)
         for artifact in [*manifest.inputs.values(), *manifest.outputs.values()]:
@@ -25,7 +25,7 @@ def sign_again(*paths: Path) -> None:
 
 
 def sign_everything_again(layout: Layout) -> None:
-    """Replace every hash of the experiment, those of manifests last, and take the seal away."""
+    """Replace every hash of the experiment, those of manifests last, and remove the seal."""
     for _ in range(3):  # the explorer and the report hash manifests
         sign_again(*manifests(layout))
     layout.audit.unlink()

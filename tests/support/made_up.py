@@ -1,4 +1,4 @@
-"""Experiments that are not what their manifests say: made up, or forged and signed again."""
+"""Make experiments that do not match their manifests: made up, or forged and signed again."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from dhel_kcl.provenance.seal import Seal, file_digests
 
 
 def make_up(experiment: Experiment) -> None:
-    """Write the files, manifests and seal of a finished experiment; each file holds its own name."""
+    """Write the files, manifests and seal of a finished experiment; each file contains its own name."""
     for job in jobs(experiment).values():
         for path in job.writes.values():
             if path not in experiment.discarded:
@@ -24,7 +24,7 @@ def make_up(experiment: Experiment) -> None:
 
 
 def write_manifest(job: Job) -> None:
-    """Write the manifest of a job from the files that it reads and writes, as they are."""
+    """Write the manifest of a job from the current files that it reads and writes."""
 
     def described(files: dict[str, Path]) -> dict[str, Artifact]:
         return {
@@ -52,7 +52,7 @@ def write_manifest(job: Job) -> None:
 
 
 def sign_again(experiment: Experiment, code: str | None = None) -> None:
-    """Replace what the manifests record by what is there, the code too if it is given, and take the seal away."""
+    """Update the manifests to the current files, and to `code` if it is given, and remove the seal."""
     for path in jobs(experiment):
         manifest = load_manifest(path)
         manifest.source_digest = code or manifest.source_digest

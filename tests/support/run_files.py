@@ -1,4 +1,4 @@
-"""Files of a run that no stage wrote, to be measured."""
+"""Make files of a run, to be measured, without running a stage."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dhel_kcl.files import write_json
 
 
 def make_features(classes: int = 2) -> dict[str, torch.Tensor]:
-    """Features of 40 training and 20 test images, h of 4 dimensions and z of 3, each class apart from the others."""
+    """Make features of 40 training and 20 test images with separate classes, 4 dimensions of h and 3 of z."""
     generator = torch.Generator().manual_seed(0)
     labels = {"train_label": torch.arange(40) % classes, "test_label": torch.arange(20) % classes}
     places = {"train": "train", "test": "test", "test_view1": "test", "test_view2": "test"}
@@ -22,6 +22,6 @@ def make_features(classes: int = 2) -> dict[str, torch.Tensor]:
 
 
 def write_outcome(path: Path, status: str) -> Path:
-    """Write how a run on a CPU ended."""
+    """Write the outcome of a run on a CPU."""
     write_json(path, {"status": status, "step": 22, "device": "cpu", "dtype": "float32", "processes": 1})
     return path

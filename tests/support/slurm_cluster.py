@@ -1,4 +1,4 @@
-"""A real Slurm of one node with two GPUs, in a folder of its own; the GPUs are device nodes without a device."""
+"""Start a real Slurm cluster of one node with two fake GPUs (device nodes without a device), in its own folder."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKN
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP
 """
-# What each task has, told by Slurm at its start and its end: job, step, devices, time.
+# Records job, step, devices and time at the start and the end of each task.
 RECORD = """#!/bin/sh
 echo {event} $SLURM_JOB_ID "${{SLURM_STEP_ID:-batch}}" "${{CUDA_VISIBLE_DEVICES:-none}}" $(date +%s.%N) >>{folder}/tasks
 """
@@ -60,7 +60,7 @@ SLURM_CONF={folder}/slurm.conf exec {srun} "$@"
 
 
 def missing() -> str:
-    """What this machine lacks to start the cluster, or nothing."""
+    """Return what this machine lacks to start the cluster, or an empty string."""
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:
         return f"{', '.join(absent)} not installed (Debian: slurm-wlm, slurmctld, slurmd, slurm-client, munge)"
     if os.geteuid() != 0:
@@ -84,17 +84,17 @@ class Cluster:
         }
 
     def command(self, *arguments: str) -> str:
-        """What a client of Slurm prints."""
+        """Run a client of Slurm and return its output."""
         done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
     def queue(self) -> list[str]:
-        """The jobs that wait or run."""
+        """Return the waiting and running jobs."""
         return self.command("squeue", "--noheader", "--format=%i").split()
 
     def clear(self) -> None:
-        """End whatever was submitted, and each Snakemake that would submit more."""
+        """Cancel everything that was submitted, and kill every Snakemake process that would submit more."""
         for process in self.processes("snakemake"):
             process.kill()
         if _said(self, "squeue", "--noheader"):
@@ -103,7 +103,7 @@ class Cluster:
             wait_until(lambda: not _said(self, "squeue", "--noheader"), 60, "an empty queue")
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """Every job so far by its number; its comment is Snakemake's name of it."""
+        """Return every job so far by its number; the comment is Snakemake's name for the job."""
         keys = ("comment", "state", "partition", "tres-per-job", "timelimit")
         columns = ",".join(f"{key}:|" for key in ("jobid", *keys))
         said = self.command("squeue", "--states=all", "--noheader", f"--Format={columns}")
@@ -111,7 +111,7 @@ class Cluster:
         return {number: dict(zip(keys, values, strict=False)) for number, *values in rows}
 
     def tasks(self) -> list[tuple[str, str, float, float]]:
-        """Job, devices, begin and end of every finished task, other than the script that starts it."""
+        """Return job, devices, begin and end of every finished task, except the scripts that start tasks."""
         begun: dict[tuple[str, str], tuple[str, float]] = {}
         finished = []
         for line in (self.folder / "tasks").read_text(encoding="utf-8").splitlines():
@@ -124,12 +124,12 @@ class Cluster:
         return finished
 
     def processes(self, text: str = "") -> list[psutil.Process]:
-        """The living processes of this cluster, daemons and jobs, whose command line has this text."""
+        """Return the live processes of this cluster, daemons and jobs, with this text in their command line."""
         found = []
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if process.name() == "slurmstepd":  # it writes its title over its environment
+                if process.name() == "slurmstepd":  # its title overwrites its environment
                     mine = any(file.path.startswith(str(self.folder)) for file in process.open_files())
                 if mine and text in " ".join(process.cmdline()):
                     found.append(process)
@@ -139,7 +139,7 @@ class Cluster:
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for something to be so, and fail when it is not in time."""
+    """Wait for a condition, and fail if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -148,10 +148,10 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
 
 @contextmanager
 def slurm() -> Iterator[Cluster]:
-    """Start the cluster; at the end nothing of it is left, neither a file nor a process."""
+    """Start the cluster; leave no file and no process of it at the end."""
     # Not under pytest's folder: the path of a socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    folder.chmod(0o755)  # as munged demands
+    folder.chmod(0o755)  # required by munged
     cluster = Cluster(folder)
     try:
         _configure(folder)
@@ -198,7 +198,7 @@ def _configure(folder: Path) -> None:
 
 
 def _make_device(path: Path) -> None:
-    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))  # as /dev/null
+    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))  # like /dev/null
 
 
 def _free_ports(count: int) -> list[int]:
@@ -219,7 +219,7 @@ def _said(cluster: Cluster, *command: str) -> str:
 
 
 def _stop(cluster: Cluster) -> None:
-    """End the jobs, then the daemons; whatever does not go by itself is killed, by its number."""
+    """Stop the jobs, then the daemons; kill by pid whatever does not exit by itself."""
     try:
         cluster.clear()
     finally:

@@ -1,4 +1,4 @@
-"""One small pretraining run as a program of its own, to be killed, or started by torchrun.
+"""Run one small pretraining as its own program, to be killed or started by torchrun.
 
 Usage: train_digits.py BETON FOLDER [learning_rate=value] [key=value of the computing settings ...]
 """
@@ -18,7 +18,7 @@ EPOCHS = 4
 
 
 def main(beton: str, folder: str, *settings: str) -> None:
-    """Train; the checkpoints stay for the test to look at."""
+    """Train, and leave the checkpoints for the test to inspect."""
     values = {"device": "cpu", "threads": 1, "checkpoint_every_steps": 3, "log_every_steps": 4, "tensorboard": False}
     values |= yaml.safe_load("{" + ", ".join(setting.replace("=", ": ") for setting in settings) + "}")
     run = load_config(TINY).run(RUN)

@@ -1,4 +1,4 @@
-"""A clone without results, and the programs of the environment run in it."""
+"""Make a clone without results and run the programs of the environment in it."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ TINY = REPOSITORY / "tests" / "tiny.yaml"
 
 
 def make_workspace(folder: Path) -> Path:
-    """Copy what the workflow needs."""
+    """Copy the files that the workflow needs."""
     for name in ("Snakefile", "workflow", "profiles", "config", "paper_figures", "envs"):
         source = REPOSITORY / name
         if source.is_dir():
@@ -21,7 +21,7 @@ def make_workspace(folder: Path) -> Path:
 
 
 def run(*command: str, cwd: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
-    """Run a program of the environment that runs the tests."""
+    """Run a program of the test environment."""
     program = str(Path(sys.executable).parent / command[0])
     return subprocess.run(
         [program, *command[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False

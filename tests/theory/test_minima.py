@@ -52,13 +52,13 @@ def test_riesz_kernels_that_grow_faster_than_the_square_are_known_for_two_pairs_
     poles = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0], [0.0, 1e-3, 1.0]], dtype=torch.float64)
     loss = build_loss(config)
     assert loss(poles, poles) < loss(three, three), "so the simplex is not its minimiser"
-    with pytest.raises(ValueError, match=r"riesz with s = -3 for m = 3 .* known is m = 2"):
+    with pytest.raises(ValueError, match=r"riesz with s = -3 for m = 3 .* it is known for m = 2"):
         minimum(config, 3, 3)
 
 
 @pytest.mark.parametrize("config", TEMPERATURE, ids=name_of)
 def test_more_than_d_plus_one_pairs_are_refused(config: LossConfig) -> None:
-    with pytest.raises(ValueError, match=r"m = 8 pairs in d = 4 dimensions is not known; known is m <= d \+ 1"):
+    with pytest.raises(ValueError, match=r"m = 8 pairs in d = 4 dimensions is not known; it is known for m <= d \+ 1"):
         minimum(config, 8, 4)
 
 

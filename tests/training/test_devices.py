@@ -213,7 +213,7 @@ def test_a_cpu_job_claims_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_more_devices_than_the_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(InputError, match=r"compute\.gpus_per_run: 3 asked for, and this machine shows 2"):
+    with pytest.raises(InputError, match=r"compute\.gpus_per_run: 3 requested, but this machine shows 2"):
         claim_gpus(CUDA, 3, tmp_path)
 
 
@@ -240,7 +240,7 @@ def test_a_part_of_a_gpu_whose_name_has_slashes_is_locked_like_any_other(
 
 def test_a_device_that_is_named_twice_counts_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
-    with pytest.raises(InputError, match="2 asked for, and this machine shows 1"):
+    with pytest.raises(InputError, match="2 requested, but this machine shows 1"):
         claim_gpus(CUDA, 2, tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_missing_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="run its pretraining first"):
         load_encoder(SMALL, path)
     save_encoder(build_encoder(SMALL, seed=0), path)
-    with pytest.raises(InputError, match="another architecture"):
+    with pytest.raises(InputError, match="does not match the configured architecture"):
         load_encoder(EncoderConfig(width=0.125, embedding_dim=16), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged"):

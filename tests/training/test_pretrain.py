@@ -209,7 +209,7 @@ class TestRun:
     def test_cuda_without_a_gpu_is_refused(self, run: Run, digits_beton: Path, tmp_path: Path) -> None:
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-        with pytest.raises(InputError, match=r"compute\.device: cuda is asked for but torch sees no GPU"):
+        with pytest.raises(InputError, match=r"compute\.device: cuda is requested but torch sees no GPU"):
             pretrain(run, ComputeConfig(device="cuda"), digits_beton, "settings", tmp_path)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -321,7 +321,7 @@ class TestInterruption:
             _, said = process.communicate(timeout=300)
         assert process.returncode == 1
         stopped = said.rpartition("stopped after step ")[2]
-        assert f"of {STEPS} as asked; the same command goes on from there" in stopped
+        assert f"of {STEPS} as asked; the same command continues from there" in stopped
         assert f"resuming after step {stopped.split()[0]} of {STEPS}" in finish(digits_beton, tmp_path)
         assert everything(tmp_path) == whole
 

@@ -1,9 +1,9 @@
 """Compiled image operations and the random draws behind them.
 
 Every draw is a hash of (epoch key, image, view, operation, counter), so a view does not depend on threads, batches or
-the order of images, and switching one operation off leaves the draws of the others alone.
+the order of images, and switching one operation off does not change the draws of the others.
 
-All kernels are in this one module because numba's cache notices a change only in the file of the function it compiled.
+All kernels are in this one module because numba's cache only notices changes to the file of the compiled function.
 """
 
 import math
@@ -24,7 +24,7 @@ Integer = int | np.integer[Any]
 
 CROP, FLIP, JITTER, JITTER_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(8)
 GRAYSCALE, BLUR, BLUR_SIGMA, SOLARISATION, SHIFT = range(8, 13)
-"""Operations that draw random numbers; the value is part of the key of the draw."""
+"""Operations that draw random numbers; the value is part of the key of each draw."""
 
 BILINEAR, BICUBIC = range(2)
 FILTERS = {"bilinear": BILINEAR, "bicubic": BICUBIC}
@@ -39,10 +39,10 @@ _SHIFT_30, _SHIFT_27, _SHIFT_31, _SHIFT_11 = np.uint64(30), np.uint64(27), np.ui
 
 
 class ViewParameters(NamedTuple):
-    """What a view is made with; an operation with probability 0 is off.
+    """Parameters of a view; an operation with probability 0 is off.
 
-    Without `crop`, the view has the evaluation geometry: the whole image if it has the size of the view, else the
-    centre of the image whose shorter side was resized to `evaluation_resize` pixels.
+    Without `crop`, the view has the evaluation geometry: the whole image if it has the size of the view, otherwise the
+    centre of the image after its shorter side is resized to `evaluation_resize` pixels.
     """
 
     crop: bool
@@ -68,10 +68,10 @@ class ViewParameters(NamedTuple):
 
 
 def _find_cache() -> None:
-    """Give numba a folder for compiled code if it knows none: its own are this package's and the user's cache.
+    """Give numba a cache folder if it finds none; by default it uses this package's folder or the user's cache.
 
     Raises:
-        InputError: the environment names a folder that cannot be written, or none can be made.
+        InputError: the environment names a folder that is not writable, or no folder can be created.
     """
     if chosen := numba.config.CACHE_DIR:  # type: ignore[attr-defined] # numba reads it from the environment
         try:
@@ -92,7 +92,7 @@ _compiled = njit(cache=True, fastmath=False, nogil=True, error_model="numpy")
 
 @_compiled
 def splitmix64(state: Integer, counter: Integer) -> Integer:
-    """Output number `counter` of the splitmix64 generator (Steele et al., OOPSLA 2014) seeded with `state`."""
+    """Return output number `counter` of the splitmix64 generator (Steele et al., OOPSLA 2014) seeded with `state`."""
     z = np.uint64(state) + (np.uint64(counter) + np.uint64(1)) * _GOLDEN
     z = (z ^ (z >> _SHIFT_30)) * _MIX_1
     z = (z ^ (z >> _SHIFT_27)) * _MIX_2
@@ -101,13 +101,13 @@ def splitmix64(state: Integer, counter: Integer) -> Integer:
 
 @_compiled
 def view_key(epoch_key: Integer, index: Integer, view: Integer) -> Integer:
-    """Key of one view of one image in one epoch."""
+    """Return the key of one view of one image in one epoch."""
     return splitmix64(splitmix64(epoch_key, index), view)
 
 
 @_compiled
 def uniform(key: Integer, operation: Integer, draw: Integer) -> float:
-    """Draw number `draw` of an operation of the view with this key: uniform in [0, 1)."""
+    """Return draw number `draw` of an operation of the view with this key, uniform in [0, 1)."""
     return np.float64(splitmix64(splitmix64(key, operation), draw) >> _SHIFT_11) * 2.0**-53
 
 
@@ -123,8 +123,8 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """Sample the box of a random resized crop as torchvision does.
 
-    Ten tries at an area share from [scale_low, scale_high] and a log-uniform aspect ratio (width / height); if none
-    fits, the largest central box whose ratio is allowed.
+    Try ten times to draw an area share from [scale_low, scale_high] and a log-uniform aspect ratio (width / height); if
+    no box fits, take the largest central box with an allowed ratio.
 
     Returns:
         top, left, height and width in pixels.
@@ -163,10 +163,10 @@ def _filter_weight(x: float, resampling: int) -> float:
 def _resampling_weights(
     length: int, full: int, first: int, count: int, resampling: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Weights of the inputs of outputs first .. first + count - 1, when `length` pixels become `full` pixels.
+    """Return the input weights of outputs first .. first + count - 1 when `length` pixels become `full` pixels.
 
     Returns:
-        (count, 2) first input and number of inputs, and (count, widest) fixed-point weights.
+        The first input and the number of inputs, (count, 2), and the fixed-point weights, (count, widest).
     """
     scale = length / full
     stretch = max(scale, 1.0)
@@ -200,8 +200,8 @@ def resize_window(
 ) -> None:
     """Write the part of the resized image that `out` covers, antialiased and rounded as PIL does, rows first.
 
-    Each pass runs along contiguous memory, for the compiler to vectorise: the first over the rows of a transposed copy,
-    the second over columns.
+    Each pass runs along contiguous memory so that the compiler can vectorise it: the first over the rows of a
+    transposed copy, the second over columns.
 
     Args:
         image: (H, W, 3) input.
@@ -256,7 +256,7 @@ def resize_window(
 def _weighted_sum(
     lines: Pixels, first: int, count: int, weights: npt.NDArray[np.int32], sums: npt.NDArray[np.int32]
 ) -> None:
-    """Write the weighted sum of `count` lines from `first` on, plus the half that makes the later shift round."""
+    """Write the weighted sum of `count` lines from `first` on, plus one half so that the later shift rounds."""
     sums[:] = 1 << (WEIGHT_BITS - 1)
     for tap in range(count):
         weight, line = weights[tap], lines[first + tap]
@@ -266,11 +266,11 @@ def _weighted_sum(
 
 @_compiled
 def evaluation_view(image: Pixels, shorter_side: int, out: Pixels) -> None:
-    """Write the whole image if it has the size of `out`, else its centre once its shorter side is `shorter_side`.
+    """Write the whole image if it has the size of `out`, else its centre after a resize to `shorter_side`.
 
     Args:
         image: (H, W, 3) input.
-        shorter_side: in pixels.
+        shorter_side: length of the shorter side after the resize, in pixels.
         out: (3, h, w) output.
     """
     height, width = image.shape[0], image.shape[1]
@@ -298,12 +298,12 @@ def shift_offset(key: Integer, axis: int, most: int) -> int:
 
 @_compiled
 def shift_reflected(planes: Pixels, down: int, right: int) -> None:
-    """Move the content of (3, S, S) planes; what enters is its mirror image, without repeating the border.
+    """Shift the content of (3, S, S) planes; fill the gap with its mirror image, without repeating the border.
 
     Args:
         planes: changed in place.
-        down: in (-S, S), pixels; negative moves up.
-        right: in (-S, S), pixels; negative moves left.
+        down: pixels, in (-S, S); negative moves up.
+        right: pixels, in (-S, S); negative moves left.
     """
     size = planes.shape[1]
     last = size - 1
@@ -316,8 +316,8 @@ def shift_reflected(planes: Pixels, down: int, right: int) -> None:
                 planes[channel, row, column] = original[channel, source_row, source_column]
 
 
-# The colour operations below work in place on (3, H, W) planes. They compute in float32 without branches, in which
-# products of bytes and ITU-R 601 sums are exact, so that the compiler vectorises them.
+# The colour operations below work in place on (3, H, W) planes. They compute in float32, in which products of bytes and
+# ITU-R 601 sums are exact, and without branches, so that the compiler vectorises them.
 
 _ZERO, _HALF, _ONE, _TWO, _FOUR, _WHITE = (np.float32(value) for value in (0, 0.5, 1, 2, 4, 255))
 _RED, _GREEN, _BLUE, _LUMA_HALF, _LUMA_UNIT = (np.float32(value) for value in (19595, 38470, 7471, 0x8000, 2.0**-16))
@@ -325,7 +325,7 @@ _RED, _GREEN, _BLUE, _LUMA_HALF, _LUMA_UNIT = (np.float32(value) for value in (1
 
 @_compiled
 def _luma(red: Integer, green: Integer, blue: Integer) -> Integer:
-    # ITU-R 601-2 in 16-bit fixed point, as PIL converts to mode L; below 2^24, so exact in float32.
+    # ITU-R 601-2 in 16-bit fixed point, like PIL's conversion to mode L; below 2^24, so exact in float32.
     exact = _RED * np.float32(red) + _GREEN * np.float32(green) + _BLUE * np.float32(blue) + _LUMA_HALF
     return np.int32(exact * _LUMA_UNIT)
 
@@ -376,7 +376,7 @@ def adjust_saturation(planes: Pixels, factor: float) -> None:
 
 @_compiled
 def adjust_hue(planes: Pixels, shift: float) -> None:
-    """Turn the hue by `shift` full circles (-0.5 to 0.5), through PIL's 8-bit HSV and with its rounding."""
+    """Rotate the hue by `shift` full circles (-0.5 to 0.5), using PIL's 8-bit HSV and its rounding."""
     reds, greens, blues = _channels(planes)
     steps = np.int32(shift * 255)
     for position in range(len(reds)):
@@ -388,7 +388,7 @@ def adjust_hue(planes: Pixels, shift: float) -> None:
 
 @_compiled
 def _to_hsv(red: np.float32, green: np.float32, blue: np.float32) -> tuple[Integer, Integer, np.float32]:
-    """Hue and saturation in 0 to 255, and the brightest channel; PIL mixes float32 and float64 just so."""
+    """Return hue and saturation (0 to 255) and the brightest channel; float32 and float64 are mixed as in PIL."""
     highest = red if red > green else green
     highest = highest if highest > blue else blue
     lowest = red if red < green else green
@@ -410,7 +410,7 @@ def _to_hsv(red: np.float32, green: np.float32, blue: np.float32) -> tuple[Integ
 
 @_compiled
 def _to_rgb(hue: Integer, saturation: Integer, value: np.float32) -> tuple[Integer, Integer, Integer]:
-    """The inverse: the hue's place on the colour wheel of six faces says which channel is what."""
+    """Invert `_to_hsv`; the sixth of the colour wheel in which the hue lies determines the role of each channel."""
     place = np.float32(np.float64(hue) * 6.0 / 255.0)
     face = np.int32(place)
     part = place - np.float32(face)
@@ -438,7 +438,7 @@ def to_grayscale(planes: Pixels) -> None:
 
 @_compiled
 def solarize(planes: Pixels, threshold: int) -> None:
-    """Invert the levels from `threshold` (0 to 256) on."""
+    """Invert levels of at least `threshold` (0 to 256)."""
     flat = planes.reshape(planes.size)
     for position in range(len(flat)):
         level = np.int32(flat[position])
@@ -453,7 +453,7 @@ def _channels(planes: Pixels) -> tuple[Pixels, Pixels, Pixels]:
 
 @_compiled
 def jitter_order(key: Integer) -> npt.NDArray[np.int64]:
-    """Uniformly random order of BRIGHTNESS, CONTRAST, SATURATION and HUE."""
+    """Draw a uniformly random order of BRIGHTNESS, CONTRAST, SATURATION and HUE."""
     order = np.array([BRIGHTNESS, CONTRAST, SATURATION, HUE])
     for last in range(3, 0, -1):
         other = int(uniform(key, JITTER_ORDER, last) * (last + 1))
@@ -487,7 +487,7 @@ def _jitter(planes: Pixels, key: Integer, parameters: ViewParameters) -> None:
 
 @_compiled
 def blur_kernel_size(image_size: int) -> int:
-    """A tenth of the image's side made odd, and at least 3 pixels (SimCLR, Chen et al., ICML 2020, appendix A)."""
+    """Return a tenth of the side, made odd and at least 3 pixels (SimCLR, Chen et al., ICML 2020, appendix A)."""
     return max(3, 2 * (image_size // 20) + 1)
 
 
@@ -579,7 +579,7 @@ def make_view(image: Pixels, key: Integer, parameters: ViewParameters, planes: P
 
 @_compiled
 def interleave(planes: Pixels, mirrored: bool, levels: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    """Write (3, S, S) planes to (S, S, 3), mirrored left to right if asked, each level as `levels` says."""
+    """Write (3, S, S) planes to (S, S, 3), mirrored left to right if asked, mapping each level through `levels`."""
     size = planes.shape[1]
     for row in range(size):
         line = out[row]
@@ -609,12 +609,12 @@ def make_views(
         offsets: (n,) position of each image in `pixels`.
         heights: (n,) pixels.
         widths: (n,) pixels.
-        indices: (n,) number of each image in its data set.
-        epoch_key: key of the random stream of this run's epoch.
+        indices: (n,) index of each image in its data set.
+        epoch_key: key of the random stream of this epoch of the run.
         parameters: the augmentation.
-        levels: (256,) what to write for each grey level.
+        levels: (256,) value to write for each grey level.
         out: (views, B, S, S, 3) output, of the type of `levels`.
-        first: place of the first image in the batch `out`; the others follow.
+        first: position of the first image in the batch `out`; the others follow.
     """
     size = out.shape[2]
     planes = np.empty((3, size, size), np.uint8)
@@ -632,4 +632,4 @@ LEVELS: dict[str, npt.NDArray[Any]] = {
     "float32": np.arange(256, dtype=np.float32) / np.float32(255),
     "uint8": np.arange(256, dtype=np.uint8),
 }
-"""What `make_views` may write for each grey level: numbers in [0, 1], or the level itself."""
+"""The values that `make_views` may write for the grey levels: numbers in [0, 1], or the levels themselves."""

@@ -1,7 +1,7 @@
-"""Write a data set to a beton, FFCV's file of fixed layout, and refuse one that is not what was written.
+"""Write a data set to a beton, FFCV's file of fixed layout, and refuse a beton that has changed since.
 
-FFCV reads a damaged beton without complaint, or crashes the interpreter; the sidecar `<beton>.json` holds what is
-needed to notice beforehand.
+FFCV reads a damaged beton without complaint or crashes the interpreter. The sidecar `<beton>.json` holds what is needed
+to detect the damage first.
 """
 
 import errno
@@ -31,11 +31,11 @@ FIELDS = {"image": "RGBImageField", "label": "IntField"}
 """The layout: the FFCV type of each field, in their order."""
 MIN_PAGE_BYTES = 1 << 21
 MAX_PAGE_BYTES = 1 << 31
-"""FFCV stores the size of a page, a power of two, in 32 bits."""
+"""FFCV stores the page size, a power of two, in 32 bits."""
 MAX_SIDES = {"raw": (1 << 16) - 1, "jpg": 65_500}
-"""The longest side of an image, in pixels: a record has 16 bits for it, and JPEG libraries stop at 65,500."""
+"""The longest side of an image, in pixels: a record stores it in 16 bits, and JPEG libraries stop at 65,500."""
 IMAGES_IN_FLIGHT = 256
-"""Decoded images held in memory at once while writing."""
+"""How many decoded images are held in memory at once while writing."""
 
 UNLABELLED = "(unlabelled)"
 
@@ -44,7 +44,7 @@ class BetonInfo(BaseModel):
     """The sidecar of a beton.
 
     Attributes:
-        sha256: of the beton's bytes.
+        sha256: sha256 of the beton's bytes.
         bytes: size of the beton.
         num_images: images in the beton.
         classes: class names; a label is a position in this list.
@@ -57,10 +57,10 @@ class BetonInfo(BaseModel):
         min_size: smallest stored height and width, each over all images, in pixels.
         max_size: largest stored height and width, each over all images, in pixels.
         origin: where the images came from.
-        skipped: every image left out because it cannot be used, with the reason; names as `quoted` gives them.
-        left_out: how many files and folders of the source are not part of it, by reason.
-        versions: of the libraries that decoded and wrote the images.
-        sidecar_sha256: of the other values, as `sha256_json`; nothing else would tell that a class got another name.
+        skipped: every image left out because it cannot be used, with the reason; names are `quoted`.
+        left_out: how many files and folders of the source are left out, by reason.
+        versions: versions of the libraries that decoded and wrote the images.
+        sidecar_sha256: `sha256_json` of the other values; without it, a renamed class would go unnoticed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,10 +95,10 @@ def write_beton(
     num_workers: int = 1,
     accept: Callable[[LabelArray], None] = lambda labels: None,
 ) -> BetonInfo:
-    """Write the images and labels of `source` to the beton `path`, and its sidecar after it.
+    """Write the images and labels of `source` to the beton `path`, and then its sidecar.
 
-    Every image is decoded once to find those that cannot be used before anything is written, and once more to be
-    written. The bytes depend on the images and the arguments, not on `num_workers`.
+    Every image is decoded twice: once to find unusable images before anything is written, and once to write it. The
+    bytes depend on the images and the arguments, not on `num_workers`.
 
     Args:
         source: labelled images.
@@ -106,18 +106,18 @@ def write_beton(
         storage: ``raw`` pixels, for images of one size, or ``jpg``.
         jpeg_quality: 1 to 100.
         max_resolution: reduce images whose longer side has more pixels than this.
-        on_corrupt: what to do about images that cannot be used: they cannot be decoded or stored, or changed between
-            the two readings.
+        on_corrupt: what to do about unusable images: those that cannot be decoded or stored, or that change between the
+            two passes.
         num_workers: decoding threads.
-        accept: called with the labels of the images to be written, first with all and then whenever some turn out to be
-            of no use; it may raise to prevent the writing.
+        accept: called with the labels of the images to write, first with all of them and again whenever some turn out
+            to be unusable; it may raise an exception to prevent the writing.
 
     Returns:
-        What the sidecar says.
+        The content of the sidecar.
 
     Raises:
-        InputError: images cannot be used (the first few are named), have several sizes with raw storage, or there are
-            none; the labels or classes are impossible, or the disk is full.
+        InputError: images cannot be used (the first few are named), there are none, their sizes differ with raw
+            storage, the labels or classes are invalid, or the disk is full.
     """
     _refuse_impossible_classes(source)
     accept(source.labels)
@@ -191,12 +191,13 @@ def write_beton(
 
 
 def open_beton(path: Path) -> BetonInfo:
-    """Check that a beton is, byte for byte, the one its sidecar describes.
+    """Check that a beton is, byte for byte, the one that its sidecar describes.
 
-    The file is hashed once in a process, and again when its size or modification time changes.
+    The file is hashed once per process, and again if its size or modification time changes.
 
     Raises:
-        InputError: the beton or its sidecar is missing, empty, truncated, foreign or changed, or they do not match.
+        InputError: the beton or its sidecar is missing, empty, truncated, of another origin or changed, or the two do
+            not match.
     """
     remedy = "delete it and run the command that wrote it again"
     try:
@@ -204,7 +205,7 @@ def open_beton(path: Path) -> BetonInfo:
     except OSError as error:
         raise InputError(f"{path}: no such beton ({error.strerror}); run the command that writes it") from error
     if not path.is_file():
-        raise InputError(f"{path}: not a file but a beton is expected; give the path of the beton")
+        raise InputError(f"{path}: not a file; give the path of a beton")
     if status.st_size == 0:
         raise InputError(f"{path}: the beton is empty; {remedy}")
     if not _has_beton_header(path):
@@ -275,7 +276,7 @@ def _has_beton_header(path: Path) -> bool:
 
 
 def _texts(names: Sequence[str]) -> list[str]:
-    """Names as text that a file can hold: bytes of a file's name that are not UTF-8 become escapes."""
+    """Return names as text that can be written to a file: bytes of a file name that are not UTF-8 are escaped."""
     return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
 
 
@@ -286,19 +287,19 @@ def _refuse_impossible_classes(source: ImageSource) -> None:
     if len(source.names) != len(source.labels):
         raise InputError(
             f"{escaped(source.origin)}: {len(source.names)} names but {len(source.labels)} labels; "
-            "its kind must give one of each for an image"
+            "its kind must return one name and one label per image"
         )
     if (odd := np.flatnonzero((source.labels < -1) | (source.labels >= len(source.classes)))).size:
         raise InputError(
             f"{escaped(source.origin)}: label {source.labels[odd[0]]} of image {quoted(source.names[odd[0]])} is not "
-            f"one of the {len(source.classes)} classes; its kind must give positions in their list, or -1 for none"
+            f"one of the {len(source.classes)} classes; its kind must return positions in their list, or -1 for none"
         )
 
 
 def _read(
     source: ImageSource, index: int, size: tuple[int, int] | None = None, *, storage: str, max_resolution: int | None
 ) -> ImageArray | str:
-    """Decode an image, or say why it cannot be used; one that should have `size` must still have it."""
+    """Decode an image, or return why it cannot be used; if `size` is given, the image must have that size."""
     try:
         image, _ = source[index]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -370,7 +371,7 @@ def _refuse_several_sizes(source: ImageSource, sizes: dict[int, tuple[int, int]]
 
 
 def _page_bytes(sizes: list[tuple[int, int]], storage: str) -> int:
-    """Smallest page, a power of two, that the largest image is sure to fit; JPEG of noise can exceed its pixels."""
+    """Return the smallest page that surely fits the largest image; a JPEG of noise can be larger than its pixels."""
     largest = max(3 * height * width for height, width in sizes)
     needed = largest if storage == "raw" else 2 * largest + (1 << 16)
     return max(MIN_PAGE_BYTES, 1 << (needed - 1).bit_length())
@@ -393,22 +394,22 @@ def _write_pages(
     field_options: dict[str, str | int | None],
     advance: Callable[[], None],
 ) -> tuple[npt.NDArray[np.void], dict[int, str]]:
-    """Write a beton with FFCV's own parts, but in this process.
+    """Write a beton with FFCV's own components, but in this process.
 
-    FFCV's worker processes lay out pages in the order of their arrival, and one that raises leaves the writer waiting
-    for ever.
+    FFCV's worker processes lay out pages in the order in which they finish, and if one raises an exception, the writer
+    waits forever.
 
     Args:
-        images: (N,) pixels, or why there are none.
+        images: N images, each as pixels or as the reason why it cannot be used.
         labels: (N,).
         path: the file.
         page_bytes: size of a page.
-        field_options: of FFCV's field for images.
+        field_options: options of FFCV's image field.
         advance: called after each image.
 
     Returns:
-        FFCV's record of each image (`f0`) and label (`f1`); and by their numbers the images that could not be written,
-        with the reason. If there are any, the file is of no use.
+        FFCV's record of each image (`f0`) and label (`f1`), and the reason for each image that could not be written, by
+        its number. If there are any, the file is unusable.
     """
     from dhel_kcl.data.ffcv_import import importing_ffcv
 
@@ -422,7 +423,7 @@ def _write_pages(
     writer = DatasetWriter(str(path), fields, page_size=page_bytes, num_workers=1)
     writer.num_samples = len(labels)
     writer.prepare()
-    # prepare() allocates memory to share with worker processes; there are none.
+    # prepare() allocates memory shared with worker processes, of which there are none.
     writer.metadata_sm.close()
     writer.metadata_sm.unlink()
     metadata: npt.NDArray[Any] = np.zeros(len(labels), writer.metadata_type)
@@ -436,9 +437,9 @@ def _write_pages(
             else:
                 try:
                     handle_sample((image, label), number, metadata.dtype.names, metadata, allocator, fields)
-                except OSError:  # of the file that is written
+                except OSError:  # from writing the file
                     raise
-                except Exception as error:  # of the encoder
+                except Exception as error:  # from the encoder
                     failed[number] = _reason(error)
             advance()
     if failed:
@@ -446,6 +447,6 @@ def _write_pages(
     writer.finalize(allocator.allocations)
     pages = int(allocator.next_page_written.value)
     if path.stat().st_size != allocator.offset + pages * page_bytes + len(labels) * ALLOC_TABLE_TYPE.itemsize:
-        # FFCV writes unbuffered and does not look at how much was written.
+        # FFCV writes unbuffered and does not check how much was written.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return metadata, failed

@@ -1,4 +1,4 @@
-"""Whether a file can be read as a beton: FFCV believes every number in it, and a wrong one crashes the interpreter."""
+"""Check that a file can be read as a beton: FFCV trusts every number in it, and a wrong one crashes the interpreter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ with importing_ffcv():
     from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
 
 FIELD_TYPES = {"image": 2, "label": 1}
-"""FFCV's number for the type of each field, in their order."""
+"""FFCV's number for the type of each field, in order."""
 
 Records = npt.NDArray[np.void]
 
@@ -30,15 +30,15 @@ def structural_problem(
     min_size: tuple[int, int],
     max_size: tuple[int, int],
 ) -> str | None:
-    """Say what makes a file unreadable as a beton of this project; None if nothing does.
+    """Return what makes a file unreadable as a beton of this project, or None if nothing does.
 
     Args:
         path: the file.
         num_images: how many images it should hold.
-        label_counts: how many of them should have each label from 0 on; the others none, which is -1.
-        storage: how it should hold them, ``raw`` or ``jpg``.
-        min_size: what the smallest height and width should be, in pixels.
-        max_size: what the largest should be.
+        label_counts: how many of them should have each label from 0 on; the others should have none, which is -1.
+        storage: how it should store them, ``raw`` or ``jpg``.
+        min_size: the expected smallest height and width, in pixels.
+        max_size: the expected largest height and width, in pixels.
     """
     size = path.stat().st_size
     if size < HeaderType.itemsize:
@@ -73,7 +73,7 @@ def structural_problem(
 
 
 def page_bytes(path: Path) -> int:
-    """Size of a page of a beton."""
+    """Return the page size of a beton."""
     return int(np.fromfile(path, HeaderType, count=1)[0]["page_size"])
 
 

@@ -1,8 +1,8 @@
-"""Common corruptions of images, five of those of CIFAR-10-C (Hendrycks & Dietterich, ICLR 2019).
+"""Five of the common image corruptions of CIFAR-10-C (Hendrycks & Dietterich, ICLR 2019).
 
-As there, the noise is independent for each channel, contrast is taken about each channel's mean, brightness is added to
-the value of HSV, and every result is an image of 8 bits. Two things differ: levels are rounded, not cut off, and the
-noise is a function of the seed and the image instead of the state of one generator.
+As in CIFAR-10-C, the noise is independent for each channel, contrast is scaled about each channel's mean, brightness is
+added to the value of HSV, and every result is an 8-bit image. There are two differences: levels are rounded instead of
+truncated, and the noise is a function of the seed and the image instead of the state of one generator.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Images = npt.NDArray[np.uint8]
 """(B, H, W, 3), RGB."""
 
 SEVERITIES: Mapping[str, tuple[float, ...]] = {
-    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, of levels in [0, 1]
+    "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, for levels in [0, 1]
     "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1.0),  # standard deviation in pixels of a 32x32 image
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # factor
     "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),  # added to HSV's value in [0, 1]
@@ -28,8 +28,9 @@ SEVERITIES: Mapping[str, tuple[float, ...]] = {
 """Strength at severities 1 to 5.
 
 Source: `ImageNet-C/create_c/make_cifar_c.py` of github.com/hendrycks/robustness, which made CIFAR-10-C from images of
-32x32 pixels. Larger images get a blur that is wider in proportion, so that it spans the same part of the image; smaller
-ones get that of 32x32, since one much narrower than a pixel would leave them as they are. The rest is as for 32x32.
+32x32 pixels. For larger images the blur is wider in proportion, so that it spans the same part of the image. Smaller
+images get the blur for 32x32, because a blur much narrower than a pixel would not change them. All other corruptions
+are as for 32x32.
 """
 
 REFERENCE_SIZE = 32
@@ -38,14 +39,14 @@ REFERENCE_SIZE = 32
 def corrupt(images: Images, indices: npt.ArrayLike, corruption: str, severity: int, seed: int) -> Images:
     """Corrupt images.
 
-    The result for an image depends on its pixels, its index and the other arguments, not on the images beside it.
+    The result for an image depends on its pixels, its index and the other arguments, not on the rest of the batch.
 
     Args:
         images: ``(B, H, W, 3)``, RGB.
-        indices: ``(B,)``, which images these are; the noise derives from it.
+        indices: ``(B,)``, indices of the images in the data set; the noise is derived from them.
         corruption: a key of `SEVERITIES`.
         severity: 1 to 5.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Returns:
         New images of the same shape.
@@ -85,7 +86,7 @@ def corrupt(images: Images, indices: npt.ArrayLike, corruption: str, severity: i
 
 
 def _with_higher_value(x: npt.NDArray[Any], amount: float) -> npt.NDArray[Any]:
-    """Add to HSV's value, the largest channel, while hue and saturation stay: all channels grow by one factor."""
+    """Add to HSV's value, the largest channel; scaling all channels by one factor preserves hue and saturation."""
     value = x.max(axis=3, keepdims=True)
     higher = (value + amount).clip(0, 1)
     brighter: npt.NDArray[Any] = np.where(value > 0, x * higher / np.where(value > 0, value, 1), higher)

@@ -1,4 +1,4 @@
-"""The stage `data`: one split of a data set, from whatever it comes as to a beton."""
+"""The stage `data`: convert one split of a data set to a beton."""
 
 import warnings
 
@@ -14,11 +14,11 @@ def run(job: Job) -> str:
     """Write one split of a data set as a beton with its sidecar.
 
     Raises:
-        InputError: the images cannot be used, or not by the stages that follow.
+        InputError: the images cannot be used, or later stages could not use them.
     """
     name, split = job.subject.split("/")
     dataset, beton, sidecar = job.config.dataset(name), job.writes["beton"], job.writes["sidecar"]
-    warnings.filterwarnings("ignore", module="PIL")  # of odd tags and large sizes, without naming the image
+    warnings.filterwarnings("ignore", module="PIL")  # about odd tags and large sizes, without the image's name
     with job.recorded():
         source = open_source(dataset.data, split)
         info = write_beton(

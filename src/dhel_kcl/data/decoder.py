@@ -1,4 +1,4 @@
-"""From indices to views: the one stage of FFCV's pipeline, made of this package's kernels."""
+"""Turn indices into views: the only stage of the FFCV pipeline, built from this package's kernels."""
 
 import itertools
 import os
@@ -26,25 +26,26 @@ with importing_ffcv():
     from ffcv.pipeline.state import State
 
 EVALUATION_MARGIN = 256 / 224
-"""Photographs are resized to this many times the view's size before the centre is cut out (torchvision's reference)."""
+"""Photographs are resized to this multiple of the view's size before the centre crop (torchvision's reference)."""
 PHOTOGRAPH_SIZE = 64
-"""Views larger than this many pixels are taken for photographs."""
+"""Views larger than this many pixels are treated as photographs."""
 
 
 class ViewDecoder(Operation):  # type: ignore[misc]
-    """From indices to the views of the images.
+    """FFCV operation that turns indices into views of the images.
 
-    Views for the CPU are float32 in [0, 1], converted where they are made: a conversion by torch in the consumer would
-    keep torch's threads spinning on the cores that make the next views. Views for a GPU are uint8 in pinned memory.
+    Views for the CPU are float32 in [0, 1], converted where they are made: if the consumer converted them with torch,
+    torch's threads would keep spinning on the cores that make the next views. Views for a GPU are uint8 in pinned
+    memory.
 
     Args:
-        path: the beton, for messages.
+        path: the beton, for error messages.
         num_views: views of each image.
         image_size: height and width of a view, in pixels.
         augmentation: how a view is made.
-        seed: of the views.
+        seed: seed of the views.
         num_workers: threads among which a batch is divided.
-        for_gpu: the batches will travel to a GPU.
+        for_gpu: whether the batches will be copied to a GPU.
         page_bytes: size of a page of the beton, a power of two.
     """
 
@@ -67,20 +68,20 @@ class ViewDecoder(Operation):  # type: ignore[misc]
         self.for_gpu, self.levels = for_gpu, LEVELS["uint8" if for_gpu else "float32"]
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery | None]:
-        """Ask for no memory: each batch gets its own, so that it is the caller's to keep."""
+        """Request no memory: each batch has its own, so that the caller may keep it."""
         return replace(previous_state, shape=(self.num_views, self.image_size, self.image_size, 3)), None
 
     def generate_code(self) -> Any:
-        """Give FFCV the function that it calls for each batch."""
+        """Return the function that FFCV calls for each batch."""
         return self.decode
 
     def decode(
         self, indices: EpochIndices, memory: None, metadata: Any, storage: Any
     ) -> tuple[Tensor, IndexArray] | Exception:
-        """Make views (V, B, S, S, 3); an exception is returned, since one raised here would end FFCV's thread."""
+        """Return views (V, B, S, S, 3) with their indices, or an exception: raising it would end FFCV's thread."""
         try:
             epoch, plain = indices.epoch, np.array(indices, np.int64, subok=False)
-            assert epoch is not None  # the loader sets it before each
+            assert epoch is not None  # the loader sets it before each epoch
             epoch_key = np.uint64(derive_seed(self.seed, "augmentation", epoch.number))
             shape = (self.num_views, len(plain), self.image_size, self.image_size, 3)
             dtype = torch.uint8 if self.for_gpu else torch.float32
@@ -128,7 +129,7 @@ class ViewDecoder(Operation):  # type: ignore[misc]
             height, width = int(heights[row]), int(widths[row])
             jpeg = stored[offset : offset + length]
             problem = None
-            # Of a JPEG of another size FFCV would decode what fits, and leave the rest of the memory unwritten.
+            # From a JPEG of another size, FFCV would decode what fits and leave the rest of the memory unwritten.
             size = _jpeg_size(jpeg.data)
             if size is not None and size != (height, width):
                 problem = f"a JPEG of {size[1]}x{size[0]} pixels, recorded as {width}x{height}"
@@ -143,18 +144,18 @@ class ViewDecoder(Operation):  # type: ignore[misc]
             make_views(pixels, *arguments, epoch_key, self.parameters, self.levels, out, first + row)
 
     def _cached(self, addresses: IndexArray, storage: Any) -> tuple[npt.NDArray[np.uint8], IndexArray]:
-        """The pages that FFCV has read, and where in them each address of the file is."""
+        """Return the pages that FFCV has read, and the offset in them of each address of the file."""
         pages, _, _, page_to_slot = storage
         slots = page_to_slot[addresses // self.page_bytes].astype(np.int64)
         return _read_only(pages.reshape(-1)), slots * self.page_bytes + addresses % self.page_bytes
 
     def _read(self, file: int, addresses: IndexArray, lengths: IndexArray) -> tuple[npt.NDArray[np.uint8], IndexArray]:
-        """Copy parts of a file, and say where in the copy each of them is.
+        """Copy parts of a file, and return the copy with the offset of each part in it.
 
-        FFCV maps the file instead; then one that is truncated meanwhile kills the process with a bus error.
+        FFCV would map the file instead, and truncating a mapped file kills the process with a bus error.
 
         Raises:
-            InputError: the file ended before a part.
+            InputError: the file ends before the end of a part.
         """
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         stored = np.empty(offsets[-1], np.uint8)
@@ -166,27 +167,27 @@ class ViewDecoder(Operation):  # type: ignore[misc]
 
 
 def _jpeg_size(jpeg: memoryview) -> tuple[int, int] | None:
-    """Height and width as the frame header says, the first segment SOF0 to SOF15; None if the way there is odd."""
+    """Return height and width from the frame header, the first segment SOF0 to SOF15, or None if it is not found."""
     position = 2
     while position + 9 <= len(jpeg) and jpeg[position] == 0xFF:
         marker = jpeg[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # these three are no frames
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # these three are not frames
             return jpeg[position + 5] << 8 | jpeg[position + 6], jpeg[position + 7] << 8 | jpeg[position + 8]
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:  # no segment with a length
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:  # not a segment with a length
             return None
         position += 2 + (jpeg[position + 2] << 8 | jpeg[position + 3])
     return None
 
 
 def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A view of the one type that the kernels are compiled for."""
+    """Return a read-only view, the only type for which the kernels are compiled."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 def view_parameters(augmentation: AugmentationConfig, image_size: int) -> ViewParameters:
-    """What the kernels need to know of an augmentation, for views of `image_size` pixels."""
+    """Return the kernels' parameters for an augmentation and views of `image_size` pixels."""
     crop, jitter, blur, solarisation = (
         augmentation.crop,
         augmentation.jitter,
@@ -219,7 +220,7 @@ def view_parameters(augmentation: AugmentationConfig, image_size: int) -> ViewPa
 
 
 def compile_kernels() -> None:
-    """Compile what the loaders need into numba's cache, so that no later process has to wait for it."""
+    """Compile the kernels that the loaders need into numba's cache, so that no later process waits for it."""
     pixels = _read_only(np.zeros(3, np.uint8))
     zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
     parameters = view_parameters(AugmentationConfig(), image_size=1)

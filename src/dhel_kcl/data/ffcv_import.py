@@ -1,4 +1,4 @@
-"""FFCV changes settings of the whole process; these put them back."""
+"""Undo the process-wide settings that FFCV changes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ def preserved_thread_counts() -> Iterator[None]:
 
 @contextmanager
 def importing_ffcv() -> Iterator[None]:
-    """Import FFCV without its thread counts, and without the seconds that it spends on compiling two dictionary keys.
+    """Import FFCV without its changes to thread counts and without the seconds it spends compiling two dictionary keys.
 
-    No function that FFCV would compile while it is imported is used here.
+    This package uses none of the functions that FFCV would compile on import.
     """
     config: Any = numba.config
     disabled, config.DISABLE_JIT = config.DISABLE_JIT, True

@@ -1,7 +1,7 @@
-"""Batches of random views: FFCV reads and schedules, the kernels of this package decode and augment.
+"""Load batches of random views: FFCV reads and schedules, and the kernels of this package decode and augment.
 
-Equal arguments give equal bytes, for any number of workers, in any process, on any number of ranks taken together, and
-after any interruption.
+Equal arguments give equal bytes, for any number of workers, in any process, over any number of ranks taken together,
+and after any interruption.
 """
 
 import os
@@ -34,7 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class _ViewLoader:
-    """What both loaders share; they differ in the number of views, the shape of an item, and a few defaults."""
+    """Base class of both loaders, which differ in the number of views, the shape of an item and a few defaults."""
 
     num_views: int
 
@@ -57,14 +57,14 @@ class _ViewLoader:
         info = open_beton(path)
         if drop_last and info.num_images < batch_size:
             raise InputError(
-                f"{path}: a batch of {batch_size} needs more than the {info.num_images} images there are; "
+                f"{path}: a batch of {batch_size} is larger than the data set of {info.num_images} images; "
                 f"lower the batch size"
             )
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} is not one of the {world_size} ranks 0 to {world_size - 1}")
         if batch_size % world_size:
             raise InputError(
-                f"a batch of {batch_size} cannot be shared out evenly to {world_size} ranks; use a multiple of it"
+                f"a batch of {batch_size} cannot be divided evenly among {world_size} ranks; use a multiple of it"
             )
         self.path = path
         self.num_images = info.num_images
@@ -102,7 +102,7 @@ class _ViewLoader:
             page_bytes=info.page_bytes,
         )
         with preserved_thread_counts(), _uncompiled_stages():
-            # The workers are this class's own threads; FFCV's number counts numba's.
+            # The workers are threads of this class; FFCV's num_workers sets the number of numba threads.
             self._loader = Loader(
                 str(path),
                 batch_size=batch_size // world_size,
@@ -115,7 +115,7 @@ class _ViewLoader:
         self._labels = torch.from_numpy(self._loader.reader.metadata["f1"].astype("int64"))
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return len(self._order)
 
     def set_epoch(self, epoch: int) -> None:
@@ -123,12 +123,13 @@ class _ViewLoader:
         self._epoch, self._batch, self._first_batch = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, to be saved with a checkpoint: in a loop, after the batch that was handed out last.
+        """Return the loader's position, to save with a checkpoint; in a loop, it is after the batch yielded last.
 
-        The state holds for any number of workers and ranks.
+        The state is valid for any number of workers and ranks.
 
         Returns:
-            `epoch`; `batch`, the batches of the epoch already handed out; and `settings`, which decide what they hold.
+            `epoch`; `batch`, the number of batches of the epoch already yielded; and `settings`, which determine the
+            content of the batches.
         """
         epoch, batch = self._epoch, self._batch
         if batch == len(self):
@@ -136,15 +137,15 @@ class _ViewLoader:
         return {"epoch": epoch, "batch": batch, "settings": dict(self._settings)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the next iteration where the loader of `state` was; the one after it starts the next epoch.
+        """Resume the next iteration at the position in `state`; the iteration after that starts the next epoch.
 
         Raises:
-            InputError: the state is of another data set or other settings, or is no loader's state.
+            InputError: the state belongs to another data set or other settings, or is not the state of a loader.
         """
         try:
             epoch, batch, settings = int(state["epoch"]), int(state["batch"]), dict(state["settings"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.path}: not the state of a loader ({error!r}); start the epoch anew") from error
+            raise InputError(f"{self.path}: not the state of a loader ({error!r}); restart the epoch") from error
         names = sorted(settings.keys() | self._settings.keys())
         if changed := [name for name in names if settings.get(name) != self._settings.get(name)]:
             raise InputError(
@@ -156,7 +157,7 @@ class _ViewLoader:
         self._epoch, self._batch, self._first_batch = epoch, batch, batch
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """Yield the rest of the epoch on the device."""
+        """Yield the remaining batches of the epoch, on the device."""
         epoch, first = self._epoch, self._first_batch
         self._first_batch = 0
         self._batch = first
@@ -180,7 +181,7 @@ class _ViewLoader:
             with preserved_thread_counts():
                 self._loader.next_epoch = epoch
                 thread = iter(self._loader)
-            # FFCV's thread sets torch's thread count once more, before its first batch.
+            # FFCV's thread sets torch's thread count once more before its first batch.
             with preserved_thread_counts():
                 result = _next_result(thread)
             while result is not None:
@@ -188,7 +189,7 @@ class _ViewLoader:
                 index = torch.from_numpy(indices)
                 yield views, self._labels[index], index
                 if os.getpid() != process:
-                    raise RuntimeError("this loop began before the fork; iterate over the loader anew in the child")
+                    raise RuntimeError("this loop began before the fork; start a new iteration in the child")
                 result = _next_result(thread)
         finally:
             if os.getpid() == process:  # threads do not survive a fork
@@ -196,17 +197,17 @@ class _ViewLoader:
                     _stop(thread)
                 pool.shutdown()
             file.close()
-        open_beton(self.path)  # if it changed meanwhile, so did the views
+        open_beton(self.path)  # if it has changed meanwhile, so have the views
 
 
 class TwoViewLoader(_ViewLoader):
     """Two independent random views of every image of a beton.
 
     Iterating yields `(view1, view2, label, index)` on the device: views (B, 3, S, S), float32 in [0, 1], channels
-    last; labels and indices (B,), int64. The tensors are the caller's to keep. A view is a function of the seed, the
-    epoch, the image's index and which view it is, so it does not depend on workers, ranks, batches or order.
+    last; labels and indices (B,), int64. The caller may keep the tensors. A view is a function of the seed, the epoch,
+    the index of the image and the number of the view, so it does not depend on workers, ranks, batches or order.
 
-    Each rank gets its share of every batch: step by step, the union over the ranks is the batch of a single process.
+    Each rank gets its share of every batch: at every step, the shares of all ranks form the batch of a single process.
 
     Example:
         >>> loader = TwoViewLoader(path, batch_size=256, image_size=32, augmentation=augmentation, seed=0)
@@ -218,9 +219,9 @@ class TwoViewLoader(_ViewLoader):
         batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a view is made.
-        seed: of the order and, independently, of the views.
+        seed: seed of the order and, independently, of the views.
         num_workers: threads that make views.
-        device: where the tensors go. To a GPU they travel as uint8, one batch ahead of the one in use.
+        device: where the tensors go. They are copied to a GPU as uint8, one batch ahead of the one in use.
         shuffle: permute the images anew in every epoch.
         drop_last: leave out the last batch if it is not full.
         os_cache: read images one by one, through the operating system's cache; otherwise FFCV reads the whole pages
@@ -229,7 +230,7 @@ class TwoViewLoader(_ViewLoader):
         world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
+        InputError: the beton is damaged, or has less than a batch with `drop_last`, or ranks cannot get equal shares.
     """
 
     num_views = 2
@@ -238,8 +239,8 @@ class TwoViewLoader(_ViewLoader):
         """Iterate over the rest of the epoch; leaving the loop early stops its threads.
 
         Raises:
-            InputError: the beton changed since the loader was made.
-            RuntimeError: a thread died, or the loop goes on in a process forked from the one it began in.
+            InputError: the beton has changed since the loader was created.
+            RuntimeError: a thread died, or the loop continues in a process forked from the one in which it began.
         """
         with closing(self._batches()) as batches:
             for (first, second), label, index in batches:
@@ -258,17 +259,17 @@ class OneViewLoader(_ViewLoader):
         batch_size: images in a batch, over all ranks; a multiple of `world_size`.
         image_size: S, height and width of a view, in pixels.
         augmentation: how a random view is made; None for the evaluation view.
-        seed: of the order and, independently, of the views.
+        seed: seed of the order and, independently, of the views.
         num_workers: threads that make views.
         device: where the tensors go, as in `TwoViewLoader`.
         shuffle: permute the images anew in every epoch.
-        drop_last: leave out the last batch if it is not full; if not, a rank may get no share of it.
+        drop_last: leave out the last batch if it is not full; otherwise a rank may get no share of it.
         os_cache: as in `TwoViewLoader`.
         rank: which share of each batch to load.
         world_size: number of ranks.
 
     Raises:
-        InputError: the beton is damaged, with `drop_last` holds less than one batch, or a batch cannot be shared out.
+        InputError: the beton is damaged, or has less than a batch with `drop_last`, or ranks cannot get equal shares.
     """
 
     num_views = 1
@@ -305,19 +306,19 @@ class OneViewLoader(_ViewLoader):
         )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Iterate over the rest of the epoch; as for `TwoViewLoader`."""
+        """Iterate over the rest of the epoch, as in `TwoViewLoader`."""
         with closing(self._batches()) as batches:
             for (view,), label, index in batches:
                 yield _channels_last(view), label, index
 
 
 def _channels_last(view: Tensor) -> Tensor:
-    """(B, S, S, 3) to (B, 3, S, S), without moving anything."""
+    """Permute (B, S, S, 3) to (B, 3, S, S) without copying."""
     return view.permute(0, 3, 1, 2)
 
 
 def _one_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """Copy the next batch to the GPU while the caller works on the one before; the host never waits for a copy."""
+    """Copy the next batch to the GPU while the caller works on the current one; the host never waits for a copy."""
     copies = torch.cuda.Stream(device)
     previous: tuple[Batch, torch.cuda.Event] | None = None
     for host_views, host_label, host_index in batches:
@@ -343,7 +344,7 @@ def _handed_over(batch: Batch, ready: torch.cuda.Event, device: torch.device) ->
 
 @contextmanager
 def _uncompiled_stages() -> Iterator[None]:
-    """Have FFCV run its stages as plain Python: the one stage here only calls kernels that are compiled already."""
+    """Run FFCV's stages as plain Python; the only stage here calls kernels that are already compiled."""
     enabled = Compiler.is_enabled
     Compiler.set_enabled(False)
     try:
@@ -353,9 +354,9 @@ def _uncompiled_stages() -> Iterator[None]:
 
 
 def _next_result(thread: EpochIterator) -> tuple[Tensor, IndexArray] | None:
-    """Wait for the next batch; None at the end of the epoch.
+    """Wait for the next batch and return it, or None at the end of the epoch.
 
-    FFCV's own `next` waits for ever once its thread has died.
+    FFCV's own `next` waits forever once its thread has died.
 
     Raises:
         Exception: whatever the decoder raised.

@@ -1,4 +1,4 @@
-"""Which images come when: a function of the seed and the epoch, shared out to ranks batch by batch."""
+"""The order of the images: a function of the seed and the epoch, divided among ranks batch by batch."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the decoder needs to know of the epoch that it works for.
+    """What the decoder needs to know about the current epoch.
 
     Attributes:
-        number: of the epoch.
-        pool: the threads among which it divides a batch.
+        number: number of the epoch.
+        pool: the threads among which a batch is divided.
         file: descriptor of the open beton.
     """
 
@@ -33,7 +33,7 @@ class Epoch:
 
 
 class EpochIndices(np.ndarray[tuple[Any, ...], np.dtype[np.int64]]):
-    """The order of an epoch; its slices, which FFCV hands to the decoder, know the epoch too."""
+    """The order of an epoch; its slices, which FFCV passes to the decoder, carry the epoch too."""
 
     epoch: Epoch | None
 
@@ -48,7 +48,7 @@ class EpochOrder(TraversalOrder):  # type: ignore[misc]
     Args:
         num_images: images in the beton.
         batch_size: images in a batch, over all ranks.
-        seed: of the permutations.
+        seed: seed of the permutations.
         shuffle: permute the images anew in every epoch.
         drop_last: leave out the last batch if it is not full.
         rank: which share of each batch.
@@ -73,15 +73,15 @@ class EpochOrder(TraversalOrder):  # type: ignore[misc]
         self.epoch: Epoch | None = None
 
     def __call__(self, loader: Loader) -> "EpochOrder":
-        """Stand for the class that FFCV wants to instantiate: it only accepts an instance, and calls it."""
+        """Return this order; FFCV accepts only an instance here, but calls it like a class."""
         return self
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return self.num_images // self.batch_size if self.drop_last else -(-self.num_images // self.batch_size)
 
     def sample_order(self, epoch: int) -> EpochIndices:
-        """Indices of the images of this rank, from batch `first_batch` on."""
+        """Return the indices of this rank's images, from batch `first_batch` on."""
         if self.shuffle:
             generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch)))
             order = generator.permutation(self.num_images)

@@ -1,4 +1,4 @@
-"""Show how far the writing of a beton is.
+"""Show the progress of writing a beton.
 
 No result depends on this module, so it is in no digest.
 """
@@ -11,13 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class WritingDisplay:
-    """A bar of the images that have been checked, and then of those that have been written."""
+    """A progress bar for checking the images and then for writing them."""
 
     def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
         self._progress, self._task, self._name = progress, task, name
 
     def writing(self, total: int) -> None:
-        """Start anew: `total` images are to be written."""
+        """Restart the bar for writing `total` images."""
         self._progress.reset(self._task, description=f"writing {self._name}", total=total)
 
     def advance(self) -> None:
@@ -27,7 +27,7 @@ class WritingDisplay:
 
 @contextmanager
 def writing_display(name: str, total: int) -> Iterator[WritingDisplay]:
-    """Show a bar in this block, first of the check of `total` images."""
+    """Show a bar in this block, which first counts the check of `total` images."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield WritingDisplay(progress, progress.add_task(f"checking {name}", total=total), name)

@@ -1,7 +1,7 @@
-"""What later stages need of a data set, checked when its betons are written: before hours of pretraining, not after.
+"""Check what later stages require of a data set when its betons are written, not after hours of pretraining.
 
-A data set can be evaluated if its split `train` has labels of at least two classes. What needs labels is left out for
-the others, so nothing is asked of theirs.
+A data set can be evaluated if its split `train` has labels of at least two classes. For other data sets, all steps that
+need labels are skipped, so their labels are not checked.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from dhel_kcl.experiment.config import DatasetConfig
 from dhel_kcl.experiment.grid import ExperimentConfig
 
 LEAST_OF_A_CLASS = 2
-"""Linear evaluation fits on a part of each class and validates on another."""
+"""Linear evaluation fits on one part of each class and validates on another."""
 LEAST_TEST_IMAGES = 2
 """Uniformity and rank are measured on pairs."""
 
@@ -23,15 +23,15 @@ def check_split(
     """Refuse images that a later stage could not use.
 
     Args:
-        config: the experiment, of which every stage is foreseen.
+        config: the experiment; all its stages are taken into account.
         dataset: one of its data sets.
         split: one of its splits.
-        source: the split's images, those of `train_images` if it is the split to pretrain on.
-        labels: (N,) of the images among them that are left, in their order; -1 for one without a label.
+        source: the split's images, or the subset of `train_images` of them if it is the split to pretrain on.
+        labels: (N,), labels of the images of `source` that are kept, in their order; -1 for no label.
 
     Raises:
-        InputError: pretraining has less than a batch, a class of the split `train` too few images for the linear
-            evaluation, or the split `test` classes that `train` lacks.
+        InputError: pretraining has fewer images than a batch, a class of the split `train` has too few for linear
+            evaluation, or the split `test` has classes that `train` lacks.
     """
     if split == dataset.data.pretrain_split:
         _check_batches(config, dataset, labels)

@@ -1,4 +1,4 @@
-"""The linear classifier of a run and its file; apart from its fitting, so that applying it imports no metric."""
+"""The linear classifier of a run and its file, separate from its fitting so that applying it imports no metric."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A fitted classifier of features as they are: their standardisation is folded into the weights.
+    """A fitted classifier of unstandardised features: the standardisation is folded into the weights.
 
     Attributes:
         weight: ``(C, dim)``.
@@ -30,7 +30,7 @@ class LinearClassifier:
     classes: Array
 
     def predict(self, features: Array) -> Array:
-        """Labels ``(N,)`` of features ``(N, dim)``.
+        """Predict the labels ``(N,)`` of features ``(N, dim)``.
 
         Raises:
             ValueError: a score is NaN or infinite.
@@ -43,8 +43,8 @@ class LinearClassifier:
 
 
 def save_classifier(classifier: LinearClassifier | None, path: Path, not_measured: str | None = None) -> None:
-    """Write a classifier, or that there is none and for which reason, as safetensors, atomically."""
-    # safetensors writes the memory of an array, whatever the order of its axes there.
+    """Write a classifier, or the reason why there is none, atomically as safetensors."""
+    # safetensors writes an array's memory as it is, ignoring the order of its axes.
     arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     write_tensors(path, tensors, {"not_measured": not_measured} if not_measured else None)
@@ -76,7 +76,7 @@ def load_classifier(path: Path) -> LinearClassifier | str:
 
 
 def why_not_classified(train_counts: Sequence[int], test_counts: Sequence[int]) -> str | None:
-    """Say why nothing that needs labels can be measured on a data set; None if it can.
+    """Return the reason why nothing that needs labels can be measured on a data set, or None if it can.
 
     Args:
         train_counts: how many labelled training images each class has.

@@ -1,4 +1,4 @@
-"""The file of cached features; apart from their extraction, so that reading it imports no data loader."""
+"""The file of cached features, separate from their extraction so that reading it imports no data loader."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from dhel_kcl.training.tensor_files import Kind, difference, read_tensors, write
 
 REPRESENTATIONS = ("h", "z")
 PLACES = ("train", "test", "test_view1", "test_view2")
-"""The images that each representation is computed of."""
+"""The sets of images for which each representation is computed."""
 
 MOST_CLASSES = 2**16
-"""Labels are below it: whoever counts classes makes room for the highest."""
+"""Every label is below this: code that counts classes allocates memory up to the highest label."""
 
 _NOTE = "not_measured_"
 
@@ -26,8 +26,8 @@ class Features:
 
     Attributes:
         tensors: ``{train,test,test_view1,test_view2}_{h,z}`` ``(N, dim)``, float32, and ``{train,test}_label``
-            ``(N,)``, int64, -1 for an image without label; nothing of a run that diverged.
-        not_measured: why there are no tensors of a representation, by its name.
+            ``(N,)``, int64, -1 for an image without a label; empty for a run that diverged.
+        not_measured: for each representation without tensors, the reason.
     """
 
     tensors: dict[str, Tensor]
@@ -35,7 +35,7 @@ class Features:
 
 
 def save_features(features: Mapping[str, Tensor], path: Path, not_measured: Mapping[str, str] | None = None) -> None:
-    """Write the tensors and reasons of `Features`, atomically, with the same bytes for the same values."""
+    """Write the tensors and reasons of `Features` atomically; equal values give equal bytes."""
     write_tensors(path, features, {_NOTE + name: reason for name, reason in (not_measured or {}).items()})
 
 
@@ -44,7 +44,7 @@ def load_features(path: Path, projected_dim: int | None = None) -> Features:
 
     Args:
         path: the file.
-        projected_dim: the dimension that the run's z have; None if any will do.
+        projected_dim: the expected dimension of z; None accepts any.
 
     Raises:
         InputError: the file is missing or damaged, or holds something else.

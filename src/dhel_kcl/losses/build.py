@@ -1,4 +1,4 @@
-"""Losses and kernels by the names that configs use: the classes of this package that declare a name."""
+"""Build losses and kernels by the names that the classes of this package declare and configs use."""
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -11,20 +11,20 @@ from dhel_kcl.losses.pair_loss import PairLoss
 def build_loss(config: Mapping[str, Any]) -> PairLoss:
     """Build a loss from a flat mapping.
 
-    Keys: `name` (`dcl`, `dhel`, `infonce`, `kcl`, `ntxent` or that of another loss in this package), the loss's own
-    parameters, and for `kcl` also `kernel` (`gaussian`, `gaussian_riesz`, `imq`, `log`, `riesz`, or another one) and
-    that kernel's parameter.
+    Keys: `name` (`dcl`, `dhel`, `infonce`, `kcl`, `ntxent` or another loss of this package), the loss's own parameters,
+    and for `kcl` also `kernel` (`gaussian`, `gaussian_riesz`, `imq`, `log`, `riesz` or another kernel) and that
+    kernel's parameter.
 
     Args:
-        config: such as ``{"name": "dhel", "temperature": 0.3}`` or
+        config: for example ``{"name": "dhel", "temperature": 0.3}`` or
             ``{"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0}``.
 
     Returns:
         The loss, a `torch.nn.Module`.
 
     Raises:
-        ValueError: in one line that lists the valid choices, if a name or key is unknown or missing, or a value is out
-            of range.
+        ValueError: if a name or key is unknown or missing, or a value is out of range; the message is one line that
+            lists the valid choices.
     """
     loss = _choose(declarations.losses(), config, "name")
     loss_parameters = dict(signature(loss).parameters)

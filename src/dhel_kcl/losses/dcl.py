@@ -10,7 +10,7 @@ from dhel_kcl.losses.streaming.softmax_energy import mean_logsumexp
 
 
 class DCL(TemperatureLoss):
-    """DCL: NT-Xent whose logsumexp leaves out the positive, so that 2M - 2 negatives remain per anchor.
+    """DCL: NT-Xent whose logsumexp leaves out the positive, which leaves 2M - 2 negatives per anchor.
 
     With z = (u; v), 2M anchors a and p(a) the other view of a:
     mean_a [ -z_a.z_p(a)/t + logsumexp_{b != a, p(a)} (z_a.z_b/t) ].

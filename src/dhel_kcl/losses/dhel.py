@@ -14,14 +14,14 @@ class DHEL(TemperatureLoss):
 
     mean_i [ -u_i.v_i/t + logsumexp_{j != i} (u_i.u_j/t) + logsumexp_{j != i} (v_i.v_j/t) ].
 
-    No similarity across views enters the energy: that is the decoupling. The public code takes exponentials, sums and
-    multiplies before the logarithm; the value is the same wherever that neither overflows nor underflows.
+    The energy contains no similarities across views, hence "decoupled". The public code exponentiates, sums and
+    multiplies before it takes the logarithm, which gives the same value unless it overflows or underflows.
 
     Source: Koromilas et al. 2024, arXiv 2405.18045.
 
     Args:
         temperature: t > 0; accurate from 0.001 up in float32. The public default is 0.3.
-        both_views: keep the repulsion within both views; False drops that of `z2`.
+        both_views: whether there is repulsion within both views; False drops the one within `z2`.
 
     Raises:
         ValueError: if `temperature` is not a positive finite number or `both_views` is not a bool.

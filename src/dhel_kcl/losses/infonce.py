@@ -1,4 +1,4 @@
-"""InfoNCE: tell the positive from the other images of the other view."""
+"""InfoNCE: pick out the positive among the images of the other view."""
 
 from typing import ClassVar
 
@@ -12,13 +12,13 @@ from dhel_kcl.losses.streaming.softmax_energy import mean_logsumexp_across
 class InfoNCE(TemperatureLoss):
     """InfoNCE with cross-view negatives.
 
-    One way: mean_i [ -u_i.v_i/t + logsumexp_j (u_i.v_j/t) ], positive included in the sum.
+    In one direction: mean_i [ -u_i.v_i/t + logsumexp_j (u_i.v_j/t) ]; the sum includes the positive.
 
     Source: van den Oord et al. 2018, arXiv 1807.03748, eq. 4.
 
     Args:
         temperature: t > 0; accurate from 0.001 up in float32.
-        symmetric: average both directions, with the anchors in either view; False anchors in `z1` only.
+        symmetric: average over both directions, with anchors from either view; if False, only `z1` provides anchors.
 
     Raises:
         ValueError: if `temperature` is not a positive finite number or `symmetric` is not a bool.

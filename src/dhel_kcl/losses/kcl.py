@@ -23,12 +23,12 @@ class KCL(PairLoss):
     Args:
         kernel: `Gaussian(t)`, `Log(t)`, `IMQ(c)`, `Riesz(s)` or `GaussianRiesz(s)`.
         gamma: weight of the energy, > 0. The public default is 16.
-        reference_weighting: weigh the energy as the public code does. It differs for `Log` only, whose energy it
-            halves: the loss at gamma is then the definition at gamma / 2.
+        reference_weighting: weight the energy as the public code does. This matters for `Log` only, whose energy the
+            public code halves: the loss at gamma then equals the definition at gamma / 2.
 
     Raises:
         ValueError: if `kernel` is not a kernel, `gamma` is not a positive finite number or `reference_weighting` is
-            not a bool. Calling the loss also raises it for embeddings that coincide under a Riesz kernel with s > 0.
+            not a bool. With a Riesz kernel and s > 0, calling the loss also raises it if two embeddings coincide.
     """
 
     name: ClassVar[str] = "kcl"

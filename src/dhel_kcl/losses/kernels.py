@@ -1,4 +1,4 @@
-"""Kernels of KCL: each is one radial function of the squared distance r^2 = |x - y|^2 on the unit sphere.
+"""Kernels of KCL, each a radial function of the squared distance r^2 = |x - y|^2 on the unit sphere.
 
 Source of the definitions: Koromilas et al. 2024, arXiv 2405.18045.
 """
@@ -16,12 +16,12 @@ from dhel_kcl.losses.streaming.operators import Operator
 
 @dataclass(frozen=True)
 class Kernel(ABC):
-    """A kernel k(x, y) on the unit sphere that depends on the distance only.
+    """A kernel k(x, y) on the unit sphere that depends only on the distance.
 
     Attributes:
         name: the name that configs use.
-        reference_energy_weight: factor that the public code puts on this kernel's energy and not on its alignment.
-        steep: whether k has an infinite slope at r = 0, so that every digit of r counts there.
+        reference_energy_weight: factor that the public code applies to this kernel's energy but not to its alignment.
+        steep: whether k has an infinite slope at r = 0, so that every digit of r matters there.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class Kernel(ABC):
 
 @dataclass(frozen=True)
 class Gaussian(Kernel):
-    """Gaussian kernel exp(-t r^2); KCL with it is GKCL.
+    """Gaussian kernel exp(-t r^2); KCL with this kernel is GKCL.
 
     Args:
         t: inverse width, > 0. The public default is 2.
@@ -70,9 +70,9 @@ class Gaussian(Kernel):
 
 @dataclass(frozen=True)
 class Log(Kernel):
-    """Logarithmic kernel -log(1 + t r^2); KCL with it is LKCL.
+    """Logarithmic kernel -log(1 + t r^2); KCL with this kernel is LKCL.
 
-    The public code halves this kernel in the energy and not in the alignment, see `KCL`'s `reference_weighting`.
+    The public code halves this kernel in the energy but not in the alignment; see `KCL`'s `reference_weighting`.
 
     Args:
         t: scale, > 0.
@@ -130,8 +130,8 @@ class IMQ(Kernel):
 class Riesz(Kernel):
     """Riesz kernel sign(s) r^(-s).
 
-    For s < 0 it is 0 at r = 0, with gradient 0 there. For s > 0 it diverges at r = 0: identical embeddings raise
-    ValueError when the loss is computed.
+    For s < 0, its value and gradient are 0 at r = 0. For s > 0 it diverges at r = 0, so computing the loss of identical
+    embeddings raises ValueError.
 
     Args:
         s: exponent, non-zero.
@@ -180,7 +180,7 @@ def _riesz_values(squared_distance: Tensor, s: float) -> Tensor:
     if s < 0:
         return -(squared_distance ** (-s / 2))
     values = squared_distance ** (-s / 2)
-    # Below this distance two unit vectors differ by rounding alone; the quotient is the size of the gradient.
+    # Below this distance two unit vectors differ only by rounding; the quotient is the size of the gradient.
     distinct = squared_distance > (4 * torch.finfo(squared_distance.dtype).eps) ** 2
     if not bool((distinct & (values / squared_distance).isfinite()).all()):
         raise ValueError(f"the Riesz kernel with s = {s} > 0 diverges: two embeddings coincide or nearly do")

@@ -1,4 +1,4 @@
-"""What every loss on positive pairs shares: the two terms, precision, and the batch of all processes."""
+"""Base classes of the losses on positive pairs: the two terms, precision, and batches spread over processes."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,12 +29,12 @@ class PairLoss(nn.Module, ABC):
     Inputs of any floating-point dtype are promoted to float32 (float64 stays float64) and the loss is computed
     outside autocast, so that half precision never reaches an exponential.
 
-    With `torch.distributed` initialised every process passes its own rows and gets the loss of all processes' rows
-    together, with the gradient of that loss with respect to its own rows. `DistributedDataParallel` averages
-    gradients over processes: multiply the loss by their number before `backward` to train as one process would.
+    If `torch.distributed` is initialised, every process passes its own rows and gets the loss of the rows of all
+    processes, and the gradient of that loss with respect to its own rows. `DistributedDataParallel` averages gradients
+    over processes: multiply the loss by their number before `backward` to train as one process would.
 
-    Memory is O(M d) beyond the inputs, and a few tiles of the M x M similarities. Derivatives are first order:
-    `create_graph=True` raises RuntimeError.
+    Beyond the inputs, memory is O(M d) plus a few tiles of the M x M similarities. Only first derivatives are
+    available: `create_graph=True` raises RuntimeError.
     """
 
     if TYPE_CHECKING:  # torch leaves the result of calling a module untyped
@@ -61,7 +61,7 @@ class PairLoss(nn.Module, ABC):
         return alignment + energy
 
     def terms(self, z1: Tensor, z2: Tensor) -> Terms:
-        """Return the two terms whose sum is the loss; same arguments and errors as calling the loss."""
+        """Return the two terms whose sum is the loss; arguments and errors are those of calling the loss."""
         with torch.autocast(device_type=z1.device.type, enabled=False):
             u, v = unit_views(z1, z2)
             return self.unit_terms(gather_rows(u), gather_rows(v))
@@ -72,7 +72,7 @@ class PairLoss(nn.Module, ABC):
 
 
 class TemperatureLoss(PairLoss):
-    """A loss whose similarities are cosines over a temperature."""
+    """A loss whose similarities are cosines divided by a temperature."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

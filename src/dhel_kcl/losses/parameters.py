@@ -1,4 +1,4 @@
-"""Checks of the numbers and switches that a loss or kernel is built from."""
+"""Check the numbers and switches that a loss or kernel is built from."""
 
 import math
 from numbers import Real

@@ -8,7 +8,7 @@ from dhel_kcl.metrics.embeddings import Embeddings, pair_similarities, unit_rows
 
 
 def alignment(u: Embeddings, v: Embeddings, alpha: float = 2) -> float:
-    """Mean distance between the two views of an image: mean_i |u_i - v_i|^alpha.
+    """Return the mean distance between the two views of an image: mean_i |u_i - v_i|^alpha.
 
     Rows are l2-normalised here.
 
@@ -34,7 +34,7 @@ def alignment(u: Embeddings, v: Embeddings, alpha: float = 2) -> float:
 
 
 def uniformity(u: Embeddings, t: float = 2) -> float:
-    """Logarithm of the mean Gaussian potential: log mean_{i<j} exp(-t |u_i - u_j|^2).
+    """Return the logarithm of the mean Gaussian potential: log mean_{i<j} exp(-t |u_i - u_j|^2).
 
     Rows are l2-normalised here. Memory is O(n d + 256 n): the pairs are streamed.
 

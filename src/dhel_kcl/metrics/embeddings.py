@@ -1,4 +1,4 @@
-"""Read embeddings given as tensors or arrays, check them, and walk through their pairs in bounded memory."""
+"""Read and check embeddings given as tensors or arrays, and iterate over their pairs in bounded memory."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def unit_rows(x: Embeddings) -> NDArray[np.float64]:
         (n, d) float64 array with unit rows.
 
     Raises:
-        ValueError: as `matrix`, or if a row is zero.
+        ValueError: as for `matrix`, or if a row is zero.
     """
     values = matrix(x)
     largest = np.abs(values).max(axis=1, keepdims=True)
@@ -54,7 +54,7 @@ def unit_rows(x: Embeddings) -> NDArray[np.float64]:
 
 
 def pair_similarities(u: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Yield u_i.u_j over all i < j, each pair once, in pieces.
+    """Yield u_i.u_j for all i < j in pieces, each pair once.
 
     Args:
         u: (n, d) array with unit rows.

@@ -12,7 +12,7 @@ BLOCK_ROWS = 512
 
 
 def knn_accuracy(train: Embeddings, train_labels: Labels, test: Embeddings, test_labels: Labels, k: int = 20) -> float:
-    """Share of test embeddings whose class wins a vote of the k nearest training embeddings.
+    """Return the share of test embeddings whose class wins the vote of the k nearest training embeddings.
 
     Neighbours are the largest cosines; each votes for its class with weight exp(cosine / 0.07).
 

@@ -1,4 +1,4 @@
-"""The law of pairwise similarities: measured, and ideal for embeddings uniform on the sphere."""
+"""The distribution of pairwise similarities, measured and ideal (for embeddings uniform on the sphere)."""
 
 import math
 
@@ -10,7 +10,7 @@ from dhel_kcl.metrics.embeddings import Embeddings, pair_similarities, unit_rows
 
 
 def similarity_histogram(u: Embeddings, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Histogram of the similarities u_i.u_j over i < j, on [-1, 1].
+    """Return the histogram of the similarities u_i.u_j over i < j, on [-1, 1].
 
     Rows are l2-normalised here. Memory is O(n d + 256 n): the pairs are streamed.
 
@@ -19,7 +19,7 @@ def similarity_histogram(u: Embeddings, bins: int) -> tuple[NDArray[np.float64],
         bins: number of equal bins, >= 1.
 
     Returns:
-        Bin edges, (bins + 1,) float64 from -1 to 1, and the density in each bin, (bins,) float64 of integral 1.
+        Bin edges, (bins + 1,) float64 from -1 to 1, and the density in each bin, (bins,) float64 with integral 1.
 
     Raises:
         ValueError: if the shape is not (n, d) with n >= 2, a row is zero, a value is NaN or infinite, or `bins` < 1.
@@ -35,9 +35,9 @@ def similarity_histogram(u: Embeddings, bins: int) -> tuple[NDArray[np.float64],
 
 
 def ideal_similarity_density(x: ArrayLike, d: int) -> NDArray[np.float64]:
-    """Density of U.V for independent U, V uniform on the sphere S^{d-1}.
+    """Return the density of U.V for independent U, V uniform on the sphere S^{d-1}.
 
-    It is Gamma(d/2) / (sqrt(pi) Gamma((d-1)/2)) (1 - x^2)^{(d-3)/2}, that is (x + 1)/2 ~ Beta((d-1)/2, (d-1)/2).
+    It is Gamma(d/2) / (sqrt(pi) Gamma((d-1)/2)) (1 - x^2)^{(d-3)/2}, i.e. (x + 1)/2 ~ Beta((d-1)/2, (d-1)/2).
 
     Source: Koromilas et al. 2024, arXiv 2405.18045, appendix.
 

@@ -7,9 +7,9 @@ from dhel_kcl.metrics.embeddings import Embeddings, matrix
 
 
 def singular_values(x: Embeddings) -> NDArray[np.float64]:
-    """Singular values of the covariance of the columns, largest first.
+    """Return the singular values of the covariance of the columns, largest first.
 
-    Rows are used as given. Their log10 is the dimensional-collapse plot.
+    Rows are used as given. A plot of the log10 of the values shows dimensional collapse.
 
     Source: Jing et al. 2022, arXiv 2110.09348, section 3; the covariance divides by n - 1.
 
@@ -52,7 +52,7 @@ def rank(x: Embeddings, tol: float = 1e-5) -> int:
 
 
 def effective_rank(x: Embeddings) -> float:
-    """RankMe: exp(-sum_k p_k log p_k), p the singular values of the (n, d) matrix over their sum.
+    """Return RankMe: exp(-sum_k p_k log p_k), where p are the singular values of the (n, d) matrix over their sum.
 
     Rows are used as given and not centred; the scale of `x` does not matter.
 
@@ -78,7 +78,7 @@ def effective_rank(x: Embeddings) -> float:
 
 
 def _matrix_singular_values(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Roots of the eigenvalues of the Gram matrix, much faster to find, unless squaring would lose small ones."""
+    """Return the singular values, from the eigenvalues of the Gram matrix (faster) unless squaring loses small ones."""
     tall = values if values.shape[0] >= values.shape[1] else values.T
     squares = np.linalg.eigvalsh(tall.T @ tall)
     well_conditioned = squares[0] > 1e-8 * squares[-1]

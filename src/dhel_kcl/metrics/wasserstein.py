@@ -1,4 +1,4 @@
-"""Wasserstein uniformity: how far the law of pairwise similarities is from that of uniform embeddings."""
+"""Wasserstein uniformity: the distance between the pairwise similarities and those of uniform embeddings."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,12 @@ BINS = 2**17
 
 
 def wasserstein_uniformity(u: Embeddings) -> float:
-    """W1 distance between the law of u_i.u_j (i < j) and that of U.V for U, V uniform on the sphere S^{d-1}.
+    """Return the W1 distance between the laws of u_i.u_j (i < j) and of U.V for U, V uniform on the sphere S^{d-1}.
 
-    It is the integral of |F_empirical - F_ideal| over [-1, 1]: deterministic and for any dimension. Rows are
-    l2-normalised here. Similarities are streamed into 2^17 bins, each then represented by the mean of its members;
-    against those atoms the integral is exact. Merging them costs at most half a bin, 7.6e-6, and nothing in a bin
-    where F_empirical and F_ideal do not cross or where all members are equal. Memory is O(n d + 256 n).
+    It is the integral of |F_empirical - F_ideal| over [-1, 1]: deterministic, and valid in any dimension. Rows are
+    l2-normalised here. Similarities are streamed into 2^17 bins, each then represented by the mean of its members; for
+    these atoms the integral is exact. Binning adds an error of at most half a bin, 7.6e-6, and none in a bin where
+    F_empirical and F_ideal do not cross or where all members are equal. Memory is O(n d + 256 n).
 
     Source: Koromilas et al. 2024, arXiv 2405.18045, whose code estimates it from random samples.
 
@@ -47,7 +47,7 @@ def _merged_similarities(u: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 
 def _distance_to_ideal(atoms: NDArray[np.float64], weights: NDArray[np.float64], d: int) -> float:
-    """Integrate |F_empirical - F_ideal| for ascending atoms: between two, F_empirical is a constant level."""
+    """Integrate |F_empirical - F_ideal| for ascending atoms, between which F_empirical is constant."""
     constant, shape = density_constant(d), (d - 1) / 2
 
     def cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""From measurements to the tidy table, and from it to statistics and verdicts."""
+"""Collect measurements into the tidy table, and derive statistics and verdicts from it."""

@@ -1,7 +1,7 @@
-"""The settings that validation chooses, and averages at them, as several figures and tables show them.
+"""Choose settings by validation accuracy and average at them, for several figures and tables.
 
-Where one configuration stands for a loss, it is the one with the highest validation accuracy (`validation_top1`,
-averaged over seeds); test accuracy takes no part in the choice. Ties go to the smallest hyperparameters.
+A loss is represented by its configuration with the highest validation accuracy (`validation_top1`, averaged over
+seeds); test accuracy plays no part in the choice. Ties go to the smallest hyperparameters.
 """
 
 import pandas as pd
@@ -12,7 +12,7 @@ PER_BATCH_SIZE = ["dataset", "loss", "batch_size"]
 
 
 def chosen(results: pd.DataFrame, within: list[str]) -> pd.DataFrame:
-    """Choose by validation: one configuration for each value of the columns `within`."""
+    """Choose one configuration by validation accuracy for each value of the columns `within`."""
     validation = seed_means(metric_rows(results, "validation_top1"))
     best = validation.groupby(within, dropna=False)["mean"].idxmax()
     return validation.loc[best, CONFIGURATION].reset_index(drop=True)
@@ -29,7 +29,7 @@ def best_of_each_loss(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
 
 
 def with_mean_corruption(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add to rows of `corrupted_top1`, for each run and severity, a row of the corruption `mean`: their mean."""
+    """Add the mean over corruptions to rows of `corrupted_top1`, as the corruption `mean` of each run and severity."""
     means = rows.groupby([*CONFIGURATION, "run", "x"], dropna=False)["value"].mean().reset_index()
     return pd.concat([rows, means.assign(corruption="mean")], ignore_index=True)
 
@@ -38,13 +38,13 @@ def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """Summarise one metric against the batch size.
 
     Args:
-        rows: rows of one metric; the representations are kept apart.
+        rows: rows of one metric; its representations are kept separate.
         results: the results that hold the validation accuracies.
 
     Returns:
         For each data set, representation, loss and batch size: the range (`low`, `high`) of the seed means over
-        the hyperparameter settings, and `mean`, `std`, `n` of the setting that validation chooses (NaN where no
-        setting has a validation accuracy).
+        the hyperparameter settings, and `mean`, `std`, `n` of the setting that validation chooses (NaN if no setting
+        has a validation accuracy).
     """
     means = seed_means(rows, ["representation"])
     keys = ["dataset", "representation", "loss", "batch_size"]
@@ -57,7 +57,7 @@ def by_batch_size(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_measured(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """List each run that lacks a metric though it did not diverge: what it learnt could not be measured."""
+    """List the runs that lack a metric although they did not diverge: their result could not be measured."""
     reasons = metric_rows(results, "not_measured").drop_duplicates("run")
     diverged = metric_rows(results, "diverged").query("value == 1")["run"]
     explained = pd.concat([metric_rows(results, metric)["run"], diverged])
@@ -65,15 +65,15 @@ def not_measured(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def runs_at_choice(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """List the runs at each loss's chosen hyperparameters; where nothing can be chosen, all runs of the loss.
+    """List the runs at each loss's chosen hyperparameters, or all runs of the loss if nothing can be chosen.
 
     Args:
-        results: the results that hold the metric, the validation accuracies and which runs `diverged`.
+        results: the results with the metric, the validation accuracies and which runs `diverged`.
         metric: a scalar metric with one representation.
 
     Returns:
         A row for each run: its configuration, `seed` and `run`, the metric's `value` (NaN if it has none), whether it
-        `diverged`, and how many seeds were `planned`: those of the data set.
+        `diverged`, and how many seeds were `planned`, which is the number of seeds of the data set.
     """
     runs = results[[*CONFIGURATION, "seed", "run"]].drop_duplicates("run").sort_values("run", ignore_index=True)
     runs["planned"] = runs.groupby("dataset")["seed"].transform("nunique")

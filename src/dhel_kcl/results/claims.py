@@ -1,7 +1,7 @@
-"""The paper's claims as comparisons: what was measured, the tolerance, and the verdict.
+"""Judge the paper's claims as comparisons: what was measured, the tolerance, and the verdict.
 
-A margin is positive where the claim is right. A claim is supported if the margin is above its tolerance, not supported
-if it is below minus the tolerance, and not testable at this scale in between: what was run cannot tell.
+A positive margin speaks for the claim. A claim is supported if the margin is above its tolerance, not supported if the
+margin is below minus the tolerance, and not testable at this scale if it is in between: the runs cannot tell.
 """
 
 import math
@@ -26,11 +26,11 @@ class Claim:
 
     Attributes:
         statement: what is claimed.
-        evidence: the figures and tables that show what it is judged by.
-        tolerance: what the tolerance of its margin is, in words.
-        margin: how far what was measured on one data set speaks for it, for a loss.
-        unit: of the margin; see `in_unit`.
-        about: the losses that it is about.
+        evidence: the figures and tables that show the measurements behind the verdict.
+        tolerance: the tolerance of the margin, in words.
+        margin: function that computes the margin from the measurements on one data set, for a loss.
+        unit: unit of the margin; see `in_unit`.
+        about: the losses that the claim is about.
     """
 
     statement: str
@@ -91,12 +91,12 @@ CLAIMS = (
     ),
 )
 ON_SEVERAL_DATA_SETS = "the higher accuracy is found on several data sets"
-"""Judged by the first claim on each of the paper's data sets."""
+"""This claim is judged by the verdicts of the first claim on the paper's data sets."""
 
 METRICS = ("linear_top1", "validation_top1", "effective_rank", "test_images", "diverged", "not_measured")
 SUPPORTED, NOT_SUPPORTED, NOT_TESTABLE = "supported", "not supported", "not testable at this scale"
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
-"""For results that do not say how many test images there were: the whole test sets."""
+"""Sizes of the whole test sets, for results without the number of test images."""
 THEORY, ALL = "theory", "all"
 NORMAL = float(norm.ppf((1 + CONFIDENCE) / 2))
 RANK_TOLERANCE = 0.05
@@ -107,7 +107,7 @@ NO_PAIRS = "no batch size at which a baseline was run too"
 
 @dataclass(frozen=True)
 class Margin:
-    """How far a comparison speaks for a claim, or why it cannot be made; `runs` are those compared."""
+    """How far a comparison speaks for a claim, or why there is none; `runs` are the compared runs."""
 
     value: float = math.nan
     tolerance: float = math.nan
@@ -132,7 +132,7 @@ class Margin:
 
 
 class Measured:
-    """What was measured on one data set, as the claims compare it."""
+    """The measurements on one data set, in the form in which the claims compare them."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows
@@ -143,18 +143,18 @@ class Measured:
 
     @cached_property
     def spread(self) -> pd.DataFrame:
-        """`robustness` of the accuracies, with a row for each `seed`."""
+        """`robustness` of the accuracies, computed for each `seed`."""
         seeds = {seed: robustness(rows, "linear_top1") for seed, rows in self.rows.groupby("seed")}
         return pd.concat(seeds, names=["seed", None]).reset_index("seed")
 
     def varied(self, loss: str) -> set[str]:
-        """List which of `AXES` a loss was varied along."""
+        """Return the `AXES` along which a loss was varied."""
         rows = self.accuracies[self.accuracies["loss"] == loss]
         counts = {axis: len(rows[columns].drop_duplicates()) for axis, columns in AXES.items()}
         return {axis for axis, count in counts.items() if count > 1}
 
     def at_choice(self, metric: str, representation: str = "") -> pd.DataFrame:
-        """Take the rows of a metric at the settings that validation chooses for each loss and batch size."""
+        """Return the rows of a metric at the settings that validation chooses for each loss and batch size."""
         rows = metric_rows(self.rows, metric).merge(self._choice, on=CONFIGURATION)
         return rows[rows["representation"] == representation] if representation else rows
 
@@ -163,21 +163,21 @@ class Measured:
         return chosen(self.rows, PER_BATCH_SIZE)
 
     def sampling_variance(self, accuracies: pd.Series) -> pd.Series:
-        """Estimate the variance of accuracies under another draw of as many test images."""
+        """Estimate the variance of accuracies over draws of the same number of test images."""
         counted = metric_rows(self.rows, "test_images")["value"]
         images = counted.min() if len(counted) else TEST_IMAGES[self.rows["dataset"].iloc[0]]
         return accuracies * (1 - accuracies) / images
 
 
 def verdicts(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """Judge each claim: a row for each data set and loss that it is about, and one for each loss over all data sets."""
+    """Judge each claim: a row for each data set and relevant loss, and one for each loss over all data sets."""
     rows = [*_on_each_data_set(results)]
     gains = [row for row in rows if row["claim"] == CLAIMS[0].statement and row["dataset"] in PAPER_DATASETS]
     return [*rows, *(_on_several(loss, gains) for loss in PROPOSED if loss in {row["loss"] for row in gains})]
 
 
 def _on_several(loss: str, gains: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether a gain in accuracy is found on every data set that was run."""
+    """Judge whether a gain in accuracy is found on every data set that was run."""
     of_loss = [row for row in gains if row["loss"] == loss]
     found = {row["verdict"] for row in of_loss}
     margins = [row["margin"] for row in of_loss]
@@ -237,7 +237,7 @@ def in_unit(value: float, unit: str, sign: str = "") -> str:
 
 
 def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Judge each theorem over all its losses; the case that comes nearest to the tolerance stands for them."""
+    """Judge each theorem over all its losses; show the case that is nearest to the tolerance."""
     for claim, rows in theorems.groupby("claim", sort=False):
         holding = rows["verdict"] == "holds"
         ratio = rows["error"] / rows["tolerance"]
@@ -350,7 +350,7 @@ def _steadiness(measured: Measured, loss: str, *axes: str) -> Margin:
     if len(seeds) > 1:
         tolerance = _half_interval(theirs.loc[seeds, "range"], ours.loc[seeds, "range"])
     else:
-        # A range is a difference of two accuracies, the margin one of two ranges; groups of settings are averaged.
+        # A range is the difference of two accuracies and a margin that of two ranges; groups of settings are averaged.
         variance = float(measured.sampling_variance(measured.accuracies["value"]).mean())
         tolerance = NORMAL * math.sqrt(2 * variance * float((1 / both["groups"]).sum()))
     settings = [int(part["settings"].max()) for part in (ours, theirs)]
@@ -360,15 +360,15 @@ def _steadiness(measured: Measured, loss: str, *axes: str) -> Margin:
 
 
 def _half_interval(first: pd.Series, second: pd.Series) -> float:
-    """Half the 95% interval over seeds of a mean difference; NaN if it is the same for all seeds."""
+    """Return half the 95% interval over seeds of a mean difference; NaN if all seeds have the same difference."""
     interval = paired_test(first, second).interval
     return (interval.high - interval.low) / 2
 
 
 def _against_best_baseline(values: pd.DataFrame, loss: str, order: pd.DataFrame) -> pd.DataFrame:
-    """Values of a loss, `ours`, and of a baseline, `theirs`, at each batch size and shared seed.
+    """Pair the values of a loss, `ours`, with those of a baseline, `theirs`, at each batch size and shared seed.
 
-    The baseline at a batch size is the one that is highest in `order`.
+    At each batch size, the baseline is the one with the highest mean in `order`.
     """
     ranking = order[order["loss"].isin(BASELINES)].groupby(["batch_size", "loss"])["value"].mean()
     baseline = dict(ranking.groupby("batch_size").idxmax())

@@ -1,4 +1,4 @@
-"""One tidy table of everything that was measured: a row for each run, metric and position."""
+"""Collect all measurements in one tidy table: a row for each run, metric and position."""
 
 import math
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ _TRAINING_METRICS = {
     "effective_rank_h": ("training_effective_rank", "h"),
     "effective_rank_z": ("training_effective_rank", "z"),
 }
-"""Columns of a training log: the metric, and the representation that it is measured on."""
+"""For each column of a training log, its metric and the representation on which it is measured."""
 
 _THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
 _COLUMNS = ("metric", "representation", "corruption", "x", "value")
@@ -47,20 +47,20 @@ Measurement = dict[str, Any]
 
 
 def collect(experiment: Experiment) -> pd.DataFrame:
-    """Read what every run of the experiment measured.
+    """Read the measurements of every run of the experiment.
 
     Returns:
         Columns: the run's keys (``run``, ``dataset``, ``backbone``, ``width``, ``epochs``,
-        ``train_images``, ``loss``, every hyperparameter of the losses (NaN where the run's loss has
-        no such one), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
+        ``train_images``, ``loss``, every hyperparameter of the losses (NaN if the run's loss does not
+        have it), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
         (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
         a curve (NaN for a scalar); ``value``;
         ``source``, the file that holds the value, relative to the experiment's folder; and its
-        ``source_sha256``. A file that says of a representation why it, or a part of it, could not be measured has a row
-        of the metric ``not_measured`` with value 1.
+        ``source_sha256``. If a file gives a reason why a representation or a part of it could not be measured, there
+        is a row of the metric ``not_measured`` with value 1.
 
     Raises:
-        InputError: a file is missing or damaged, or that of a finished run holds nothing.
+        InputError: a file is missing or damaged, or the file of a finished run is empty.
     """
     config, layout = experiment.config, experiment.layout
     train_images = {
@@ -83,7 +83,7 @@ def collect(experiment: Experiment) -> pd.DataFrame:
 
 
 def _contradiction(measured: pd.DataFrame, run: Run, diverged: bool, of_training: bool) -> str | None:
-    """Say why a file of measurements cannot be that of a run which ended as it did; None if it can."""
+    """Return why a file of measurements contradicts the way in which the run ended, or None if it does not."""
     if measured.empty:
         return None if diverged else "holds nothing, but the run finished"
     if not of_training:
@@ -95,10 +95,10 @@ def _contradiction(measured: pd.DataFrame, run: Run, diverged: bool, of_training
 
 
 def training_rows(run: Run, log: Path) -> pd.DataFrame:
-    """What a run has logged so far, finished or not, in the columns of the results but for those of its origin.
+    """Return what a run, finished or not, has logged so far, with the columns of the results except the source.
 
     Raises:
-        InputError: the log is not a table.
+        InputError: the log cannot be read as a table.
     """
     logged = _table_of(log)
     return pd.DataFrame(_run_keys(run, train_images=0), index=logged.index).join(logged)
@@ -109,7 +109,7 @@ def _table_of(source: Path) -> pd.DataFrame:
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
-    """Every value in one run's file of measurements, as (metric, representation, corruption, x, value).
+    """Yield every value in one run's file of measurements, as (metric, representation, corruption, x, value).
 
     Raises:
         InputError: the file is missing or damaged.
@@ -182,10 +182,10 @@ def _existing(path: Path) -> Path:
 
 
 def run(job: Job) -> str:
-    """Gather the measurements of every run and write them as the tidy table of the results.
+    """Collect the measurements of every run and write them as the tidy table of results.
 
     Raises:
-        InputError: as `collect`.
+        InputError: as for `collect`.
     """
     refuse_future(path for path in job.asks_for if path.exists())
     with job.recorded():

@@ -1,4 +1,4 @@
-"""The files of one run's measurements, as their stages write them; each is read here and checked value by value."""
+"""Read the files of measurements that the stages write for each run, and check them value by value."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -15,7 +15,7 @@ from dhel_kcl.files import open_regular, read_json
 from dhel_kcl.training.outcome import LOG_COLUMNS, MOST, THROUGHPUT_COLUMNS
 
 ROUNDING = 1e-6
-"""How far a sum of floating-point numbers may lie outside of its range."""
+"""How far outside its range rounding may take a sum of floating-point numbers."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 
 class _Measured(_Strict):
-    """What a stage measured: nothing of a diverged run; else everything, or the reason why a part is missing."""
+    """Measurements of a stage: none if the run diverged, otherwise all, or the reason why some are missing."""
 
     not_measured: Reason | None = None
 
@@ -45,7 +45,7 @@ class _Measured(_Strict):
         return self
 
     def values(self) -> Iterator[tuple[str, float]]:
-        """The measured values by name, in the order of the file, then ``not_measured`` if something is missing."""
+        """Yield the measured values by name, in file order, then ``not_measured`` if something is missing."""
         for name in type(self).model_fields:
             if name != "not_measured" and (value := getattr(self, name)) is not None:
                 yield name, value
@@ -92,7 +92,7 @@ class Corruptions(create_model("_Corruptions", __base__=_Measured, **_Severities
     """The content of ``corruptions.json``: accuracies at severities 0 to 5 for each key of `SEVERITIES`."""
 
     def accuracies(self) -> Iterator[tuple[str, list[float]]]:
-        """The accuracies of each corruption; nothing where they could not be measured."""
+        """Yield the accuracies of each corruption for which they could be measured."""
         for corruption in SEVERITIES:
             if (values := getattr(self, corruption)) is not None:
                 yield corruption, values
@@ -127,7 +127,7 @@ class Density(_Strict):
 
 
 class Representation(_Measured):
-    """What was measured on h or on z."""
+    """The measurements on h or on z."""
 
     scalars: Scalars | None = None
     singular_value: list[Annotated[float, Field(ge=0)]] | None = None
@@ -148,7 +148,7 @@ class Representation(_Measured):
 
 
 class Representations(_Strict):
-    """The content of ``representation.json``; nothing of a diverged run."""
+    """The content of ``representation.json``; empty for a diverged run."""
 
     h: Representation | None = None
     z: Representation | None = None
@@ -160,7 +160,7 @@ class Representations(_Strict):
         return self
 
     def contents(self) -> Iterator[tuple[str, Representation]]:
-        """Name and content of each representation."""
+        """Yield the name and content of each representation."""
         for name in ("h", "z"):
             if (content := getattr(self, name)) is not None:
                 yield name, content
@@ -173,7 +173,7 @@ def read_measured(path: Path, model: type[_Model]) -> _Model:
     """Read a JSON file of measurements.
 
     Raises:
-        InputError: it is missing, or is not what its stage writes.
+        InputError: it is missing, or its content is not what its stage writes.
     """
     try:
         return model.model_validate(read_json(path))
@@ -188,7 +188,7 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
     """Read the log of a run, finished or not: a row for each epoch.
 
     Raises:
-        InputError: it is missing, or is not such a log.
+        InputError: it is missing, or is not a training log.
     """
     above_zero = dict.fromkeys(("gradient_norm", "learning_rate"), (0, math.inf))
     ranks = dict.fromkeys(("effective_rank_h", "effective_rank_z"), (1 - ROUNDING, math.inf))
@@ -200,7 +200,7 @@ def read_throughput(path: Path) -> list[dict[str, float]]:
     """Read the throughput of a run: a row for each epoch.
 
     Raises:
-        InputError: it is missing, or is not such a table.
+        InputError: it is missing, or is not a throughput table.
     """
     ranges = {"seconds": (0, math.inf), "images_per_second": (0, math.inf), "waiting_for_data": (0, 1 + ROUNDING)}
     return _rows(path, THROUGHPUT_COLUMNS, ranges)

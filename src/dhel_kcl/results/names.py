@@ -1,4 +1,4 @@
-"""The names that readers see, and the order in which they see them: the paper's first, then the others."""
+"""Names shown to readers, and their order: the paper's first, then the others."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
 
 
 def paper_first(names: Mapping[str, str], paper: Sequence[str]) -> dict[str, str]:
-    """Sort names by identifier: those in `paper` in its order, then the others in alphabetical order."""
+    """Sort names by identifier: first those in `paper`, in its order, then the others alphabetically."""
     return {key: names[key] for key in (*paper, *sorted(set(names) - set(paper)))}
 
 
@@ -42,11 +42,11 @@ def in_order(values: Iterable[str], names: Mapping[str, str]) -> list[str]:
 
 
 def for_print(table: pd.DataFrame, names: Mapping[str, Mapping[str, str]]) -> pd.DataFrame:
-    """Sort rows by columns whose identifiers have names, in the order of the names, and show the names instead.
+    """Sort rows by columns of identifiers, in the order of the identifiers' names, and replace them by the names.
 
     Args:
-        table: the rows; those that agree in all the columns keep their order.
-        names: for each column, most significant first, the names of its identifiers.
+        table: the rows; rows that agree in all these columns keep their order.
+        names: the names of the identifiers, for each column, the most significant column first.
     """
     ranks = {
         column: {value: rank for rank, value in enumerate(in_order(table[column], order))}

@@ -1,4 +1,4 @@
-"""Which of our runs follow the protocol of a published number, and what differs where none does."""
+"""Find our runs that follow the protocol of a published number, or what differs if none does."""
 
 import pandas as pd
 
@@ -25,12 +25,12 @@ DIFFERENCES = {
 
 
 def matching(published: pd.Series, accuracies: pd.DataFrame, selected: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Find the rows of ours to put beside a published number, or none and every difference that is in the way.
+    """Find our rows that are comparable to a published number, or return no rows and all the differences.
 
     Args:
         published: a row of `config/published_results.csv`.
-        accuracies: the tidy rows of our accuracies.
-        selected: those at the hyperparameters that validation chooses.
+        accuracies: tidy rows of our accuracies.
+        selected: the rows at the hyperparameters that validation chooses.
     """
     nothing = accuracies.iloc[:0]
     if published["loss"] not in OUR_LABEL:
@@ -56,7 +56,7 @@ def matching(published: pd.Series, accuracies: pd.DataFrame, selected: pd.DataFr
         if same.empty:
             differences.append(DIFFERENCES[column])
             if column in ("dataset", "loss"):
-                break  # nothing of ours is left to compare
+                break  # we have nothing left to compare
         else:
             rows = same
     return (nothing, f"not run: {', '.join(differences)}") if differences else (rows, "")

@@ -1,11 +1,11 @@
-"""How sure an accuracy, and a difference of two, can be.
+"""Estimate the uncertainty of an accuracy and of the difference of two.
 
-There are two sources of uncertainty, and an interval here covers one of them only:
+There are two sources of uncertainty, and each interval here covers only one of them:
 
-- **over seeds**: what would change if training were repeated with other seeds, on the same test images. It needs
-  several seeds.
-- **over test images**: what would change with other test images of the same kind, with the trained networks as they
-  are. It needs the number of test images, and one seed is enough.
+- **over seeds**: how the result would change if training were repeated with other seeds, on the same test images. It
+  needs several seeds.
+- **over test images**: how the result would change with other test images of the same kind and the same trained
+  networks. It needs the number of test images; one seed is enough.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from dhel_kcl.seeding import derive_seed
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
 BOOTSTRAP_SEEDS = 5
-"""Fewest seeds of a bootstrap interval: it lies between the smallest and the largest value, which enclose the centre
-of a symmetric law with probability 1 - 2^(1 - n): 0.75 for 3 seeds, 0.88 for 4, 0.94 for 5."""
+"""Fewest seeds for a bootstrap interval. It lies between the smallest and the largest value, which enclose the centre
+of a symmetric distribution with probability 1 - 2^(1 - n): 0.75 for 3 seeds, 0.88 for 4, 0.94 for 5."""
 
 _RESAMPLES = 9999
 _SAME = 1e-9  # far below one test image in a million
@@ -45,9 +45,9 @@ UNKNOWN = Interval(math.nan, math.nan)
 class PairedTest(NamedTuple):
     """Two losses compared on the seeds that they share.
 
-    `difference` is the mean of first less second and `interval` its Student interval over seeds. `effect_size` is
-    Cohen's d_z (the mean difference over its standard deviation) with Hedges' correction, `p` is of the paired t-test,
-    `p_sign_flip` of the sign-flip permutation test, which assumes no law but cannot be below 2^(1 - n).
+    `difference` is the mean of first minus second and `interval` its Student interval over seeds. `effect_size` is
+    Cohen's d_z (the mean difference over its standard deviation) with Hedges' correction. `p` is from the paired t-test
+    and `p_sign_flip` from the sign-flip permutation test, which assumes no distribution but is at least 2^(1 - n).
     """
 
     n: int
@@ -59,12 +59,12 @@ class PairedTest(NamedTuple):
 
 
 def bootstrap_interval(values: ArrayLike) -> Interval:
-    """Bootstrap interval over seeds of a mean; equal values in any order give equal intervals.
+    """Return the bootstrap interval over seeds of a mean; the order of the values does not matter.
 
-    The percentile interval with Hesterberg's correction for few values: its tails have probability
+    This is the percentile interval with Hesterberg's correction for few values: its tails have probability
     Phi(-sqrt(n / (n - 1)) t), where t is the Student quantile with n - 1 degrees of freedom (T. Hesterberg, What
-    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). Without the correction, and by
-    BCa too, a nominal 95% interval of five normal values covers the mean in 84% of cases; with it, in 92%.
+    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015). Without the correction, and
+    also with BCa, a nominal 95% interval of five normal values covers the mean in 84% of cases; with it, in 92%.
 
     Args:
         values: one value for each seed.
@@ -91,8 +91,8 @@ def bootstrap_interval(values: ArrayLike) -> Interval:
 def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
     """Compare two losses seed by seed.
 
-    Nothing can be tested with one seed, nor where all differences are the same: interval, effect size and p are NaN
-    then. The effect size needs three seeds (with two, Hedges' correction is 0).
+    With one seed, or if all differences are equal, nothing can be tested: interval, effect size and p are NaN. The
+    effect size needs three seeds (with two, Hedges' correction is 0).
 
     Args:
         first: accuracies ``(n,)`` of one loss.
@@ -134,7 +134,7 @@ def _mean_difference(a: NDArray[np.float64], b: NDArray[np.float64], axis: int) 
 
 
 def hedges_correction(degrees: int) -> float:
-    """Factor that removes the bias of a standardised mean difference with so many degrees of freedom, two or more.
+    """Return the factor that removes the bias of a standardised mean difference with two or more `degrees` of freedom.
 
     Source: L. V. Hedges, Distribution Theory for Glass's Estimator of Effect Size and Related Estimators, Journal of
     Educational Statistics 6, 1981.
@@ -144,7 +144,7 @@ def hedges_correction(degrees: int) -> float:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p-values of one family, corrected by Holm's method; NaN (not tested) stays NaN and does not count.
+    """Correct the p-values of one family by Holm's method; NaN (not tested) stays NaN and does not count.
 
     Source: S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6,
     1979.
@@ -157,17 +157,17 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def accuracy_interval(accuracy: float, images: float) -> Interval:
-    """Wilson's interval over test images of an accuracy.
+    """Return Wilson's interval over test images of an accuracy.
 
-    For the mean accuracy of several seeds it is conservative: the mean over seeds of a test image's hits varies less
-    than a single hit does.
+    For the mean accuracy of several seeds it is conservative: the mean of a test image's hits over seeds varies less
+    than a single hit.
 
     Args:
         accuracy: in [0, 1], or NaN.
         images: the number of test images, or NaN.
 
     Returns:
-        The interval; NaN if an argument is.
+        The interval; NaN if an argument is NaN.
     """
     if math.isnan(accuracy) or math.isnan(images):
         return UNKNOWN
@@ -175,18 +175,18 @@ def accuracy_interval(accuracy: float, images: float) -> Interval:
 
 
 def difference_interval(first: float, second: float, images: float) -> Interval:
-    """Newcombe's hybrid score interval over test images of a difference of two accuracies.
+    """Return Newcombe's hybrid score interval over test images of a difference of two accuracies.
 
-    It takes the two for independent. Networks tested on the same images tend to fail on the same ones, so that their
-    difference varies less: the interval is conservative.
+    It treats the two as independent. Networks tested on the same images tend to fail on the same ones, so their
+    difference varies less and the interval is conservative.
 
     Args:
         first: an accuracy in [0, 1], or NaN.
-        second: the one to be taken from it, or NaN.
+        second: the accuracy to subtract, or NaN.
         images: the number of test images, or NaN.
 
     Returns:
-        The interval; NaN if an argument is.
+        The interval; NaN if an argument is NaN.
     """
     if math.isnan(first) or math.isnan(second) or math.isnan(images):
         return UNKNOWN
@@ -196,16 +196,16 @@ def difference_interval(first: float, second: float, images: float) -> Interval:
 
 
 def compare_losses(runs: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Compare every two losses at each data set and batch size, on the seeds for which both have an accuracy.
+    """Compare each pair of losses at each data set and batch size, on the seeds for which both have an accuracy.
 
     Args:
         runs: a row for each run: `dataset`, `batch_size`, `loss`, `seed`, its accuracy `value` (NaN if it has none;
-            a loss has at most one for each seed) and the number of test `images` (NaN if unknown).
-        order: the losses; the first of a pair is the one that comes earlier.
+            each loss has at most one per seed) and the number of test `images` (NaN if unknown).
+        order: the losses; the first loss of a pair is the one that comes earlier here.
 
     Returns:
         A row for each pair: `n` shared seeds, `difference` of the mean accuracies
-        (`loss` less `other`), the intervals `low`, `high` over seeds and `test_low`, `test_high` over test images,
+        (`loss` minus `other`), the intervals `low`, `high` over seeds and `test_low`, `test_high` over test images,
         `effect_size`, `p`, `p_holm` (Holm's correction over the pairs of the data set and batch size) and
         `p_sign_flip`; see `paired_test`.
     """

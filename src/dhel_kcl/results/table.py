@@ -1,4 +1,4 @@
-"""The tidy tables: Parquet for programs, and the same as CSV for people."""
+"""Write the tidy tables as Parquet for programs and as CSV for people."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dhel_kcl.files import atomic_path
 
 
 def write_results(table: pd.DataFrame, parquet: Path) -> None:
-    """Write a table as Parquet and, beside it, as CSV."""
+    """Write a table as Parquet and, next to it, as CSV."""
     with atomic_path(parquet.with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False)
     with atomic_path(parquet) as temporary:

@@ -1,4 +1,4 @@
-"""The theorems as claims about one loss each: what is predicted, what was measured, and whether they agree."""
+"""Judge the theorems as claims about one loss each: the prediction, the measurement, and whether they agree."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "
 MINIMUM = 1e-6  # relative
 VIEWS = 1e-6  # squared distance
 COSINES = 1e-3
-EQUAL_AVERAGES = 1e-9  # relative, as the next two
+EQUAL_AVERAGES = 1e-9  # relative, like the next two
 UNEQUAL_AVERAGES = 1e-3
 LIMIT_TIMES_BATCH_SIZE = 8
 STANDARD_ERRORS = 4
@@ -24,7 +24,7 @@ Claim = dict[str, Any]
 
 
 def theorems(theory: pd.DataFrame) -> pd.DataFrame:
-    """Compare each theorem with what was measured: a row per theorem and loss, with the verdict ``holds`` or ``fails``.
+    """Compare each theorem with the measurements: a row per theorem and loss, with the verdict ``holds`` or ``fails``.
 
     Raises:
         InputError: a measured value is not finite.
@@ -42,7 +42,7 @@ def theorems(theory: pd.DataFrame) -> pd.DataFrame:
 
 
 def minima(rows: pd.DataFrame) -> list[Claim]:
-    """Judge the value at the minimum and its minimiser, for each number of pairs."""
+    """Judge the minimum and its minimiser, for each number of pairs."""
     claims = []
     for _, case in rows.groupby("batch_size"):
         m, d = case[["batch_size", "embedding_dim"]].iloc[0]
@@ -77,7 +77,7 @@ def averages(rows: pd.DataFrame) -> list[Claim]:
 
 
 def limits(rows: pd.DataFrame) -> list[Claim]:
-    """Judge the expected loss of uniform embeddings, at the largest batch size and over all."""
+    """Judge the expected loss of uniform embeddings, at the largest batch size and over all batch sizes."""
     scalars = rows[rows["x"].isna()].pivot_table(index="batch_size", columns="metric", values="value")
     sampled = rows[rows["metric"] == "loss"].groupby("batch_size")["value"].agg(["mean", "sem", "count"])
     mean, limit = sampled["mean"] - scalars["growth"], scalars["asymptote"].iloc[0]

@@ -1,6 +1,6 @@
-"""The theorems against the losses themselves: minimisers, all mini-batches of a population, uniform embeddings.
+"""Check the theorems on the losses themselves: minimisers, all mini-batches of a population, uniform embeddings.
 
-Everything is computed in float64 and in one thread, from the seed of the settings alone.
+Everything is computed in float64 and in one thread, and depends only on the settings and their seed.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from torch.nn import functional
 from dhel_kcl.experiment.config import TheoryConfig
 from dhel_kcl.experiment.grid import loss_label
 from dhel_kcl.jobs.job import Job
-from dhel_kcl.losses import PairLoss, build_loss  # the package: the digest of this stage has every loss
+from dhel_kcl.losses import PairLoss, build_loss  # the package, so that this stage's digest includes every loss
 from dhel_kcl.results.table import write_results
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.theory.asymptotics import asymptote, growth
@@ -38,9 +38,9 @@ Values = Mapping[str, float | Sequence[float]]
 
 
 def verify(config: TheoryConfig) -> pd.DataFrame:
-    """Compute what the theorems predict, and what the losses give.
+    """Compute what the theorems predict and what the losses give.
 
-    - `minimise`: each loss minimised over free views u and v from random starts. Metrics `loss` (x = iteration),
+    - `minimise`: each loss, minimised over free views u and v from random starts. Metrics `loss` (x = iteration),
       `minimum` (predicted), `alignment` (mean |u_i - v_i|^2 at the end), `gram` and `minimiser_gram` (cosines of u at
       the end and of the predicted minimiser, x = row * batch_size + column).
     - `mini_batches`: mean loss over all mini-batches of `batch_size` pairs of one arbitrary population, which is the
@@ -49,7 +49,7 @@ def verify(config: TheoryConfig) -> pd.DataFrame:
       `asymptote` (predicted).
 
     Args:
-        config: losses' hyperparameters and sizes of the checks.
+        config: the losses' hyperparameters and the sizes of the checks.
 
     Returns:
         Columns ``run``, ``check``, ``loss``, ``temperature``, ``t``, ``c``, ``gamma``, ``batch_size``,
@@ -84,7 +84,7 @@ def _rows(
     seed: int,
     values: Values,
 ) -> list[Row]:
-    """Tidy rows of one run; a metric's value is a number, or a sequence indexed by x = 0, 1, ..."""
+    """Return the tidy rows of one run; a metric's value is a number or a sequence indexed by x = 0, 1, ..."""
     numbers = {name: loss.get(name, math.nan) for name in ("temperature", "t", "c", "gamma")}
     settings = [f"{name}{value:g}" for name, value in numbers.items() if not math.isnan(value)]
     name = "-".join([check, loss_label(loss), *settings, f"bs{batch_size}", f"d{embedding_dim}", f"seed{seed}"])
@@ -142,7 +142,7 @@ def _value_and_gradient(loss: PairLoss, shape: tuple[int, int, int], point: np.n
 
 
 def _antipodes_adjacent(gram: Tensor) -> Tensor:
-    """Reorder points so that each is followed by the one most opposite to it among those left."""
+    """Reorder points so that each is followed by the most opposite of the remaining points."""
     left, order = list(range(len(gram))), []
     while left:
         first = left.pop(0)
@@ -182,7 +182,7 @@ def _uniform_batches(loss: dict[str, Any], m: int, d: int, replicates: int, seed
 
 
 def run(job: Job) -> str:
-    """Check the theorems and write what comes out as a tidy table."""
+    """Check the theorems and write the outcome as a tidy table."""
     with job.recorded({"run": job.config.theory.seed}):
         table = verify(job.config.theory)
         write_results(table, job.writes["parquet"])

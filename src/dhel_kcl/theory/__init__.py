@@ -1,6 +1,6 @@
-"""What the theory of contrastive losses says in closed form: minimisers, minima, and the limit of large batches.
+"""Closed-form theory of contrastive losses: minimisers, minima, and the limit of large batches.
 
-The stage `theory` checks each of these statements against the losses themselves.
+The stage `theory` checks each of these results against the losses themselves.
 """
 
 from dhel_kcl.theory.asymptotics import asymptote, growth

@@ -13,18 +13,18 @@ from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
 
 
 def asymptote(loss_config: Mapping[str, Any], d: int) -> float:
-    """Limit, as the batch grows, of the expected loss less `growth`, for u = v uniform on the sphere of R^d.
+    """Return the limit of the expected loss minus `growth` for large batches, for u = v uniform on the sphere of R^d.
 
     - InfoNCE, NT-Xent, DCL: -1/temperature + log E exp(x.y / temperature).
-    - DHEL: the same with the logarithm once for each view.
-    - KCL: -2 k(0) + 2 gamma E k(x, y), which its expected loss equals at every batch size.
+    - DHEL: the same, with the logarithm once for each view.
+    - KCL: -2 k(0) + 2 gamma E k(x, y), which equals the expected loss at every batch size.
 
     x and y are independent and uniform on the sphere, where E exp(a x.y) = Gamma(d/2) (2/a)^(d/2-1) I_{d/2-1}(a).
 
     Source: Wang & Isola 2020, arXiv 2005.10242, theorem 1, for the limit; Koromilas et al. 2024, arXiv 2405.18045.
 
     Args:
-        loss_config: what `dhel_kcl.losses.build_loss` takes; temperatures from 0.001 up.
+        loss_config: a configuration for `dhel_kcl.losses.build_loss`; temperatures from 0.001 up.
         d: dimension of the embeddings, at least 2.
 
     Returns:
@@ -43,12 +43,12 @@ def asymptote(loss_config: Mapping[str, Any], d: int) -> float:
 
 
 def growth(loss_config: Mapping[str, Any], m: int) -> float:
-    """What a mini-batch loss grows by with the number of pairs m, to be subtracted before comparing with `asymptote`.
+    """Return the part of a mini-batch loss that grows with the number of pairs m; `asymptote` is the limit of the rest.
 
-    log m for InfoNCE, log 2m for NT-Xent and DCL, log m for each view's energy in DHEL, and 0 for KCL.
+    It is log m for InfoNCE, log 2m for NT-Xent and DCL, log m for each view's energy in DHEL, and 0 for KCL.
 
     Args:
-        loss_config: what `dhel_kcl.losses.build_loss` takes.
+        loss_config: a configuration for `dhel_kcl.losses.build_loss`.
         m: number of pairs, at least 2.
 
     Raises:
@@ -66,7 +66,7 @@ def growth(loss_config: Mapping[str, Any], m: int) -> float:
 
 
 def _energies(config: Mapping[str, Any]) -> int:
-    """How many logarithms the energy is the sum of."""
+    """Return the number of logarithms that the energy sums."""
     match config["name"]:
         case "dhel" if config.get("both_views", True):
             return 2
@@ -76,7 +76,7 @@ def _energies(config: Mapping[str, Any]) -> int:
 
 
 def _log_mean_exp_cosine(a: float, d: int) -> float:
-    """Logarithm of E exp(a x.y) for x and y uniform on the sphere of R^d."""
+    """Return the logarithm of E exp(a x.y) for x and y uniform on the sphere of R^d."""
     order = d / 2 - 1
     scaled = ive(order, a)
     if scaled > np.finfo(float).tiny:
@@ -85,7 +85,7 @@ def _log_mean_exp_cosine(a: float, d: int) -> float:
 
 
 def _mean_kernel(config: Mapping[str, Any], d: int) -> float:
-    """E k(x, y) for x and y uniform on the sphere of R^d."""
+    """Return E k(x, y) for x and y uniform on the sphere of R^d."""
     match config:
         case {"kernel": "gaussian", "t": t}:
             return math.exp(-2 * t + _log_mean_exp_cosine(2 * t, d))
@@ -100,7 +100,7 @@ def _mean_kernel(config: Mapping[str, Any], d: int) -> float:
     log_norm = betaln(0.5, (d - 1) / 2)
 
     def integrand(tilt: float) -> float:
-        """Kernel times density at the angle pi/2 + tilt between x and y."""
+        """Return the kernel times the density at the angle pi/2 + tilt between x and y."""
         return k(2 + 2 * math.sin(tilt)) * math.exp((d - 2) * math.log(math.cos(tilt)) - log_norm)
 
     reach = min(math.pi / 2, 12 / math.sqrt(d))  # beyond it the density is below e^-70

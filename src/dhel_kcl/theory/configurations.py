@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def simplex(m: int, d: int) -> Tensor:
-    """Vertices of a regular simplex: every two of them have the cosine similarity -1 / (m - 1).
+    """Return the vertices of a regular simplex; any two have cosine similarity -1 / (m - 1).
 
     Args:
         m: number of points, 2 <= m <= d + 1.
@@ -16,7 +16,7 @@ def simplex(m: int, d: int) -> Tensor:
         (m, d) float64 with unit rows, zero beyond the first m - 1 coordinates.
 
     Raises:
-        ValueError: no such simplex exists.
+        ValueError: there is no such simplex.
     """
     if not 2 <= m <= d + 1:
         raise ValueError(f"a simplex of {m} points in {d} dimensions does not exist; it needs 2 <= m <= d + 1")
@@ -26,7 +26,7 @@ def simplex(m: int, d: int) -> Tensor:
 
 
 def cross_polytope(d: int) -> Tensor:
-    """Vertices e_1, -e_1, ..., e_d, -e_d of the cross-polytope.
+    """Return the vertices e_1, -e_1, ..., e_d, -e_d of the cross-polytope.
 
     Args:
         d: dimension of the space, at least 1.

@@ -1,4 +1,4 @@
-"""The kernels of KCL as scalar functions, written apart from the losses so that each can check the other."""
+"""The kernels of KCL as scalar functions, written independently of the losses so that each can check the other."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ Radial = Callable[[float], float]
 
 
 def energy_kernel(config: Mapping[str, Any]) -> Radial:
-    """Kernel of the energy as a function of r^2 in (0, 4], for a valid KCL configuration."""
+    """Return the kernel of the energy as a function of r^2 in (0, 4], for a valid KCL configuration."""
     match config:
         case {"kernel": "gaussian", "t": t}:
             return lambda r2: math.exp(-t * r2)
@@ -22,16 +22,16 @@ def energy_kernel(config: Mapping[str, Any]) -> Radial:
 
 
 def kernel_at_zero(config: Mapping[str, Any]) -> float:
-    """Value of the alignment's kernel at r = 0, where the views of an image coincide.
+    """Return the value of the alignment's kernel at r = 0, where the views of an image coincide.
 
     Raises:
-        ValueError: the kernel diverges there, so that the loss has no lower bound.
+        ValueError: the kernel diverges there, so the loss has no lower bound.
     """
     match config:
         case {"kernel": "riesz", "s": s} if s > 0:
             raise ValueError(
                 f"KCL with the Riesz kernel s = {s:g} > 0 has no minimum: its alignment diverges when the views of an "
-                "image coincide; known are s < 0 and the kernel gaussian_riesz"
+                "image coincide; use s < 0 or the kernel gaussian_riesz"
             )
         case {"kernel": "log" | "riesz"}:
             return 0.0
@@ -41,6 +41,6 @@ def kernel_at_zero(config: Mapping[str, Any]) -> float:
 
 
 def energy_weight(config: Mapping[str, Any]) -> float:
-    """Weight of each view's energy: gamma, halved for the log kernel under `reference_weighting`."""
+    """Return the weight of each view's energy: gamma, halved for the log kernel under `reference_weighting`."""
     halved = config["kernel"] == "log" and config.get("reference_weighting", False)
     return float(config["gamma"]) * (0.5 if halved else 1.0)

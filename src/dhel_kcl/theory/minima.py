@@ -11,7 +11,7 @@ from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
 
 
 def minimum(loss_config: Mapping[str, Any], m: int, d: int) -> float:
-    """Least value of a loss over all batches of m pairs on the unit sphere of R^d.
+    """Return the least value of a loss over all batches of m pairs on the unit sphere of R^d.
 
     It is attained where the two views of each image coincide and the images form
 
@@ -20,7 +20,7 @@ def minimum(loss_config: Mapping[str, Any], m: int, d: int) -> float:
       (Cohn & Kumar 2007, arXiv math/0607446).
 
     Args:
-        loss_config: what `dhel_kcl.losses.build_loss` takes.
+        loss_config: a configuration for `dhel_kcl.losses.build_loss`.
         m: number of pairs, at least 2.
         d: dimension of the embeddings, at least 1.
 
@@ -38,10 +38,10 @@ def minimum(loss_config: Mapping[str, Any], m: int, d: int) -> float:
     if m > d + 1:
         raise ValueError(
             f"the minimum of {loss_config['name']} for m = {m} pairs in d = {d} dimensions is not known; "
-            "known is m <= d + 1 (simplex)"
+            "it is known for m <= d + 1 (simplex)"
         )
     temperature = float(loss_config["temperature"])
-    gap = -m / (m - 1) / temperature  # negative less positive cosine, -1 / (m - 1) - 1, over the temperature
+    gap = -m / (m - 1) / temperature  # negative minus positive cosine, -1 / (m - 1) - 1, over the temperature
     match loss_config["name"]:
         case "infonce":
             return float(np.logaddexp(0, math.log(m - 1) + gap))
@@ -68,6 +68,6 @@ def _kcl(config: Mapping[str, Any], m: int, d: int) -> float:
         known = "m = 2" if concave else "m <= d + 1 (simplex) and m = 2d (cross-polytope)"
         raise ValueError(
             f"the minimum of KCL with the kernel {kernel} for m = {m} pairs in d = {d} dimensions is not known; "
-            f"known is {known}"
+            f"it is known for {known}"
         )
     return -2 * kernel_at_zero(config) + 2 * energy_weight(config) * energy

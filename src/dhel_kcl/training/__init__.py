@@ -1,1 +1,1 @@
-"""From beton to encoder: pretraining one run."""
+"""Pretrain one run: from a beton to an encoder."""

@@ -1,4 +1,4 @@
-"""Checkpoints of one run: written whole, checked when read, the newest few kept."""
+"""Checkpoints of one run: written atomically, checked when read; only the newest few are kept."""
 
 import hashlib
 import io
@@ -19,12 +19,12 @@ _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
 class Checkpoints:
     """The folder of a run's checkpoints, ``<folder>/<key>/step-<steps>-<sha256>.pt``.
 
-    The name holds the beginning of the content's sha256: a file that was truncated or altered is noticed, and the one
-    before is used. Each file can be read with `torch.load`.
+    The name contains the beginning of the content's sha256, so a truncated or altered file is detected and the previous
+    one is used. Each file can be read with `torch.load`.
 
     Args:
-        folder: holds the checkpoints of every key.
-        key: hexadecimal digest of all that the training depends on; those of other keys are left alone.
+        folder: the folder for the checkpoints of all keys.
+        key: hexadecimal digest of everything the training depends on; checkpoints of other keys are not touched.
         kept: how many to keep.
     """
 
@@ -37,7 +37,7 @@ class Checkpoints:
         """Write the state after `steps` steps, then remove the oldest checkpoints.
 
         Raises:
-            InputError: the disk is full or the folder cannot be written; the earlier checkpoints are as they were.
+            InputError: the disk is full or the folder cannot be written; the earlier checkpoints are unchanged.
         """
         content = io.BytesIO()
         torch.save(state, content)
@@ -49,14 +49,14 @@ class Checkpoints:
             older.unlink(missing_ok=True)
 
     def paths(self) -> list[Path]:
-        """The checkpoints of this key, newest first."""
+        """Return the checkpoints of this key, newest first."""
         return sorted((path for path in self.own.glob("step-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest checkpoint that is whole, or None; damaged ones are named and removed.
+        """Return the state of the newest intact checkpoint, or None; report and remove damaged ones.
 
         Raises:
-            InputError: it is whole, but holds something else than tensors and plain values; or it is no file.
+            InputError: it is intact but contains anything other than tensors and plain values, or it is not a file.
         """
         others = [path.parent for path in self.folder.glob("*/step-*.pt") if path.parent != self.own]
         if others and not self.own.exists():
@@ -76,16 +76,16 @@ class Checkpoints:
     def _load(path: Path, content: bytes) -> dict[str, Any]:
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # a file of another origin may raise anything
+        except Exception as error:  # a file from elsewhere may raise anything
             raise InputError(
                 f"{path}: not a checkpoint of this program, so not loaded ({type(error).__name__}); delete it"
             ) from error
         if not isinstance(state, dict):
-            raise InputError(f"{path}: not a checkpoint of this program: it holds no state of a training; delete it")
+            raise InputError(f"{path}: not a checkpoint of this program: it holds no training state; delete it")
         return state
 
     def discard(self) -> None:
-        """Remove the checkpoints of this key, and the folders if nothing else is there."""
+        """Remove the checkpoints of this key, and the folders if they are then empty."""
         for path in self.paths():
             path.unlink(missing_ok=True)
         for path in self.own.glob(f"{TEMPORARY}*"):

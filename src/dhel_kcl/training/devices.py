@@ -1,4 +1,4 @@
-"""Which device a job runs on, that no other job has it, and how its arithmetic is made repeatable."""
+"""Choose the device of a job, claim it so that no other job uses it, and make its arithmetic repeatable."""
 
 import fcntl
 import itertools
@@ -22,23 +22,23 @@ SECONDS_BETWEEN_LINES = 60
 
 
 def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
-    """Pick the device, set threads and TF32 as the configuration says, and switch deterministic algorithms on.
+    """Choose the device, set threads and TF32 as configured, and enable deterministic algorithms.
 
     Args:
-        compute: what the configuration asks for.
-        local_rank: which of the visible GPUs is this process's.
+        compute: the `compute` section of the configuration.
+        local_rank: which of the visible GPUs belongs to this process.
 
     Raises:
-        InputError: CUDA is asked for and there is none, or too few.
+        InputError: CUDA is requested, but there is no GPU or too few.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("compute.device: cuda is asked for but torch sees no GPU; use auto or cpu")
+        raise InputError("compute.device: cuda is requested but torch sees no GPU; use auto or cpu")
     # cuBLAS is deterministic only with a fixed workspace, and reads this before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Filling costs time, and nothing here reads memory that was not written.
+    # Filling costs time, and nothing here reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False  # it may choose another algorithm in another process
+    torch.backends.cudnn.benchmark = False  # it might choose different algorithms in different processes
     torch.backends.cudnn.allow_tf32 = compute.tf32
     torch.backends.cuda.matmul.allow_tf32 = compute.tf32
     torch.set_num_threads(compute.threads)
@@ -55,7 +55,7 @@ def prepare_device(compute: ComputeConfig, local_rank: int = 0) -> torch.device:
 
 
 def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
-    """The dtype of the encoder's arithmetic in training: bfloat16 under autocast, or float32."""
+    """Return the dtype of the encoder's arithmetic in training: bfloat16 under autocast, or float32."""
     if compute.precision != "auto":
         return torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
     # On common CPUs, and on GPUs that only emulate it, bfloat16 is slower than float32.
@@ -63,21 +63,21 @@ def training_dtype(compute: ComputeConfig, device: torch.device) -> torch.dtype:
 
 
 def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = None) -> None:
-    """Claim `count` GPUs that no other job has: this process, and every program it becomes or starts, sees only those.
+    """Claim `count` GPUs for this job, and hide all others from this process and from programs it starts or becomes.
 
-    With `compute.runs_per_gpu` above 1, that many jobs share each GPU instead. Waits until that many are free, and says
-    so now and then. The claim is a lock that the system gives up when the process ends, however it ends. Does nothing
-    on a CPU, or in a process that a launcher started. To be called before anything initialises CUDA, which FFCV does
-    when imported.
+    No other job gets the claimed GPUs, unless `compute.runs_per_gpu` is above 1: then that many jobs share each GPU.
+    Waits until enough GPUs are free, and prints a line now and then. The claim is a lock that the system releases when
+    the process ends, however it ends. Does nothing on a CPU or in a process that a launcher started. Call this before
+    anything initialises CUDA; importing FFCV does.
 
     Args:
-        compute: the device.
+        compute: the device and how many runs share a GPU.
         count: how many GPUs, at least 1.
-        folder: where the locks are; the default is a folder for each user of the machine, and within Slurm for each
-            job step, as Slurm may number the devices of every job from 0.
+        folder: where the locks are. The default is one folder for each user of the machine, and under Slurm for each
+            job step, because Slurm may number the devices of every job from 0.
 
     Raises:
-        InputError: the machine has fewer GPUs than asked for, or the locks cannot be made.
+        InputError: the machine has fewer GPUs than requested, or the locks cannot be created.
     """
     if compute.device == "cpu" or "LOCAL_RANK" in os.environ:
         return
@@ -85,9 +85,9 @@ def claim_gpus(compute: ComputeConfig, count: int = 1, folder: Path | None = Non
     if compute.device == "auto" and not devices:
         return
     if not devices:
-        raise InputError("compute.device: cuda is asked for but torch sees no GPU; use auto or cpu")
+        raise InputError("compute.device: cuda is requested but torch sees no GPU; use auto or cpu")
     if count > len(devices):
-        raise InputError(f"compute.gpus_per_run: {count} asked for, and this machine shows {len(devices)}")
+        raise InputError(f"compute.gpus_per_run: {count} requested, but this machine shows {len(devices)}")
     if folder is None:
         slurm = [os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ]
         folder = private_folder(quote(os.fsencode("-".join(["gpus", *slurm])), safe=""))
@@ -110,18 +110,18 @@ def _visible_devices() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(number) for number in range(torch.cuda.device_count())]
-    # As CUDA reads it: what follows an entry that is no device is hidden.
+    # As in CUDA: entries after one that is not a device are hidden.
     names = (name.strip() for name in visible.split(","))
     named = itertools.takewhile(lambda name: name and not name.startswith("-"), names)
-    return list(dict.fromkeys(named))  # a device that is named twice is one device
+    return list(dict.fromkeys(named))  # a device may be listed twice
 
 
 def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> list[str]:
-    """Lock `count` devices, or none; of a device with sharers, one place."""
+    """Lock `count` devices or none; if devices are shared, lock one place on each."""
     locks: dict[str, list[int]] = {}
-    # Places are the outer loop: jobs spread over the devices before two of them meet on one.
+    # Places are the outer loop, so that jobs spread over all devices before two of them share one.
     for place, device in itertools.product(range(sharers), devices):
-        name = quote(os.fsencode(device), safe="")  # that of a MIG device may have slashes
+        name = quote(os.fsencode(device), safe="")  # the name of a MIG device may contain slashes
         whole = folder / f"{name}.lock"
         lock = _locked_place(whole, place) if sharers > 1 else _locked(whole, shared=False)
         if lock:
@@ -136,7 +136,7 @@ def _claim(devices: Sequence[str], count: int, sharers: int, folder: Path) -> li
 
 
 def _locked_place(device: Path, place: int) -> list[int]:
-    """Lock one place of a device, and the device itself against jobs that want the whole of it."""
+    """Lock one place on a device, and the device itself against jobs that need all of it."""
     whole = _locked(device, shared=True)
     part = whole and _locked(device.with_suffix(f".{place}.lock"), shared=False)
     if not part:
@@ -147,7 +147,7 @@ def _locked_place(device: Path, place: int) -> list[int]:
 
 
 def _locked(path: Path, shared: bool) -> list[int]:
-    """Lock a file of this user: its descriptor, or nothing if another job's lock forbids it."""
+    """Lock a file of this user; return its descriptor, or nothing if another job holds the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         found = os.fstat(lock)

@@ -1,8 +1,7 @@
 """Backbone and projector.
 
-The backbone is torchvision's ResNet with two options that it lacks: the CIFAR stem and a width
-factor. The projector is that of the public SimCLR code which the paper names:
-Linear - BatchNorm - ReLU - Linear - BatchNorm without bias.
+The backbone is torchvision's ResNet with two more options: the CIFAR stem and a width factor. The projector is that of
+the public SimCLR code that the paper names: Linear - BatchNorm - ReLU - Linear - BatchNorm without bias.
 """
 
 from pathlib import Path
@@ -24,20 +23,20 @@ _ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
 
 
 _SIMD_WIDTH = 8
-"""Numbers in a register of AVX2."""
+"""How many numbers an AVX2 register holds."""
 
 
 def _every_second_pixel(shortcut: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-    """Take the pixels that a 1x1 convolution of stride 2 reads, which then needs no stride.
+    """Take the pixels that a 1x1 convolution of stride 2 reads, so that it needs no stride.
 
-    With fewer input channels than a register has numbers, oneDNN 3.13 computes the gradient of the strided one beyond
-    the end of its memory on processors that have AVX2 and no AVX-512, and the process dies.
+    With fewer input channels than `_SIMD_WIDTH`, on processors with AVX2 but without AVX-512, oneDNN 3.13 writes the
+    gradient of the strided convolution beyond the end of its memory, and the process crashes.
     """
     return arguments[0][:, :, ::2, ::2]
 
 
 class _Backbone(ResNet):  # type: ignore[misc]
-    """torchvision's ResNet without its classifier, every channel count multiplied by `width`."""
+    """torchvision's ResNet without its classifier and with all channel counts multiplied by `width`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         block, layers = _ARCHITECTURES[config.backbone]
@@ -68,8 +67,8 @@ class _Backbone(ResNet):  # type: ignore[misc]
 class Encoder(nn.Module):
     """Backbone followed by projector.
 
-    Calling it on images ``(B, 3, S, S)``, float in [0, 1], gives ``h`` ``(B, output_dim)``, the
-    backbone's features, and ``z`` ``(B, embedding_dim)``, the projections before normalisation.
+    Called on images ``(B, 3, S, S)``, float in [0, 1], it returns the backbone's features ``h`` ``(B, output_dim)`` and
+    the projections before normalisation ``z`` ``(B, embedding_dim)``.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -93,14 +92,14 @@ class Encoder(nn.Module):
 
 
 def build_encoder(config: EncoderConfig, seed: int) -> Encoder:
-    """Build an encoder whose initial weights depend on `seed` alone, on every device."""
+    """Build an encoder whose initial weights depend only on `seed`, on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialisation"))
         return Encoder(config).to(memory_format=torch.channels_last)
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Write the weights, atomically, with the same bytes for the same weights."""
+    """Write the weights atomically; equal weights give equal bytes."""
     write_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()})
 
 
@@ -108,14 +107,14 @@ def load_encoder(config: EncoderConfig, path: Path) -> Encoder:
     """Read weights written by `save_encoder`.
 
     Raises:
-        InputError: the file is missing or damaged, or holds other tensors than the encoder's, of another shape or
-            dtype, or not finite.
+        InputError: the file is missing or damaged, or its tensors are not finite or differ from the encoder's in name,
+            shape or dtype.
     """
     encoder = build_encoder(config, seed=0)
     weights, _ = read_tensors(path, "no trained encoder; run its pretraining first", "pretrain again")
     if problem := difference(weights, kinds(encoder.state_dict())):
         raise InputError(
-            f"{path}: holds another architecture than the configuration asks for, or was damaged: it {problem}; "
+            f"{path}: does not match the configured architecture, or is damaged: it {problem}; "
             "delete it and pretrain again"
         )
     encoder.load_state_dict(weights)

@@ -1,6 +1,6 @@
-"""What a run records while it trains: the terms of its steps, its throughput, and where it diverged.
+"""Record a run while it trains: the terms of its steps, its throughput, and where it diverged.
 
-The terms of each step stay on the device and are read every few steps, so that the host does not wait for each.
+The terms of each step stay on the device and are read every few steps, so that the host does not wait at each step.
 """
 
 import math
@@ -24,7 +24,7 @@ class Diverged(Exception):  # noqa: N818 - an event of training, not an error of
 
     Attributes:
         step: number of the step in the run, from 1.
-        terms: loss, alignment, energy and gradient norm of that step; or ``weights``, if those after it are not finite.
+        terms: loss, alignment, energy and gradient norm of that step; or ``weights``, if they are not finite after it.
     """
 
     def __init__(self, step: int, terms: dict[str, float]) -> None:
@@ -34,7 +34,7 @@ class Diverged(Exception):  # noqa: N818 - an event of training, not an error of
 
 
 class TrainingLog:
-    """The log of one run: a row for each epoch, the means of the terms of its steps.
+    """The log of one run: a row for each epoch, with the means of the terms over its steps.
 
     Args:
         device: where the terms of a step are.
@@ -51,7 +51,7 @@ class TrainingLog:
         self._num_unread = 0
 
     def add(self, terms: Tensor) -> None:
-        """Note the (4,) terms of the next step, without waiting for the device."""
+        """Store the (4,) terms of the next step without waiting for the device."""
         self._unread[self._num_unread].copy_(terms)
         self._num_unread += 1
         self.step += 1
@@ -62,7 +62,7 @@ class TrainingLog:
         return self._num_unread == len(self._unread)
 
     def read(self) -> list[list[float]]:
-        """Read the terms of the steps since the last time.
+        """Read the terms of the steps since the last read.
 
         Raises:
             Diverged: one of them is not finite.
@@ -76,7 +76,7 @@ class TrainingLog:
         return rows
 
     def end_epoch(self, learning_rate: float, watched: Mapping[str, float]) -> dict[str, float]:
-        """Close the epoch, all of whose steps have been read: their means, and what the monitor `watched`."""
+        """Close the epoch, whose steps have all been read; return its means and what the monitor `watched`."""
         columns = zip(TERMS, zip(*self._rows, strict=True), strict=True)
         means = {name: math.fsum(values) / len(values) for name, values in columns}
         epoch = self.step // self.steps_per_epoch
@@ -86,11 +86,11 @@ class TrainingLog:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been read."""
+        """Return everything that has been read."""
         return {"step": self.step, "epochs": self.epochs, "rows": torch.tensor(self._rows, dtype=torch.float64)}
 
     def problem(self, state: dict[str, Any], total_steps: int) -> str | None:
-        """Say why `state` cannot be that of a log of at most `total_steps` steps; None if it can."""
+        """Return why `state` cannot belong to a log of at most `total_steps` steps, or None if it can."""
         step, epochs, rows = state["step"], state["epochs"], state["rows"]
         if type(step) is not int or not 1 <= step <= total_steps:
             return f"step {step!r} is not one of {total_steps}"
@@ -107,7 +107,7 @@ class TrainingLog:
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.step, self.epochs, self._rows = state["step"], state["epochs"], state["rows"].tolist()
         self._num_unread = 0
 
@@ -117,7 +117,7 @@ class TrainingLog:
 
 
 class Throughput:
-    """Images per second of each epoch, and which share of the time the training waited for data.
+    """Images per second in each epoch, and the share of the time in which training waited for data.
 
     Args:
         images_per_step: positive pairs in a step, over all processes.
@@ -132,7 +132,7 @@ class Throughput:
         self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yield the batches of an epoch, measuring how long each is waited for."""
+        """Yield the batches of an epoch and measure the wait for each."""
         self._restart()
         iterator = iter(batches)
         while True:
@@ -147,11 +147,11 @@ class Throughput:
 
     @property
     def images_per_second(self) -> float:
-        """Of the epoch so far."""
+        """Images per second in the epoch so far."""
         return self._steps * self.images_per_step / max(time.monotonic() - self._started, 1e-9)
 
     def end_epoch(self, epoch: int) -> None:
-        """Close the epoch; one that was resumed counts from there."""
+        """Close the epoch; a resumed epoch counts from where it was resumed."""
         seconds = time.monotonic() - self._started
         self.epochs.append(
             {
@@ -164,7 +164,7 @@ class Throughput:
 
     @staticmethod
     def problem(epochs: Any) -> str | None:
-        """Say why `epochs` cannot be those of a run; None if they can."""
+        """Return why `epochs` cannot be those of a run, or None if they can."""
         rows = epochs if isinstance(epochs, list) else [None]
         if all(isinstance(row, dict) and row.keys() == set(THROUGHPUT_COLUMNS) and _are_finite(row) for row in rows):
             return None
@@ -180,6 +180,6 @@ def _are_finite(row: Mapping[str, Any]) -> bool:
 
 
 def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str]) -> None:
-    """Write rows as CSV with all of `columns`, also where there is no row."""
+    """Write rows as CSV with all of `columns`, even if there are no rows."""
     with atomic_path(path) as temporary:
         pd.DataFrame(rows, columns=pd.Index(columns)).to_csv(temporary, index=False)

@@ -1,4 +1,4 @@
-"""Watching an encoder while it trains: online k-NN accuracy and effective rank on a sample of its training images."""
+"""Monitor an encoder while it trains: online k-NN accuracy and effective rank on a sample of its training images."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,18 +13,18 @@ from dhel_kcl.metrics.spectrum import effective_rank
 from dhel_kcl.training.encoder import Encoder
 
 BATCH_SIZE = 250
-QUERIES = 0.1  # the share of the sample that asks the rest for its class
+QUERIES = 0.1  # the share of the sample that is classified by the rest
 
 
 class Monitor:
-    """Measures the encoder on one random sample of unaugmented images, the same one at every epoch and in every run.
+    """Measures the encoder on one random sample of unaugmented images, the same at every epoch and in every run.
 
-    The encoder's state is left as it is.
+    The encoder's state does not change.
 
     Args:
-        config: how often, on how many images.
+        config: how often and on how many images to measure.
         beton: the pretraining images.
-        image_size: pixels.
+        image_size: height and width of a view, in pixels.
         num_workers: threads that make views.
         device: where the encoder is.
     """
@@ -44,8 +44,8 @@ class Monitor:
     def measure(self, encoder: Encoder) -> dict[str, float]:
         """Return ``effective_rank_h``, ``effective_rank_z`` and, if the images have labels, ``knn_top1`` of h.
 
-        Images without a label take no part in the latter, which needs two classes. An embedding without direction (a
-        collapse to zero) gives no value.
+        Images without a label are left out of ``knn_top1``, which needs two classes. A value is left out if an
+        embedding has no direction (a collapse to zero).
         """
         was_training = encoder.training
         encoder.eval()

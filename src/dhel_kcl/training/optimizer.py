@@ -1,4 +1,4 @@
-"""Optimiser and learning rate of pretraining."""
+"""Optimiser and learning rate schedule of pretraining."""
 
 import math
 
@@ -11,7 +11,7 @@ from dhel_kcl.experiment.config import OptimizerConfig
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up to 1 over `warmup_steps`, then a half cosine to 0 at `total_steps`.
+    """Return the factor of a linear warm-up to 1 over `warmup_steps`, then a half cosine to 0 at `total_steps`.
 
     Args:
         step: steps already taken, in [0, total_steps].
@@ -24,7 +24,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
 
 
 def build_optimizer(encoder: nn.Module, config: OptimizerConfig, learning_rate: float) -> Optimizer:
-    """SGD or LARS (timm's); weight decay spares batch normalisation, as in the public training code."""
+    """Build SGD or timm's LARS, without weight decay on batch normalisation, as in the public training code."""
     normalisation = {
         id(parameter)
         for module in encoder.modules()
@@ -44,6 +44,6 @@ def build_optimizer(encoder: nn.Module, config: OptimizerConfig, learning_rate: 
 
 
 def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int) -> LambdaLR:
-    """Warm-up and cosine over `total_steps`, one call of `step` after each step of the optimiser."""
+    """Build the warm-up and cosine schedule over `total_steps`; call `step` after each step of the optimiser."""
     warmup_steps = min(round(config.warmup_fraction * total_steps), total_steps - 1)
     return LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, warmup_steps))

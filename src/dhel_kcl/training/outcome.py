@@ -9,7 +9,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.files import read_json
 
 MOST = 2**53
-"""Up to here every integer is a floating-point number, as which the tidy table has it."""
+"""Largest count: up to here, the floating-point numbers of the tidy table represent every integer."""
 
 TERMS = ("loss", "alignment", "energy", "gradient_norm")
 """What each step measures."""
@@ -28,14 +28,14 @@ class Outcome(BaseModel):
     """The content of ``outcome.json``.
 
     Attributes:
-        status: whether the run trained to its end.
+        status: whether the run finished or diverged.
         step: the step at which it ended.
-        epoch: of a run that diverged, the epoch of that step.
-        weights_of_step: of a run that diverged, the step after which it had the weights that were kept.
-        terms: of a run that diverged, what that step gave; ``"nan"`` and the like for what is not finite.
+        epoch: if it diverged, the epoch of that step.
+        weights_of_step: if it diverged, the step after which it had the weights that were kept.
+        terms: if it diverged, the terms of that step, with ``"nan"`` and the like for values that are not finite.
         device: the type of the device.
-        dtype: of the encoder's arithmetic.
-        processes: how many trained it together.
+        dtype: dtype of the encoder's arithmetic.
+        processes: how many processes trained it together.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -50,7 +50,7 @@ class Outcome(BaseModel):
 
     @property
     def diverged(self) -> bool:
-        """Whether there is nothing to measure."""
+        """Whether the run diverged, so that there is nothing to measure."""
         return self.status == "diverged"
 
 

@@ -1,8 +1,9 @@
 """Contrastive pretraining of one run.
 
 Two views of each image go through the encoder in one pass (so that batch normalisation sees both), and the loss pulls
-their projections together. Checkpoints every few steps make the run resumable in mid-epoch, to the bit; they are
-removed when the final weights are written. Started by `torchrun`, the processes train one run together.
+their projections together. With a checkpoint every few steps, an interrupted run resumes in mid-epoch and ends with the
+same bits; the checkpoints are removed once the final weights are written. Processes started by `torchrun` train one run
+together.
 """
 
 import math
@@ -55,20 +56,20 @@ def train_step(
     dtype: torch.dtype = torch.float32,
     world_size: int = 1,
 ) -> Tensor:
-    """One optimiser step on a batch of positive pairs; on one device, the host does not wait for it.
+    """Take one optimiser step on a batch of positive pairs; on one device, the host does not wait for it.
 
     Args:
-        encoder: gives ``(h, z)``; in training mode.
-        contrastive_loss: of the whole batch, over all processes.
-        optimizer: of the encoder's parameters.
+        encoder: returns ``(h, z)``; in training mode.
+        contrastive_loss: the loss, computed over the whole batch of all processes.
+        optimizer: optimiser of the encoder's parameters.
         view1: (B, 3, S, S), float32, this process's share of the batch.
         view2: (B, 3, S, S), the other view of the same images.
-        dtype: of the encoder's arithmetic; the parameters and the loss are float32.
+        dtype: dtype of the encoder's arithmetic; the parameters and the loss are float32.
         world_size: number of processes whose gradients are averaged.
 
     Returns:
         (4,) on the device: the loss, its terms ``alignment`` and ``energy``, and the norm of the gradient, all before
-        the step. What is not finite is returned as it is.
+        the step. Values that are not finite are returned unchanged.
     """
     with torch.autocast(view1.device.type, dtype=dtype, enabled=dtype != torch.float32):
         _, z = encoder(torch.cat([view1, view2]))
@@ -76,7 +77,7 @@ def train_step(
         terms = contrastive_loss.terms(*z.chunk(2))
     loss = terms.alignment + terms.energy
     optimizer.zero_grad(set_to_none=True)
-    # Each process has the whole batch's gradient of its own rows; averaging would divide their sum.
+    # Each process has the whole batch's gradient for its own rows; without the factor, averaging would divide the sum.
     (world_size * loss).backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -89,7 +90,7 @@ _PARTS = ("encoder", "optimizer", "schedule", "loader", "log")
 
 
 class _Training:
-    """Everything that a run's training consists of, and its state."""
+    """The components of a run's training, and their state."""
 
     def __init__(
         self, run: Run, compute: ComputeConfig, beton: Path, device: torch.device, processes: Processes
@@ -119,7 +120,7 @@ class _Training:
         return {name: getattr(self, name).state_dict() for name in _PARTS}
 
     def newest_state(self, checkpoints: Checkpoints) -> dict[str, Any] | None:
-        """The state of the newest checkpoint, checked; None if there is no checkpoint.
+        """Return the checked state of the newest checkpoint, or None if there is none.
 
         Raises:
             InputError: the checkpoint does not hold the state of this training.
@@ -130,9 +131,9 @@ class _Training:
         return state
 
     def _problem(self, state: dict[str, Any]) -> str | None:
-        """Say what a checkpoint's state lacks, or has that the state of this training has not."""
+        """Return how the structure or the settings of a checkpoint differ from this training, or None."""
         expected: dict[str, Any] = self.state_dict()
-        # Until the first step the optimiser has no buffers, and the log no rows.
+        # Before the first step, the optimiser has no buffers and the log has no rows.
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         has_momentum = self.run.dataset.optimizer.momentum != 0
         buffers = {i: {"momentum_buffer": p} for i, p in enumerate(parameters)} if has_momentum else {}
@@ -152,7 +153,7 @@ class _Training:
         )
 
     def _other_settings(self, state: dict[str, Any], expected: dict[str, Any]) -> str | None:
-        """Say which setting a checkpoint has, of equal kind, otherwise than this training; weights may be any."""
+        """Return which setting of a checkpoint of the right structure has another value; weights may have any value."""
         step, schedule = state["log"]["step"], self.schedule
         rates = [base * factor(step) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
         groups = state["optimizer"]["param_groups"]
@@ -178,11 +179,11 @@ class _Training:
     def train(
         self, checkpoints: Checkpoints, monitor: Monitor, board: TensorBoard, throughput: Throughput, log_path: Path
     ) -> None:
-        """Train from the present state to the end of the last epoch.
+        """Train from the current state to the end of the last epoch.
 
         Raises:
             Diverged: a loss, gradient or weight was not finite.
-            InputError: the run was asked to stop, and its checkpoint is written.
+            InputError: the run was asked to stop; its checkpoint has been written.
         """
         parallel = self.processes.data_parallel(self.encoder, self.device)
         forward = torch.compile(parallel) if self.compute.compile else parallel
@@ -218,7 +219,7 @@ class _Training:
                     if stopping:
                         raise InputError(
                             f"{self.run.id}: stopped after step {self.log.step} of {self.total_steps} as asked; "
-                            "the same command goes on from there"
+                            "the same command continues from there"
                         )
 
     def _read_log(self, board: TensorBoard, display: ProgressDisplay, throughput: Throughput) -> None:
@@ -257,26 +258,26 @@ def pretrain(
 ) -> Checkpoints:
     """Train one run and write its ``encoder.safetensors``, ``training_log.csv``, ``throughput.csv``, ``outcome.json``.
 
-    The log is there, up to the last finished epoch, while the run trains. A run whose loss, gradient or weights are not
-    finite ends as diverged: ``outcome.json`` says at which step and with which terms, and the weights are those of the
-    last checkpoint, or the initial ones.
+    While the run trains, the log is available up to the last finished epoch. A run whose loss, gradient or weights are
+    not finite ends as diverged: ``outcome.json`` records the step and its terms, and the weights are those of the last
+    checkpoint, or the initial ones.
 
     Args:
         run: what to train.
         compute: device, precision, threads, and how often to read the log and write a checkpoint.
         beton: the images.
-        identity: digest of the settings and the code that the weights depend on; a checkpoint made under another one
-            is not resumed.
+        identity: digest of the settings and the code on which the weights depend; a checkpoint with another digest is
+            not resumed.
         folder: the run's folder.
-        monitor: how to watch the encoder; not at all by default.
+        monitor: how to monitor the encoder; not at all by default.
 
     Returns:
-        The run's checkpoints, which the caller discards when the files are sure to stay; from them the same call writes
-        the files again without training.
+        The run's checkpoints. The caller discards them once the files are safe; until then, the same call can rewrite
+        the files from them without training.
 
     Raises:
-        InputError: the data or device cannot be used, a file cannot be written, or the run was interrupted by SIGINT,
-            SIGTERM or SIGHUP, in which case its checkpoint is written.
+        InputError: the data or device cannot be used, a file cannot be written, or SIGINT, SIGTERM or SIGHUP
+            interrupted the run, in which case its checkpoint has been written.
     """
     processes = Processes.of_environment()
     console.quiet = not processes.is_first
@@ -319,7 +320,7 @@ def pretrain(
 
 
 def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Put the last finite weights back and say what happened."""
+    """Restore the last finite weights, and print and return what happened."""
     run = training.run
     state = training.newest_state(checkpoints)
     initial = build_encoder(run.dataset.encoder, run.seed).state_dict()
@@ -329,7 +330,7 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
     console.print(
         f"{run.id}: diverged in epoch {epoch} at {event} (of {training.total_steps}); recorded as diverged, with the "
         f"weights after step {kept}. "
-        # At the first step no update has been made that a lower rate could change.
+        # At the first step, there has been no update that a lower rate could have changed.
         + ("Check the loss's hyperparameters" if event.step == 1 else "A lower optimizer.learning_rate may help")
     )
     terms = {name: value if math.isfinite(value) else str(value) for name, value in event.terms.items()}
@@ -337,7 +338,7 @@ def _diverged(event: Diverged, training: _Training, checkpoints: Checkpoints) ->
 
 
 def _difference(found: Any, expected: Any, place: str) -> str | None:
-    """Say where two states differ in their keys, lengths, or the types, shapes and dtypes of their values."""
+    """Return where two states differ in keys, lengths, or the types, shapes and dtypes of their values, or None."""
     match expected:
         case Tensor():
             kind = expected.dtype, tuple(expected.shape)
@@ -360,7 +361,7 @@ def _difference(found: Any, expected: Any, place: str) -> str | None:
 
 
 def _wrong_place(state: dict[str, Any], steps_per_epoch: int) -> str | None:
-    """Say which part of a checkpoint is of another step than its log."""
+    """Return which part of a checkpoint is at another step than its log, or None."""
     step = state["log"]["step"]
     loader = state["loader"]
     if (loader["epoch"], loader["batch"]) != divmod(step, steps_per_epoch):
@@ -370,10 +371,10 @@ def _wrong_place(state: dict[str, Any], steps_per_epoch: int) -> str | None:
 
 @contextmanager
 def _stop_signal() -> Iterator[Any]:
-    """Give a function that says whether SIGINT, SIGTERM or SIGHUP came; a second SIGINT acts as without this block.
+    """Yield a function that tells whether SIGINT, SIGTERM or SIGHUP has arrived; a second SIGINT has its usual effect.
 
-    The others come several times: from a terminal that closes, from the scheduler and from `orphans`. Several processes
-    do not agree on the step at which to stop: there the signals act at once.
+    The other signals may arrive several times: from a closing terminal, from the scheduler and from `orphans`. With
+    several processes, all signals have their usual effect, because the processes could not agree on a step to stop at.
     """
     received = threading.Event()
     handled: dict[int, Any] = {}
@@ -385,7 +386,7 @@ def _stop_signal() -> Iterator[Any]:
 
     if threading.current_thread() is threading.main_thread() and Processes.of_environment().world_size == 1:
         for asking in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(asking) is not signal.SIG_IGN:  # as nohup has it
+            if signal.getsignal(asking) is not signal.SIG_IGN:  # as under nohup
                 handled[asking] = signal.signal(asking, note)
     try:
         yield received.is_set
@@ -397,14 +398,14 @@ def _stop_signal() -> Iterator[Any]:
 def run(job: Job) -> None:
     """Pretrain one run, in as many processes as it has GPUs.
 
-    With `compute.gpus_per_run` above 1 the program becomes `torchrun`, which starts it once for each process.
+    If `compute.gpus_per_run` is above 1, this program replaces itself with `torchrun`, which starts each process.
 
     Raises:
-        InputError: as `pretrain`.
+        InputError: as for `pretrain`.
     """
     count, processes = max(1, job.config.compute.gpus_per_run), Processes.of_environment()
     if count > 1 and "RANK" not in os.environ:
-        print_to_terminal()  # each process opens a log of its own
+        print_to_terminal()  # each process opens its own log
         announce_launcher()
         become_torchrun(count)
     chosen, folder = job.run, job.layout.run(job.subject)

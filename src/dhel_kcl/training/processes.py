@@ -1,4 +1,4 @@
-"""Training in several processes, one for each device, as `torchrun` starts them."""
+"""Train in several processes, one for each device, started by `torchrun`."""
 
 import os
 import sys
@@ -26,27 +26,27 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """The place that `torchrun` gave, or that of a single process."""
+        """Return the place assigned by `torchrun`, or that of a single process."""
         rank, local_rank, world_size = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         return cls(rank, local_rank, max(1, world_size))
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Join the processes by NCCL on GPUs and by gloo on CPUs, and part at the end."""
+        """Join the processes with NCCL on GPUs or gloo on CPUs, and leave the group at the end."""
         if self.world_size == 1:
             yield
             return
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield
-        dist.destroy_process_group()  # not after an error: it would wait for the others, which the launcher ends
+        dist.destroy_process_group()  # not after an error: it would wait for the others, which the launcher stops
 
     def data_parallel(self, encoder: Encoder, device: torch.device) -> nn.Module:
-        """The encoder as all processes train it together: batch statistics of all, and averaged gradients."""
+        """Wrap the encoder for training by all processes together, with averaged gradients."""
         if self.world_size == 1:
             return encoder
         devices = [device.index] if device.type == "cuda" else None
@@ -57,11 +57,11 @@ def become_torchrun(num_processes: int) -> None:
     """Replace this program by `torchrun`, which starts the same command once for each of `num_processes` devices."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
     command = [sys.executable, *launcher, "-m", "--", "dhel_kcl", *sys.argv[1:]]
-    os.execv(sys.executable, command)  # nosec B606 # the user's own command, again
+    os.execv(sys.executable, command)  # nosec B606 # reruns the user's own command
 
 
 def synchronise_batch_norm(encoder: Encoder, processes: Processes, device: torch.device) -> None:
-    """Make batch normalisation see the batch of all processes; parameters and the names of the state stay."""
+    """Make batch normalisation use the batch of all processes; keep the parameters and the names in the state."""
     if processes.world_size == 1:
         return
     for module in list(encoder.modules()):
@@ -94,10 +94,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class _SyncBatchNormOnCPU(_BatchNorm):
-    """torch's runs on GPUs only. Every process has the same number of rows."""
+    """Like torch's SyncBatchNorm, which runs on GPUs only. Every process must have the same number of rows."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -1,4 +1,4 @@
-"""Show a run while it trains: a progress bar or lines, and events for TensorBoard.
+"""Show the progress of training: a progress bar or lines, and events for TensorBoard.
 
 No result depends on this module, so it is in no digest.
 """
@@ -20,20 +20,20 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class ProgressDisplay:
-    """A bar with loss, images per second and time left; where there is no terminal, a line now and then."""
+    """A bar with loss, images per second and time left; without a terminal, a line now and then."""
 
     def __init__(self, progress: Progress, task: TaskID, total_steps: int) -> None:
         self._progress, self._task, self._total = progress, task, total_steps
         self._last_line = time.monotonic()
 
     def update(self, step: int, loss: float, images_per_second: float) -> None:
-        """Show where the run is."""
+        """Show the current step."""
         self._progress.update(self._task, completed=step, loss=loss, rate=images_per_second)
         if not console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._line(f"step {step}/{self._total}: loss {loss:.4f}, {images_per_second:.0f} images/s")
 
     def epoch(self, row: Mapping[str, float], epochs: int, images_per_second: float) -> None:
-        """Print a line on the epoch of a log's `row`, one of `epochs`."""
+        """Print a line about the epoch in a `row` of the log, out of `epochs`."""
         knn = f", k-NN accuracy {row['knn_top1']:.3f}" if "knn_top1" in row else ""
         self._line(
             f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}{knn}, "
@@ -62,14 +62,14 @@ def progress_display(description: str, total_steps: int, completed: int) -> Iter
 
 
 class TensorBoard:
-    """Scalars for `tensorboard --logdir`; with no folder, nothing.
+    """Writes scalars for `tensorboard --logdir`; without a folder, does nothing.
 
-    They are no result: where they cannot be written, as on a full disk, one line says so and the run goes on without
-    them. That is why they are written here: the library's writer fails in a thread of its own.
+    The scalars are not results: if they cannot be written, for example because the disk is full, a line is printed and
+    the run continues without them. This needs its own writer, because the library's writer fails in a thread.
 
     Args:
-        folder: where the events go; what an interrupted run wrote after `step` is superseded.
-        step: the step that the run goes on from.
+        folder: where the events go; events that an interrupted run wrote after `step` are superseded.
+        step: the step from which the run continues.
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
@@ -86,13 +86,13 @@ class TensorBoard:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / f"events.out.tfevents.{time.time_ns():019d}.{platform.node()}").open("wb")
         first = [Event(wall_time=time.time(), file_version="brain.Event:2")]
-        if step:  # readers drop what an earlier file has from there on
+        if step:  # readers drop later events of earlier files
             start = SessionLog(status=SessionLog.START)
             first.append(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._write(first)
 
     def steps(self, rows: list[list[float]], last_step: int) -> None:
-        """Add the terms of consecutive steps, of which `last_step` is the last."""
+        """Add the terms of consecutive steps that end with `last_step`."""
         self._add(
             (f"step/{name}", value, step)
             for step, row in enumerate(rows, start=last_step - len(rows) + 1)
@@ -105,7 +105,7 @@ class TensorBoard:
         self._add((f"epoch/{name}", named[name], int(row["step"])) for name in named if name not in ("epoch", "step"))
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         if self._file is not None:
             with self._going_on_without():
                 self._file.close()
@@ -145,6 +145,6 @@ class TensorBoard:
         except OSError as error:
             console.print(f"{self._folder}: no more events for TensorBoard ({error.strerror}); the run goes on without")
             if self._file is not None:
-                with suppress(OSError):  # closing writes what is left, which fails as well
+                with suppress(OSError):  # closing flushes the rest, which fails as well
                     self._file.close()
             self._file = None

@@ -1,6 +1,6 @@
-"""Files of named tensors (safetensors): equal bytes for equal values, read whole, and refused if they hold others.
+"""Read and write named tensors (safetensors): equal values give equal bytes, and unexpected tensors are refused.
 
-They are read into memory instead of being mapped: a mapped file that is cut short while it is used crashes the process.
+Files are read into memory, not mapped: truncating a mapped file while it is in use crashes the process.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from dhel_kcl.errors import InputError, few
 from dhel_kcl.files import atomic_path, parse_json, read_regular
 
 Kind = tuple[torch.dtype, tuple[int, ...]]
-"""What a tensor should be: its dtype and its shape."""
+"""The expected dtype and shape of a tensor."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-    """Write contiguous CPU tensors, and named texts beside them, atomically.
+    """Write contiguous CPU tensors, together with named texts, atomically.
 
     Raises:
         InputError: the disk is full or the file cannot be written.
@@ -29,12 +29,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
 
 
 def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the texts of a file that `write_tensors` wrote.
+    """Read the tensors and texts of a file written by `write_tensors`.
 
     Args:
         path: the file.
-        missing: what to say, after the path, if it is not there.
-        remedy: what to do, besides deleting it, if it is damaged.
+        missing: message, after the path, if the file is missing.
+        remedy: what to do after deleting the file, if it is damaged.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -53,7 +53,7 @@ def read_tensors(path: Path, missing: str, remedy: str) -> tuple[dict[str, Tenso
 
 
 def difference(tensors: Mapping[str, Tensor], expected: Mapping[str, Kind]) -> str | None:
-    """Say in what way tensors are not the expected ones, all of them and finite; None if they are."""
+    """Return how tensors differ from the expected ones, or that they are not finite; None if all is well."""
     if absent := sorted(expected.keys() - tensors.keys()):
         return f"lacks {few(absent, 3)}"
     if others := sorted(tensors.keys() - expected.keys()):
@@ -70,12 +70,12 @@ def difference(tensors: Mapping[str, Tensor], expected: Mapping[str, Kind]) -> s
 
 
 def kinds(tensors: Mapping[str, Tensor]) -> dict[str, Kind]:
-    """Dtype and shape of each tensor."""
+    """Return the dtype and shape of each tensor."""
     return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 

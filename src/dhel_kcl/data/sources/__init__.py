@@ -1,4 +1,4 @@
-"""Where images come from: one module for each kind of data set, all behind one indexable `ImageSource`."""
+"""Sources of images: one module for each kind of data set, all behind one indexable `ImageSource`."""
 
 import stat
 from abc import ABC, abstractmethod
@@ -30,27 +30,27 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
 }
-"""The formats of image files that are read, by PIL's name, with their suffixes.
+"""The image formats that are read, by PIL's name, with their suffixes.
 
-PIL chooses the parser by a file's content and knows formats that it hands to other programs: PostScript runs.
+PIL chooses the parser by a file's content and passes some formats to other programs: PostScript would be executed.
 """
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _TIFF_BITS, _TIFF_SAMPLE_FORMAT = 258, 339
-"""Numbers of the tags that give the bits of each channel, and whether they are unsigned (1)."""
+"""Numbers of the tags for the bits of each channel and for their type, of which 1 is unsigned."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An indexable of labelled RGB images.
+    """An indexable collection of labelled RGB images.
 
     Attributes:
         classes: class names, all different; a label is a position in this list.
         labels: (N,) int64, known without decoding any image; -1 for an unlabelled image.
-        origin: what the images are, for the record.
-        names: (N,) file path or index of each image, for messages.
-        read: image number to (H, W, 3) uint8 pixels; whatever it raises is that image's problem.
-        left_out: how many files and folders were there but are not part of it, by reason.
+        origin: a description of where the images come from, for the record.
+        names: (N,) file path or index of each image, for error messages.
+        read: maps an image number to (H, W, 3) uint8 pixels; any exception means that the image cannot be used.
+        left_out: how many files and folders were found but left out, by reason.
     """
 
     classes: list[str]
@@ -78,14 +78,14 @@ class ImageSource:
 
 
 class Kind(ABC):
-    """One kind of data set: what a configuration names as `data.kind`.
+    """One kind of data set, which configurations name as `data.kind`.
 
     Attributes:
         kind: the name in configurations.
-        title: the name that readers see, of a data set named like its kind.
-        splits: the splits; with one for pretraining alone, ``("pretrain", "train", "test")``.
-        needs: the keys among `root` and `class_list` that it needs.
-        images: how many images each split has, where that is known without looking; `dhel-kcl plan` asks.
+        title: the name shown to readers for a data set that is named after its kind.
+        splits: the splits; ``("pretrain", "train", "test")`` if there is one for pretraining only.
+        needs: which of the keys `root` and `class_list` it needs.
+        images: how many images each split has, if that is known without reading it; used by `dhel-kcl plan`.
     """
 
     kind: ClassVar[str]
@@ -96,13 +96,13 @@ class Kind(ABC):
 
     @abstractmethod
     def open(self, data: DataConfig, split: str) -> ImageSource:
-        """Open one of `splits`, downloading it first if need be; `open_source` says what it raises."""
+        """Open one of `splits`, downloading it first if necessary; raises what `open_source` raises."""
 
 
 def open_source(data: DataConfig, split: str) -> ImageSource:
-    """Open one split of a data set, downloading it first where torchvision can.
+    """Open one split of a data set, downloading it first if torchvision can.
 
-    With `data.train_images`, the split that pretraining reads is reduced to a fixed stratified subset of that size.
+    If `data.train_images` is set, the split for pretraining is reduced to a fixed stratified subset of that size.
 
     Args:
         data: the data set.
@@ -123,7 +123,7 @@ def open_source(data: DataConfig, split: str) -> ImageSource:
 
 
 def open_whole(data: DataConfig, split: str) -> ImageSource:
-    """Open one split as `open_source` does, whatever `data.train_images` says."""
+    """Open one split like `open_source`, but ignore `data.train_images`."""
     if split not in data.splits:
         raise InputError(f"data set kind {data.kind} has no split {split!r}; it has {', '.join(data.splits)}")
     source: ImageSource = declarations.kinds()[data.kind].load()().open(data, split)
@@ -136,7 +136,7 @@ def stratified_indices(labels: LabelArray, count: int, seed: int) -> LabelArray:
     Args:
         labels: (N,) class of each image.
         count: how many to choose, at most N.
-        seed: the choice is a function of the seed, the labels and the count.
+        seed: the choice depends only on the seed, the labels and the count.
 
     Returns:
         (count,) positions in increasing order.
@@ -156,16 +156,16 @@ def stratified_indices(labels: LabelArray, count: int, seed: int) -> LabelArray:
 def read_image(path: Path) -> ImageArray:
     """Decode a file to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    The file has one of `FORMATS`, whatever its suffix, and at most 8 bits a channel: with more, which levels are black
-    and white is not defined. Grey, palette and CMYK images are converted; transparency is dropped. Of an MPO, in which
-    cameras add pictures to a JPEG, the first is the photograph.
+    The file must have one of `FORMATS`, whatever its suffix, and at most 8 bits per channel: with more, it is undefined
+    which levels are black and white. Grey, palette and CMYK images are converted; transparency is dropped. From an MPO,
+    a JPEG to which cameras add further pictures, the first picture is read.
 
     Raises:
         OSError: the file is missing or truncated. PIL raises other types for other damage.
-        ValueError: it is not a regular file or has another format, holds several images or more than 8 bits a channel.
+        ValueError: it is not a regular file, has another format, or has several images or over 8 bits per channel.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")  # to open a pipe can take for ever
+        raise ValueError("not a regular file")  # opening a pipe may block forever
     try:
         opened = Image.open(path, formats=list(FORMATS))
     except UnidentifiedImageError as error:
@@ -183,7 +183,7 @@ def _refuse_undefined_range(file: Any) -> None:
     if file.format == "TIFF":
         bits = max(file.tag_v2.get(_TIFF_BITS, (1,)))
         unsigned = set(file.tag_v2.get(_TIFF_SAMPLE_FORMAT, (1,))) == {1}
-    elif file.format == "PNG" and any(";16" in str(tile[3]) for tile in file.tile):  # PIL's modes do not tell colours
+    elif file.format == "PNG" and any(";16" in str(tile[3]) for tile in file.tile):  # PIL's modes hide it for colour
         bits = 16
     if bits > 8:
         raise ValueError(f"{bits} bits a channel; convert it to 8 bits")

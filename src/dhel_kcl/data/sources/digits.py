@@ -1,4 +1,4 @@
-"""Handwritten digits that need no download."""
+"""Handwritten digits, which need no download."""
 
 from importlib.metadata import version
 from typing import ClassVar
@@ -20,7 +20,7 @@ class Digits(Kind):
     images: ClassVar[dict[str, int]] = {"train": 1437, "test": 360}
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
-        """Open one split; it is stratified and the same every time."""
+        """Open one split; the split is stratified and always the same."""
         digits = load_digits()
         labels = digits.target.astype(np.int64)
         train = stratified_indices(labels, TRAIN_IMAGES, SUBSET_SEED)

@@ -1,4 +1,4 @@
-"""Images in folders, one for each class."""
+"""Images in folders, one folder for each class."""
 
 import errno
 import os
@@ -20,23 +20,23 @@ SYSTEM_NAMES = frozenset(
         "__pycache__",
     ]
 )
-"""Files and folders that operating systems put among a user's own, in lower case; most others begin with a dot."""
+"""Files and folders that operating systems add, in lower case; most others begin with a dot."""
 
 HIDDEN = "hidden or system files and folders"
 NO_IMAGES = "files without an image's suffix"
 BESIDE = "files beside the class folders"
 AGAIN = "linked folders that were read before or lead back"
 UNLISTED = "class folders that the class list does not name"
-"""Why a scan leaves something out."""
+"""Reasons why a scan leaves something out."""
 
 
 class ImageFolder(Kind):
     """Images in `root/train/<class>/` and `root/test/<class>/`, at any depth below.
 
     An image is a file with one of `IMAGE_SUFFIXES`, in upper or lower case. Links to files and folders are followed,
-    but no folder is read twice for one class, nor one that contains the class. Everything else is left out and counted:
-    names that begin with a dot or are the system's (`SYSTEM_NAMES`), of folders with all that they hold; other
-    suffixes; and files beside the class folders.
+    but no folder is read twice for one class, and no folder that contains the class is read. Everything else is left
+    out and counted: files and folders, with their content, whose names begin with a dot or are in `SYSTEM_NAMES`; files
+    with other suffixes; and files beside the class folders.
     """
 
     kind: ClassVar[str] = "imagefolder"
@@ -50,15 +50,15 @@ class ImageFolder(Kind):
 
 
 class ImageNet100(Kind):
-    """The classes of `class_list` among the folders of ImageNet, whose test images may be in `root/val`.
+    """The classes of `class_list` from the folders of ImageNet, whose test images may be in `root/val`.
 
-    Each folder is read as by `ImageFolder`.
+    Each folder is read as in `ImageFolder`.
     """
 
     kind: ClassVar[str] = "imagenet100"
     title: ClassVar[str] = "ImageNet-100"
     needs: ClassVar[tuple[str, ...]] = ("root", "class_list")
-    images: ClassVar[dict[str, int]] = {"train": 126_689, "test": 5_000}  # of the classes that the paper's grid lists
+    images: ClassVar[dict[str, int]] = {"train": 126_689, "test": 5_000}  # for the classes in the paper's grid
 
     def open(self, data: DataConfig, split: str) -> ImageSource:
         """Open one split."""
@@ -110,7 +110,7 @@ def _open(data: DataConfig, split: str, folders: dict[str, Path]) -> ImageSource
 
 
 def _class_folders(folder: Path, left_out: Counter[str]) -> list[str]:
-    """Names of the class folders in their order; what else is there is counted in `left_out`."""
+    """Return the sorted names of the class folders; count everything else in `left_out`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; it should hold one folder of images for each class")
     entries = _entries(folder, left_out)
@@ -128,7 +128,7 @@ def _class_folders(folder: Path, left_out: Counter[str]) -> list[str]:
 
 
 def _images(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """The images of a class in their order; what else is there is counted in `left_out`."""
+    """Return the sorted images of a class; count everything else in `left_out`."""
     read = {_identity(above) for above in {*folder.absolute().parents, *folder.resolve().parents}}
     images: list[Path] = []
     folders, links = [folder], deque[Path]()
@@ -154,7 +154,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _entries(folder: Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name, without what is hidden or the system's, which is counted."""
+    """Return the entries of a folder by name, without hidden and system entries, which are counted."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)

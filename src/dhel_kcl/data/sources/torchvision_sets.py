@@ -74,7 +74,7 @@ def _open(kind: Any, arguments: dict[str, str | bool], data: DataConfig, split: 
 
 
 def _download(name: str, root: Path, kind: Any, arguments: dict[str, str | bool]) -> Any:
-    if hasattr(tarfile, "data_filter"):  # since Python 3.11.4; not every torchvision asks for it itself
+    if hasattr(tarfile, "data_filter"):  # since Python 3.11.4; not every torchvision sets it itself
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         root.mkdir(parents=True, exist_ok=True)

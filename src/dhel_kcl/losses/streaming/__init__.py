@@ -1,1 +1,1 @@
-"""How losses and their gradients are computed tile by tile, on one device or across processes."""
+"""Compute losses and their gradients tile by tile, on one device or across processes."""

@@ -1,8 +1,8 @@
-"""With `torch.distributed` initialised every loss is a function of the batch of all processes together.
+"""Compute losses of the joint batch of all processes when `torch.distributed` is initialised.
 
-Each process calls the loss on its own rows, gets the value of the whole batch, and the gradient of that value with
-respect to its own rows. `DistributedDataParallel` averages gradients over processes: under it, multiply the loss by
-the number of processes before `backward`.
+Each process calls the loss on its own rows and gets the value for the whole batch, and the gradient of that value with
+respect to its own rows. `DistributedDataParallel` averages gradients over processes, so multiply the loss by the number
+of processes before `backward`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def num_processes() -> int:
-    """Return the size of the default process group, 1 without one."""
+    """Return the size of the default process group, or 1 if there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -29,14 +29,14 @@ def share(work: Sequence[Item]) -> Sequence[Item]:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Replace `x` by the sum of every process's, and return it."""
+    """Replace `x` with its sum over all processes, and return it."""
     if num_processes() > 1:
         dist.all_reduce(x)
     return x
 
 
 def logsumexp_over_processes(x: Tensor) -> Tensor:
-    """Return log sum exp of every process's `x`, element by element; -inf where a process has nothing to add."""
+    """Return the elementwise logsumexp of `x` over all processes; -inf means that a process adds nothing."""
     if num_processes() == 1:
         return x
     largest = x.clone()
@@ -45,7 +45,7 @@ def logsumexp_over_processes(x: Tensor) -> Tensor:
 
 
 def agree(batch_size: int, embedding_dim: int, fault: str, device: torch.device) -> None:
-    """Raise one error on all processes if any has a fault or another shape, so that none waits for one that failed.
+    """Raise an error on every process if one has a fault or a different shape, so that none waits for a failed one.
 
     Args:
         batch_size: this process's number of positive pairs.
@@ -54,7 +54,7 @@ def agree(batch_size: int, embedding_dim: int, fault: str, device: torch.device)
         device: where the process group communicates.
 
     Raises:
-        ValueError: as said.
+        ValueError: if any process has a fault or the shapes differ.
     """
     if num_processes() > 1:
         mine = torch.tensor([batch_size, embedding_dim, bool(fault)], device=device)
@@ -73,10 +73,10 @@ def agree(batch_size: int, embedding_dim: int, fault: str, device: torch.device)
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Concatenate the rows of all processes in the order of their ranks; `x` itself without a process group.
+    """Concatenate the rows of all processes in rank order; return `x` itself if there is no process group.
 
-    The gradient of the result must be the same on every process, which is so when each computes the loss of the whole
-    batch; the gradient of `x` is then its part of it.
+    The gradient of the result must be the same on every process, as it is when each computes the loss of the whole
+    batch. The gradient of `x` is then the part that belongs to its rows.
     """
     gathered: Tensor = x if num_processes() == 1 else _gather(x, num_processes())
     return gathered

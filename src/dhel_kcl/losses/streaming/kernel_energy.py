@@ -1,4 +1,4 @@
-"""Kernel energies: the mean of a kernel over the pairs of a batch. Tiles are visited once."""
+"""Kernel energies: the mean of a kernel over the pairs of a batch. Each tile is visited once."""
 
 from dataclasses import fields
 
@@ -13,11 +13,11 @@ from dhel_kcl.losses.streaming.tiles import upper_triangle
 
 
 def mean_kernel(x: Tensor, kernel: Kernel) -> Tensor:
-    """Mean over i < j of k(x_i, x_j).
+    """Return the mean over i < j of k(x_i, x_j).
 
     Args:
         x: (n, d) unit rows, float32 or float64.
-        kernel: one of the package's, which `declarations.kernels` lists.
+        kernel: a kernel of this package; `declarations.kernels` lists them.
 
     Returns:
         Scalar.
@@ -29,9 +29,9 @@ def mean_kernel(x: Tensor, kernel: Kernel) -> Tensor:
 
 
 def _kernel_energy(x: Tensor, kernel: str, parameters: list[float], with_gradient: bool) -> tuple[Tensor, Tensor]:
-    k: Kernel = declarations.kernels()[kernel].load()(*parameters)  # an operator takes no objects
+    k: Kernel = declarations.kernels()[kernel].load()(*parameters)  # operators cannot take objects
     num_pairs = len(x) * (len(x) - 1) / 2
-    # Near r = 0 a steep kernel multiplies x_i - x_j by so much that float32 would leave nothing of the difference.
+    # Near r = 0 a steep kernel multiplies x_i - x_j by so much that rounding in float32 would swamp the difference.
     points = x.double() if k.steep else x
     fault = ""
     total, gradient = points.new_zeros(()), torch.zeros_like(points if with_gradient else points[:0])

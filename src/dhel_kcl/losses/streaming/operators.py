@@ -1,4 +1,4 @@
-"""Operators whose gradient is formed by hand: the one mechanism behind every loss, eager or compiled."""
+"""Operators with hand-written gradients, the basis of every loss, eager or compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Operator:
-    """A function of tensors with a hand-written gradient of first order.
+    """A function of tensors with a hand-written first-order gradient.
 
-    Eagerly it is a `torch.autograd.Function`. Under `torch.compile` it is a custom operator of torch, opaque to the
-    compiler, so that its loops and checks neither break the graph nor are unrolled into it; that costs more at
-    each call. Differentiating twice raises RuntimeError.
+    In eager mode it is a `torch.autograd.Function`. Under `torch.compile` it is a custom operator of torch, opaque to
+    the compiler, so its loops and checks neither break the graph nor get unrolled into it; each call then costs more.
+    Differentiating twice raises RuntimeError.
     """
 
     def __init__(
@@ -26,10 +26,10 @@ class Operator:
         """Make the operator.
 
         Args:
-            forward: computes the outputs; annotated, and named as the operator is to be.
-            shapes: gives empty outputs of the right shapes and dtypes for the same arguments.
-            save: keeps what the backward pass needs, as `torch.autograd.Function.setup_context`.
-            backward: gives the gradient with respect to each argument.
+            forward: computes the outputs; its parameters are annotated, and its name becomes that of the operator.
+            shapes: returns empty outputs of the right shapes and dtypes for the same arguments.
+            save: keeps what the backward pass needs, like `torch.autograd.Function.setup_context`.
+            backward: returns the gradient with respect to each argument.
         """
 
         def first_order(ctx: Any, *gradients: Tensor) -> Any:
@@ -37,7 +37,7 @@ class Operator:
                 raise RuntimeError("the losses of dhel_kcl have first derivatives only: they refuse create_graph=True")
             return backward(ctx, *gradients)
 
-        # Not with `setup_context`: torch then inspects the signature at every call, which a small batch would notice.
+        # `setup_context` would make torch inspect the signature at every call, which is noticeable for small batches.
         def forward_and_save(ctx: Any, *inputs: Any) -> Any:
             output = forward(*inputs)
             save(ctx, inputs, output)
@@ -58,13 +58,13 @@ class Operator:
 
 
 class Energy(Operator):
-    """An operator with a scalar value, whose gradient in its first argument is formed with the value.
+    """An operator that computes a scalar together with its gradient with respect to the first argument.
 
-    `forward` takes the tensor, settings, and last whether the gradient is wanted; it returns value and gradient.
+    `forward` takes the tensor, the settings and, last, whether to compute the gradient; it returns both results.
     """
 
     def __init__(self, forward: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        """Make the operator of a function that returns a scalar and its gradient."""
+        """Make the operator from a function that returns a scalar and its gradient."""
         super().__init__(forward, shapes=self._shapes, save=self._save, backward=self._scale)
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""Softmax energies: the mean over anchors of the logsumexp of similarities over a temperature.
+"""Softmax energies: the mean over anchors of the logsumexp of similarities divided by a temperature.
 
-Tiles are visited twice: for the normaliser of each anchor, and for the gradient.
+Each tile is visited twice: once for the normaliser of each anchor and once for the gradient.
 """
 
 import math
@@ -14,7 +14,7 @@ from dhel_kcl.losses.streaming.tiles import rectangle, upper_triangle
 
 
 def mean_logsumexp(x: Tensor, temperature: float, without: tuple[int, ...] = (0,)) -> Tensor:
-    """Mean over rows a of logsumexp_b (x_a.x_b / temperature).
+    """Return the mean over rows a of logsumexp_b (x_a.x_b / temperature).
 
     Args:
         x: (n, d) unit rows, float32 or float64.
@@ -28,7 +28,7 @@ def mean_logsumexp(x: Tensor, temperature: float, without: tuple[int, ...] = (0,
 
 
 def mean_logsumexp_across(u: Tensor, v: Tensor, temperature: float, symmetric: bool) -> Tensor:
-    """Mean over rows u_i of logsumexp_j (u_i.v_j / temperature).
+    """Return the mean over rows u_i of logsumexp_j (u_i.v_j / temperature).
 
     Args:
         u: (M, d) unit rows, float32 or float64.
@@ -48,7 +48,7 @@ def _softmax_energy(
     tiles = rectangle(x, split) if split else upper_triangle(x)
     scaled = x * scale
     offsets = {sign * distance for distance in without for sign in (1, -1)}
-    # Unit rows keep logits within [-scale, scale]. Unless exp(-2 scale) underflows, no maximum has to be looked for.
+    # Unit rows keep logits within [-scale, scale]. Unless exp(-2 scale) underflows, their maximum is not needed.
     bounded = 2 * scale < -math.log(torch.finfo(x.dtype).tiny) - 1
 
     def tile_of(rows: slice, columns: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""Projections onto the unit sphere, and the checks that every loss makes of its input."""
+"""Project embeddings onto the unit sphere, and check the input of every loss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +16,17 @@ _deferred: ContextVar[bool] = ContextVar("deferred", default=False)
 
 @contextmanager
 def deferred_checks() -> Iterator[None]:
-    """Keep the losses in this block from waiting for the device: a row without direction makes the loss NaN.
+    """Stop the losses in this block from waiting for the device; a row without a direction makes the loss NaN.
 
-    Outside, such a row is a ValueError, for which the host must read values from the device at each call. A training
-    loop that looks at its losses every few steps anyway does not need that. Processes of a distributed run do not
-    compare their shapes either: each must bring the same number of rows. The Riesz kernels still look for coinciding
-    rows.
+    Outside the block such a row raises ValueError, for which the host must read values from the device at each call. A
+    training loop that looks at its losses every few steps anyway does not need that. Inside the block, the processes of
+    a distributed run do not compare shapes either: each must pass the same number of rows. The Riesz kernels still
+    check for coinciding rows.
 
     Example:
         >>> with deferred_checks():
         ...     loss = DHEL(temperature=0.3)(z1, z2)
-        >>> bool(loss.isfinite())  # whenever it suits
+        >>> bool(loss.isfinite())  # whenever convenient
         True
     """
     token = _deferred.set(True)
@@ -47,8 +47,8 @@ def unit_views(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
         u and v, both (M, d) with unit rows, in float64 if either input is float64 and in float32 otherwise.
 
     Raises:
-        ValueError: if the inputs are not two equal (M, d) floating-point shapes on one device with M >= 2 and d >= 1,
-            if a row is zero or holds NaN or infinity, or if the processes of a distributed run differ in M or d.
+        ValueError: if the inputs are not floating-point of one shape (M, d) on one device with M >= 2 and d >= 1, if a
+            row is zero or holds NaN or infinity, or if the processes of a distributed run differ in M or d.
     """
     fault = _fault_of_shapes(z1, z2)
     if fault and _deferred.get():
@@ -81,7 +81,7 @@ def _unit_rows(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     fault = ""
     lengths = norms = _lengths(z1, z2)
     smallest, largest = torch.aminmax(norms)
-    # Outside this range squares overflow or underflow, and rows are divided by their largest entry first.
+    # Outside this range squares overflow or underflow, so rows are first divided by their largest entry.
     if not (float(smallest) > torch.finfo(z1.dtype).tiny ** 0.25 and float(largest) < torch.inf):
         entries = _largest_entries(z1, z2)
         fault = _fault_of_rows(entries)
@@ -119,7 +119,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor,
 
 
 def _tangents(ctx: Any, grad_u: Tensor, grad_v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to a row of any norm: the part tangent to the sphere, over the norm."""
+    """Return the gradient for rows of any norm: the part tangent to the sphere, divided by the norm."""
     u, v, norms = ctx.saved_tensors
     return _tangent(u, grad_u).div_(norms[0]), _tangent(v, grad_v).div_(norms[1])
 
