@@ -3,7 +3,7 @@ environment := $(if $(filter dhel-kcl,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),$(CU
 export PATH := $(environment)/bin:$(PATH)
 compile := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
-.PHONY: setup quickstart figures test lint docs benchmark lock bounds audit-packages
+.PHONY: setup quickstart figures test acceptance lint docs benchmark lock bounds audit-packages
 
 setup:
 	@envs/setup.sh
@@ -11,12 +11,19 @@ setup:
 quickstart: setup
 	@snakemake --cores all $(if $(MAKE_TERMOUT),--logger rich) --configfile config/quickstart.yaml
 	@dhel-kcl show results/quickstart
+	@echo "Digits show that the pipeline works; they say nothing about the paper. Open:"
+	@echo "  results/quickstart/report.html             every figure, table and setting"
+	@echo "  results/quickstart/explorer.html           every run: accuracy, effective rank, spectrum"
+	@echo "  results/quickstart/tables/table_claims.md  the verdict on each claim"
 
 figures: setup # from the released tables alone: no images, no training
 	@dhel-kcl redraw docs/results/*/
 
 test: setup
-	@pytest --numprocesses auto --dist loadgroup
+	@pytest --numprocesses auto --dist loadgroup --ignore tests/acceptance
+
+acceptance: setup # what takes minutes each
+	@pytest --numprocesses auto --dist loadgroup tests/acceptance
 
 lint: setup
 	ruff check && ruff format --check

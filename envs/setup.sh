@@ -16,6 +16,19 @@ if [[ -x $environment/bin/dhel-kcl && -f $stamp && "$(cat "$stamp")" == "$wanted
     exit 0
 fi
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+step() { # NAME COMMAND...: one line with the time that it took; what it printed only if it fails
+    local begun=$SECONDS
+    printf '%s ... ' "$1"
+    if ! "${@:2}" >"$log" 2>&1; then
+        echo failed
+        cat "$log" >&2
+        exit 1
+    fi
+    echo "$((SECONDS - begun)) s"
+}
+
 # FFCV is built from source against OpenCV and libjpeg-turbo; conda environments bring both.
 if [[ $environment == .venv ]]; then
     packages="g++ pkg-config libopencv-dev libturbojpeg0-dev"
@@ -36,25 +49,22 @@ if [[ $environment == .venv ]]; then
             echo "error: FFCV needs system libraries; run: sudo apt-get update && sudo apt-get install -y --no-install-recommends $packages" >&2
             exit 1
         fi
-        echo "[1/3] installing system libraries: $packages"
-        apt-get update -qq
+        step "listing system packages" apt-get update -qq
+        export DEBIAN_FRONTEND=noninteractive
         # shellcheck disable=SC2086
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
-    else
-        echo "[1/3] system libraries: present"
+        step "installing $packages" apt-get install -y -qq --no-install-recommends $packages
     fi
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        echo "[2/3] creating the virtual environment $environment"
-        python3 -m venv --clear "$environment"
+        step "creating the virtual environment $environment" python3 -m venv --clear "$environment"
     fi
 fi
 
-echo "[3/3] installing the packages of envs/lock.txt (about 3 GB with PyTorch's CUDA libraries; a few minutes)"
 # The lock is complete, and FFCV's own request for opencv-python is met by the headless build: hence --no-deps.
-"$python" -m pip install --disable-pip-version-check --no-deps --require-hashes -r envs/lock.txt |
-    sed -unE 's/^Collecting ([^ ]+).*/  \1/p; s/^Building wheel for ([^ ]+).*/  building \1/p; s/^Installing collected.*/  unpacking, which takes a minute or two/p'
-"$python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-echo "compiling the image kernels"
-"$environment/bin/python" -c 'from dhel_kcl.data.decoder import compile_kernels; compile_kernels()'
+step "installing the packages of envs/lock.txt (3 GB of downloads, a few minutes)" \
+    "$python" -m pip install --disable-pip-version-check --no-deps --require-hashes -r envs/lock.txt
+step "installing dhel-kcl" \
+    "$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+step "compiling the image kernels" \
+    "$environment/bin/python" -c 'from dhel_kcl.data.decoder import compile_kernels; compile_kernels()'
 echo "$wanted" >"$stamp"
 echo "environment ready: $environment"

@@ -1,5 +1,6 @@
 """One tiny experiment, run by the real workflow in a folder of its own, that the integration tests share."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from explorer_page import Page
+from filelock import FileLock
 from workspace import TINY, make_workspace, snakemake
 
 from dhel_kcl.data.beton import write_beton
@@ -24,14 +26,10 @@ from dhel_kcl.jobs.manifest import Artifact, Manifest
 torch.set_num_threads(1)  # tests run in several processes
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that run Snakemake; those that share the finished experiment run in one process, which makes it."""
+    """Mark tests that run Snakemake."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if "finished" in fixtures:
-            item.add_marker(pytest.mark.xdist_group("finished"))
-        if fixtures & {"finished", "extended", "workspace"}:
+        if set(getattr(item, "fixturenames", ())) & {"finished", "extended", "workspace"}:
             item.add_marker(pytest.mark.workflow)
 
 
@@ -111,10 +109,15 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace in which the whole workflow has run once; tests must leave it as it is."""
-    folder = make_workspace(tmp_path_factory.mktemp("finished"))
-    outcome = snakemake(cwd=folder)
-    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:] + _failed_logs(folder)
+    """The workspace in which the whole workflow has run once, for all processes; tests must leave it as it is."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            outcome = snakemake(cwd=make_workspace(folder))
+            assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:] + _failed_logs(folder)
+    assert (folder / "results" / "tiny" / "audit.json").exists(), "another process could not make it"
     return folder
 
 

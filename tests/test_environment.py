@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -116,6 +117,18 @@ class TestConda:
         script = (ENVS / "environment.post-deploy.sh").read_text(encoding="utf-8")
         assert re.search(INSTALL_THE_LOCK, script)
         assert re.search(INSTALL_THE_LOCK, SETUP), "make setup does so in the active environment"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("true", r"working \.\.\. \d+ s\n"), ("false", r"working \.\.\. failed\n")]
+)
+def test_a_step_of_the_setup_is_one_line_and_what_it_printed_is_shown_if_it_fails(command: str, said: str) -> None:
+    function = re.search(r"^log=.*?^}$", SETUP, re.MULTILINE | re.DOTALL)
+    assert function
+    program = f"set -euo pipefail; {function[0]}\nstep working bash -c 'echo printed; {command}'"
+    outcome = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    assert re.fullmatch(said, outcome.stdout)
+    assert (outcome.returncode, outcome.stderr) == ((0, "") if command == "true" else (1, "printed\n"))
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from workspace import REPOSITORY, TINY, make_workspace, run, snakemake
+from workspace import REPOSITORY, TINY, keep_targets, make_workspace, run, snakemake
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
@@ -44,6 +44,10 @@ def files_of_the_page() -> dict[str, str]:
 
 FILES = files_of_the_page()
 CONFIG = "config/extended.yaml"
+TARGETS = (
+    *("fig_knn_linear", "fig_training", "fig_batch_size", "fig_temperature", "fig_alignment_uniformity"),
+    "table_linear_accuracy",
+)
 
 
 def make_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -82,6 +86,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clone = make_clone(tmp_path_factory.mktemp("extended"), monkeypatch)
         extend(clone)
         add_stage(clone)
+        keep_targets(clone, TARGETS)
         outcome = snakemake(cwd=clone, config=clone / CONFIG)
         assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
     return clone

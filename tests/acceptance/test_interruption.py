@@ -30,16 +30,11 @@ COMMAND = ("snakemake", "--cores", "2", "--configfile", "small.yaml")
 PATIENCE = 120
 """Seconds, on a machine that does much else; a job ends within about two."""
 
-pytestmark = pytest.mark.slow
-
 
 def small_workspace(folder: Path, keep_features: bool) -> Path:
     """A clone with three targets and an experiment of two runs, which write a checkpoint every second step."""
     folder.mkdir(exist_ok=True)
-    make_workspace(folder)
-    for script in (folder / "paper_figures").iterdir():
-        if script.stem.startswith(("fig_", "table_")) and script.stem not in TARGETS:
-            script.unlink()
+    make_workspace(folder, TARGETS)
     values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     values["losses"] = values["losses"][:1]
     values["evaluation"] = {"regularisation_c": [1.0]}

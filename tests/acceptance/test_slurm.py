@@ -18,7 +18,6 @@ from dhel_kcl.jobs.layout import Layout
 
 MISSING = missing()
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(bool(MISSING), reason=f"no Slurm can be started: {MISSING}"),
 ]

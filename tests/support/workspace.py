@@ -3,21 +3,30 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "tests" / "tiny.yaml"
 
 
-def make_workspace(folder: Path) -> Path:
-    """Copy the files that the workflow needs."""
+def make_workspace(folder: Path, targets: Iterable[str] | None = None) -> Path:
+    """Copy the files that the workflow needs, with some of the figure and table scripts, or all of them."""
     for name in ("Snakefile", "workflow", "profiles", "config", "paper_figures", "envs"):
         source = REPOSITORY / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
+    keep_targets(folder, targets)
     return folder
+
+
+def keep_targets(folder: Path, targets: Iterable[str] | None) -> None:
+    """Remove the figure and table scripts that a test does not look at."""
+    for script in (folder / "paper_figures").iterdir():
+        if targets is not None and script.stem.startswith(("fig_", "table_")) and script.stem not in targets:
+            script.unlink()
 
 
 def run(*command: str, cwd: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from workspace import REPOSITORY, run
 
 from dhel_kcl.plan import MEASURED, load_measured
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = REPOSITORY / "benchmarks"
 LIBRARIES = {"lightly": "lightly", "pytorch-metric-learning": "pytorch_metric_learning"}
 BATCH_SIZE = 12
 pytestmark = pytest.mark.xdist_group("benchmarks")

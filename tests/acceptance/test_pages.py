@@ -20,7 +20,7 @@ from dhel_kcl.jobs.manifest import load_manifest
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (apt-get install chromium-driver)"),
-    pytest.mark.xdist_group("finished"),
+    pytest.mark.xdist_group("browser"),
 ]
 
 POINTS = "g.by_batch_size_marks path"
