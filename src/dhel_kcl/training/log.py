@@ -3,13 +3,13 @@
 The terms of each step stay on the device and are read every few steps, so that the host does not wait at each step.
 """
 
+import csv
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -182,4 +182,7 @@ def _are_finite(row: Mapping[str, Any]) -> bool:
 def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str]) -> None:
     """Write rows as CSV with all of `columns`, even if there are no rows."""
     with atomic_path(path) as temporary:
-        pd.DataFrame(rows, columns=pd.Index(columns)).to_csv(temporary, index=False)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
