@@ -181,8 +181,7 @@ def _are_finite(row: Mapping[str, Any]) -> bool:
 
 def write_rows(path: Path, rows: list[dict[str, float]], columns: Iterable[str]) -> None:
     """Write rows as CSV with all of `columns`, even if there are no rows."""
-    with atomic_path(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
