@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from forked import can_fork, run_forked
+
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "tests" / "tiny.yaml"
 
@@ -31,6 +33,8 @@ def keep_targets(folder: Path, targets: Iterable[str] | None) -> None:
 
 def run(*command: str, cwd: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
     """Run a program of the test environment."""
+    if can_fork(command):
+        return run_forked(*command, cwd=cwd, timeout=timeout)
     program = str(Path(sys.executable).parent / command[0])
     return subprocess.run(
         [program, *command[1:]], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
