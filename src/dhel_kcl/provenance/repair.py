@@ -1,7 +1,8 @@
-"""After a crash: find the files that are not what their manifests say, and move them out of the workflow's way.
+"""Repair after a crash: find the files that do not match their manifests, and move them out of the workflow's way.
 
-A file gets its name when it is whole and on the disk (`files.atomic_path`), so a killed job leaves no half of one.
-A disk that loses power may lose what it said it had; Snakemake, which looks at names and times, would use what is left.
+A file gets its name only once it is complete and on disk (`files.atomic_path`), so a killed job leaves no partial file.
+But a disk that loses power may lose data that it had confirmed. Snakemake looks only at names and times, and would use
+what is left.
 """
 
 import itertools
@@ -23,18 +24,18 @@ from dhel_kcl.jobs.running import is_running, marks
 from dhel_kcl.jobs.stages import STAGES
 
 SUFFIX = ".damaged"
-"""What the name of a file that was moved aside ends in."""
+"""Suffix of damaged files that were moved aside."""
 
 
 def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
-    """Repair an experiment if the last workflow on it did not end by itself; else do nothing, at no cost.
+    """Repair an experiment if the last workflow on it crashed; otherwise do nothing, at no cost.
 
-    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing. Nothing is
-    done in a folder that `check_is_experiment` refuses.
+    Cluster jobs may outlive their workflow, so files that one of them could be writing are not touched. Nothing is done
+    in a folder that `check_is_experiment` refuses.
 
     Args:
         layout: the experiment's folder.
-        dry_run: say what is damaged and change nothing.
+        dry_run: report damage and change nothing.
 
     Raises:
         InputError: a file cannot be read or moved.
@@ -54,13 +55,14 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
 
 
 def check_is_experiment(layout: Layout) -> None:
-    """Refuse a folder in which nothing shows that jobs of ours worked there: repair moves and removes files by name.
+    """Refuse a folder unless something shows that jobs of this package worked there.
 
-    A crash may have damaged any file, so it is enough that one sound manifest records a file that is there, be it
-    damaged. So is the mark of a workflow, or a sound configuration, where `dhel-kcl configure` left its two files.
+    Repair moves and removes files by name, so it must not run anywhere else. A crash may have damaged any file, so it
+    is enough that one intact manifest records an existing file, even a damaged one. Where `dhel-kcl configure` left its
+    two files, a workflow's mark or an intact configuration is enough too.
 
     Raises:
-        InputError: the folder is missing, a release, or not known to be an experiment's.
+        InputError: the folder is missing, is a release, or is not known to be an experiment's.
     """
     root = layout.root
     if not root.is_dir():
@@ -78,10 +80,10 @@ def _is_ours(layout: Layout) -> bool:
 
 
 def check_free(layout: Layout) -> None:
-    """Refuse to make a folder an experiment's if jobs would write over what is there and none of them made.
+    """Refuse to turn a folder into an experiment's if jobs would overwrite files that no job made.
 
-    An experiment that lost its configuration in a crash is known by a file that is as its job's manifest records it,
-    or by the damaged configuration, which `repair` moved aside.
+    An experiment that lost its configuration in a crash is recognised by a file that matches its manifest, or by the
+    damaged configuration that `repair` moved aside.
 
     Raises:
         InputError: the folder has a file, or something else, under a name that a job writes.
@@ -96,7 +98,7 @@ def check_free(layout: Layout) -> None:
 
 
 def _recorded(layout: Layout) -> Iterator[tuple[Path, str]]:
-    """The files that sound manifests in an experiment's folder say its jobs wrote, with their sha256."""
+    """Yield the files that the jobs of an experiment wrote according to its intact manifests, with their sha256."""
     history, written = History(), {absolute(path) for path in _found(layout.root, outputs(layout))}
     for path in _found(layout.root, manifests(layout)):
         if _is_sound(history.load, path):
@@ -116,7 +118,7 @@ def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
 
 
 def _is_resolved(config: Path) -> bool:
-    """Whether a configuration is missing, or whole and in the form in which `dhel-kcl configure` writes it."""
+    """Return whether a configuration is missing, or is exactly what `dhel-kcl configure` would write."""
     try:
         return not os.path.lexists(config) or read_regular(config) == resolved_text(load_config(config)).encode()
     except (InputError, OSError):
@@ -126,23 +128,23 @@ def _is_resolved(config: Path) -> bool:
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
-    The manifests of their jobs are removed, and so are the table and the page that gather those of all jobs: Snakemake
-    makes a missing file again only if a later job has to run. Unreadable manifests count as damaged, and so does a
-    table or page of that name that is not the one which its own manifest records. What a manifest
-    lists and no job of the experiment writes is named and left alone, and so is what lies behind a link, as another
-    experiment may use it. Marks of workflows that crashed are removed.
+    The manifests of their jobs are removed. So are the results table and the report, which depend on the manifests of
+    all jobs: Snakemake remakes a missing file only if a later job has to run. Unreadable manifests count as damaged,
+    and so does a results table or report that does not match its own manifest. Files in a manifest that no job of the
+    experiment writes are reported but not touched. Neither are files behind a link, because another experiment may use
+    them. Marks of crashed workflows are removed.
 
     Args:
-        layout: the experiment's folder; no workflow runs on it.
-        dry_run: say what is damaged and change nothing.
-        jobs_may_run: leave outputs that are newer than their manifests, and temporary files; else those that no process
-            writes any more are removed (`files.remove_abandoned`).
+        layout: the experiment's folder; no workflow may be running on it.
+        dry_run: report damage and change nothing.
+        jobs_may_run: leave temporary files, and outputs that are newer than their manifests, alone. If false, temporary
+            files that no process is writing are removed (`files.remove_abandoned`).
 
     Returns:
         The damaged files.
 
     Raises:
-        InputError: a file cannot be read or moved, or, once all others are repaired, one lies behind a link.
+        InputError: a file cannot be read or moved; or a damaged file is behind a link, after all others are repaired.
     """
     found = marks(layout)
     damaged, again = _check(layout, jobs_may_run)
@@ -182,13 +184,13 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
 
 
 def _free(path: Path) -> Path:
-    """The path of a damaged file, with a number if that of an earlier one is there."""
+    """Return a free path for a damaged file, with a number if an earlier one took the name."""
     names = (path.with_name(f"{path.name.removesuffix(SUFFIX)}.{number}{SUFFIX}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
 
 
 def _link(root: Path, path: Path) -> Path | None:
-    """The first link on the way from the experiment's folder to a file, which may be the file itself."""
+    """Return the first link on the path from the experiment's folder to a file, which may be the file itself."""
     below = [path, *path.parents][: len(path.relative_to(root).parts)]
     return next((each for each in reversed(below) if each.is_symlink()), None)
 
@@ -198,7 +200,7 @@ def _found(root: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def _remove_abandoned(layout: Layout) -> None:
-    """Remove what killed jobs were writing from the folders that jobs write to, but from none behind a link."""
+    """Remove temporary files of killed jobs from the folders that jobs write to, but not behind links."""
     folders = {str(Path(pattern).parent) for pattern in (*outputs(layout), *manifests(layout))} - {"."}
     checkpoints = str(Path(layout.run("*").relative_to(layout.root), "checkpoints", "*"))
     for folder in [layout.root, *_found(layout.root, sorted({*folders, checkpoints}))]:
@@ -209,7 +211,7 @@ def _remove_abandoned(layout: Layout) -> None:
 
 
 def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
-    """Damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
+    """Find damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
     folder, history = layout.root, History()
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
@@ -247,13 +249,13 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 damaged[file] = f"not what {path} records"
                 kept = kept or _link(folder, file) is not None
                 again.add(path)
-        if kept:  # by its manifest the next check finds what stays
+        if kept:  # the next check needs the manifest to find the damaged file that stays
             again.discard(path)
             gone.discard(path)
-    # Of a folder that somebody put copies of manifests into nothing is removed.
+    # Remove nothing from a folder into which somebody only copied manifests.
     if whole and os.path.lexists(layout.config):
         again |= gone
-    # Else `configure`, which replaces only what it wrote, would refuse what a crash left of it.
+    # Otherwise `configure`, which replaces only what it wrote, would refuse what a crash left of the file.
     if not _is_sound(load_manifest, layout.manifest("configure")) and not _is_resolved(layout.config):
         damaged[layout.config] = "not what `dhel-kcl configure` writes"
     with _named(layout.audit):
@@ -274,9 +276,9 @@ def _is_as_recorded(path: Path, manifest: Path) -> bool:
 
 
 def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
-    """Files whose jobs ask for the manifests of all others, by which Snakemake notices which of those are missing.
+    """Yield the files whose jobs need the manifests of all others, so that Snakemake notices missing manifests.
 
-    With each comes the manifest of its job, which is one of them.
+    Each comes with the manifest of its job, which is itself one of these files.
     """
     collected, reported = layout.manifest("collect"), layout.manifest("report")
     of_collect = [(path, collected) for path in (layout.results, layout.results.with_suffix(".csv"), collected)]
@@ -286,7 +288,7 @@ def _gathered(layout: Layout) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name a file that cannot be read: not every OSError does."""
+    """Name the file in errors raised while it is read, because not every OSError does."""
     try:
         yield
     except OSError as error:
@@ -294,11 +296,11 @@ def _named(path: Path) -> Iterator[None]:
 
 
 _SUBJECTS = {"experiment": ("",), "split": ("*/*",), "run": ("*",), "target": ("fig_*", "table_*")}
-"""Patterns of what jobs are about, by `Stage.each`."""
+"""Patterns of the subjects of jobs, by `Stage.each`."""
 
 
 def outputs(layout: Layout) -> list[str]:
-    """Patterns, below the experiment's folder, of the files that its jobs list in manifests as their outputs."""
+    """Return patterns, relative to the experiment's folder, of the outputs that its jobs list in manifests."""
     files = [
         file
         for stage in STAGES.values()
@@ -309,6 +311,6 @@ def outputs(layout: Layout) -> list[str]:
 
 
 def manifests(layout: Layout) -> list[str]:
-    """Patterns, below the experiment's folder, of the manifests of its jobs."""
+    """Return patterns, relative to the experiment's folder, of the manifests of its jobs."""
     paths = [stage.manifest(layout, each) for stage in STAGES.values() for each in _SUBJECTS[stage.each]]
     return [str(path.relative_to(layout.root)) for path in paths]
