@@ -80,7 +80,7 @@ def choose_device(measured: pd.DataFrame, device: str | None) -> str:
         here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return here if here in known else str(known[0])
     if device not in known:
-        raise InputError(f"device {device!r} was not measured; there are {', '.join(known)}")
+        raise InputError(f"device {device!r} was not measured; choose one of {', '.join(known)}")
     return device
 
 
@@ -241,8 +241,8 @@ def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | s
     time = f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
     return [
         table,
-        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on top "
-        "(a device waits for them where compute.keep_features is false)",
+        f"{time} on {devices} of them, if nothing else uses them; fitting linear classifiers on CPUs takes extra time "
+        "(a device waits for this where compute.keep_features is false)",
     ]
 
 

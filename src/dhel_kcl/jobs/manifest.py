@@ -135,7 +135,7 @@ def record(
         if not path.exists():
             raise InputError(f"{path}: missing; run the rule that writes it")
         if not path.is_file():
-            raise InputError(f"{path}: not a file, so that nobody could tell what was read; give a file")
+            raise InputError(f"{path}: not a file, so its content cannot be recorded; give a file")
     refuse_future(inputs.values())
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
     commit, dirty = _git_state()  # before the job, because somebody may edit or commit while it runs

@@ -71,7 +71,7 @@ def _follow(numbers: Sequence[int]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # the reader of standard error may be gone, or asleep
     with suppress(OSError):
         if select.select([], [2], [], 0)[1]:
-            os.write(2, b"what started this process is gone; it ends too\n")
+            os.write(2, b"the process that started this one is gone; stopping\n")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -352,7 +352,7 @@ def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path
     """
     target = load_target(script)
     if target.draw is None or target.live_points is None:
-        raise InputError(f"{script}: cannot be drawn of a run that is still training; fig_training can")
+        raise InputError(f"{script}: cannot be drawn for a run that is still training; fig_training can")
     points = target.live_points(rows)
     if points.empty:
         raise InputError(f"{output_dir}: nothing to show yet; the run has finished no epoch")

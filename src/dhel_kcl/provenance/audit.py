@@ -123,7 +123,7 @@ def audit(experiment: Experiment) -> Outcome:
         outcome.unlike = remade.warnings()
         outcome.warnings += outcome.unlike
         if not outcome.problems and layout.audit.exists() and not _agree(read_seal(layout.audit), outcome.seal):
-            outcome.blame(layout.audit, "gives other counts than this audit; restore it, or delete it and audit again")
+            outcome.blame(layout.audit, "the counts differ from this audit's; restore it, or delete it and audit again")
     return outcome
 
 
@@ -155,7 +155,7 @@ def _check_links(layout: Layout, outcome: Outcome) -> None:
     for path in walk(layout.root):
         if path.is_symlink():
             circle = path.is_dir()
-            said = "a link to a folder that it lies in" if circle else "a link, not the file that its job wrote"
+            said = "a link to a folder that contains it" if circle else "a link, not the file that its job wrote"
             outcome.blame(path, f"{said}; {'remove it' if circle else 'put the file itself here, or remove the link'}")
 
 
@@ -181,14 +181,14 @@ def _check_files(history: History, outcome: Outcome) -> None:
                 if history.recorded(file) != artifact.sha256:
                     outcome.blame(
                         file,
-                        f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
+                        f"changed since {shown(path)} recorded it; if that job was rerun, run the workflow again",
                     )
             elif file not in history.written:
                 check(file, artifact, path)
             elif history.written[file][1].sha256 != artifact.sha256:
                 outcome.blame(
                     file,
-                    f"{manifest.stage} of {manifest.subject} used another version than the one that "
+                    f"{manifest.stage} of {manifest.subject} used a different version from the one that "
                     f"{shown(history.written[file][0])} records; run the workflow again",
                 )
 
@@ -263,7 +263,7 @@ def _check_measurements(experiment: Experiment, outcome: Outcome) -> None:
         written, measured = load_results(layout.results), collect(experiment)
         outcome.measurements = len(measured)
         if len(written) != len(measured) or list(written) != list(measured):
-            outcome.blame(layout.results, "does not list the measurements of the runs; collect again")
+            outcome.blame(layout.results, "does not list the measurements of the runs; rerun collect")
             return
         same = (written == measured) | (written.isna() & measured.isna())
         wrong = measured[~same.all(axis=1)]
@@ -313,12 +313,12 @@ def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
         with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:
             again, tidy = Path(folder, table.name), load_results(table, table=name)
             if not points_equal(read_points(written), tidy):
-                outcome.blame(written, f"{table.name} gives other values; {stage} again")
+                outcome.blame(written, f"{table.name} gives different values; rerun {stage}")
                 continue
             write_results(tidy, again)
             same = written.read_bytes() == again.with_suffix(".csv").read_bytes()
             remade.compare(
-                written, same, layout.manifest(stage), f"is written otherwise than {table.name}; {stage} again"
+                written, same, layout.manifest(stage), f"is formatted differently from {table.name}; rerun {stage}"
             )
 
 
@@ -352,8 +352,8 @@ def _check_target(
             again = {path.suffix: path for path in render(script.path, tables, Path(folder))}
             if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
                 giving = " and ".join(path.name for path in tables)
-                outcome.blame(written, f"{giving} gives other values; render {script.name} again")
-            said = f"does not show the values of {written.name}; render {script.name} again"
+                outcome.blame(written, f"{giving} gives different values; rerun render for {script.name}")
+            said = f"does not show the values of {written.name}; rerun render for {script.name}"
             for suffix, product in products.items():
                 with outcome.blaming(product):
                     if suffix == ".md" and not shows_points(product, load_target(script.path), points):
@@ -369,11 +369,11 @@ def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -
         current = run_rows(layout.results, manifests, layout.root)
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
-            outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
+            outcome.blame(layout.explorer, f"{layout.results.name} gives different values; rerun explorer")
             return
         page = explorer_text(layout.results, manifests, layout.explorer, run_stages(experiment.config))
         same = layout.explorer.read_bytes() == page.encode()
-        said = "shows the values of the runs on a page that was changed; make explorer again"
+        said = "shows the values of the runs on a page that was changed; rerun explorer"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)
 
 
@@ -382,9 +382,9 @@ def _check_report(experiment: Experiment, remade: _Remade, outcome: Outcome) -> 
     with outcome.blaming(layout.report):
         same, wrong = compare_report(experiment)
         for part in wrong:
-            outcome.blame(layout.report, f"{part} is not what the experiment has; make report again")
+            outcome.blame(layout.report, f"{part} does not match the experiment; rerun report")
         if not wrong:
-            said = "has the figures, tables and settings, but was changed elsewhere; make report again"
+            said = "has the figures, tables and settings, but was changed elsewhere; rerun report"
             remade.compare(layout.report, same, layout.manifest("report"), said)
 
 

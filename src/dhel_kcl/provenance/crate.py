@@ -141,9 +141,9 @@ def outdated(experiment: Experiment, history: History) -> str | None:
     layout = experiment.layout
     for file, sha256 in described(layout).items():
         if not file.is_file() or history.sha256(file) != sha256:
-            return f"describes another {file.relative_to(absolute(layout.root))} than there is"
+            return f"describes a different {file.relative_to(absolute(layout.root))}"
     now = _describe(experiment, history, _Files(experiment, history, layout, None))
-    return None if read_json(layout.crate) == json.loads(json.dumps(now)) else "does not say what the manifests say"
+    return None if read_json(layout.crate) == json.loads(json.dumps(now)) else "does not match the manifests"
 
 
 class _Files:
@@ -173,7 +173,9 @@ class _Files:
             for file, artifact in (used := history.inputs(path)).items():
                 known, origin = self._recorded.setdefault(file, (artifact, path))
                 if known.sha256 != artifact.sha256:
-                    raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
+                    raise InputError(
+                        f"{file}: {path} used a different version than {origin} has; run the workflow again"
+                    )
             self.used[path] = list(used)
         self.from_outside = [file for file in self._recorded if file not in by_jobs]
         for file in [*workflow_files(), *profiles(Path())]:

@@ -57,9 +57,9 @@ class Product:
     other_bytes: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        said = [{True: "same numbers", False: "OTHER NUMBERS", None: "not compared"}[self.numbers]]
+        said = [{True: "same numbers", False: "DIFFERENT NUMBERS", None: "not compared"}[self.numbers]]
         if self.other_bytes is not None:
-            said.append(f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
+            said.append(f"different bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
         return f"{self.release} {self.name}: {', '.join(said)}"
 
 
@@ -107,7 +107,7 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
             if output.exists():
                 output.rename(replaced)
                 if _has_changed(replaced):
-                    raise InputError(f"{output}: was changed meanwhile, so nothing was replaced; call this again")
+                    raise InputError(f"{output}: changed in the meantime, so nothing was replaced; call this again")
                 if (replaced / README).is_file():
                     shutil.copy2(replaced / README, made / README)
             made.rename(output)
@@ -172,7 +172,7 @@ def check_replaceable(output: Path) -> None:
         raise InputError(f"{output}: an experiment's own folder; choose another one for the release")
     foreign = _foreign(output)
     if foreign:
-        raise InputError(f"{output / foreign}: not of a release, and would be lost; choose another folder")
+        raise InputError(f"{output / foreign}: not part of a release, and would be lost; choose another folder")
 
 
 def _foreign(folder: Path) -> str | None:
@@ -385,7 +385,7 @@ def _check_redrawable(folder: Path) -> None:
         ours = name == SUMS or Path(name).name.startswith(TEMPORARY)
         drawn_here = _matches(name, drawn) and name in sums
         if not (is_file and (ours or (drawn_here and sha256_file(folder / name) == sums[name]))):
-            raise InputError(f"{folder / name}: not of an earlier redraw; choose another output")
+            raise InputError(f"{folder / name}: not from an earlier redraw; choose another output")
 
 
 def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:

@@ -46,11 +46,11 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
         return
     if unclear:
         console.print(
-            f"{layout.root}: {', '.join(unclear)} (host-process) may still run a workflow on it, which cannot be told "
-            f"from here, so its files are not checked; if none runs, call: {_command(layout)}"
+            f"{layout.root}: {', '.join(unclear)} (host-process) may still be running a workflow on it. This cannot be "
+            f"checked from here, so its files are not checked; if none is running, run: {_command(layout)}"
         )
         return
-    console.print(f"{layout.root}: the last workflow did not end by itself; checking what it left")
+    console.print(f"{layout.root}: the last workflow crashed; checking the files that it left")
     repair(layout, dry_run=dry_run, jobs_may_run=True)
 
 
@@ -68,7 +68,7 @@ def check_is_experiment(layout: Layout) -> None:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give an experiment's, such as results/quickstart")
     if is_release(root):
-        raise InputError(f"{root}: a release, which stays as it was published; take it anew from where you got it")
+        raise InputError(f"{root}: a release, which stays as it was published; get a fresh copy of it")
     if not _is_ours(layout):
         raise InputError(f"{root}: no job has left a sound manifest in it; give one experiment's folder")
 
@@ -94,7 +94,7 @@ def check_free(layout: Layout) -> None:
     patterns = [*outputs(layout), *manifests(layout), *(str(path.relative_to(layout.root)) for path in alone)]
     there = next((path for path in _found(layout.root, patterns) if path != layout.manifest("configure")), None)
     if there and not any(file.is_file() and sha256_file(file) == sha256 for file, sha256 in _recorded(layout)):
-        raise InputError(f"{there}: jobs would write over it, and none of them made it; choose another folder")
+        raise InputError(f"{there}: jobs would overwrite it, but none of them made it; choose another folder")
 
 
 def _recorded(layout: Layout) -> Iterator[tuple[Path, str]]:
@@ -156,11 +156,11 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
                 damaged.setdefault(path, f"not what {manifest} records")
     behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
     for path, link in behind.items():
-        why = damaged.get(path, "its job has to be done again")
+        why = damaged.get(path, "its job must be rerun")
         console.print(f"{path}: {why}, but behind the link {link}; left alone, remove it or restore what was damaged")
     try:
         for path in sorted(again - set(damaged) - behind.keys()):
-            console.print(f"{path}: {'would be ' if dry_run else ''}removed, as its job has to be done again")
+            console.print(f"{path}: {'would be ' if dry_run else ''}removed, because its job must be rerun")
             if not dry_run:
                 path.unlink()
         for path in [path for path in damaged if path not in behind]:

@@ -25,7 +25,7 @@ from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.ownership import is_own
 
-_AGAIN = "if a job was done again, run the workflow again"
+_AGAIN = "if a job was rerun, run the workflow again"
 
 
 class Seal(BaseModel):
@@ -62,7 +62,7 @@ def begin(layout: Layout) -> None:
     """
     if (layout.audit.exists() or layout.audit_problems.exists()) and is_own(layout.root):
         with atomic_path(layout.audit_problems) as temporary:
-            temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
+            temporary.write_text(f"{layout.root}: an audit started and did not finish; audit again", encoding="utf-8")
 
 
 def read_seal(path: Path) -> Seal:

@@ -113,14 +113,14 @@ def _changed(job: Job, history: History, discarded: set[Path], times: "_Times") 
         return "its code has changed"
     keeps = job.config.compute.keep_features
     if job.stage.name == "features" and job.layout.features(job.subject).exists() != keeps:
-        return f"compute.keep_features is {json.dumps(keeps)} now"
+        return f"compute.keep_features is now {json.dumps(keeps)}"
     wrote = history.outputs(path)
     if missing := [file for file in wrote if file not in discarded and not file.exists()]:
         return f"{missing[0].name} is missing"
     read = {file: artifact.sha256 for file, artifact in history.inputs(path).items()}
     if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
         other = min(others)
-        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
+        return f"it no longer reads {other.name}" if other in read else f"it now reads {other.name}"
     for file, sha256 in read.items():
         # If a file that no job wrote is missing, Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
@@ -143,7 +143,7 @@ def _changed_since_audit(experiment: Experiment, history: History, times: "_Time
         return "its seal cannot be read"
     for path in history.manifests:
         if sealed.get(path.relative_to(layout.root).as_posix()) != history.recorded(path):
-            return f"{path} is not the one that it saw"
+            return f"{path} has changed since"
     audited = {absolute(layout.report): sealed.get(layout.report.name, "")}
     return times.set_right(audited, history.manifests, {layout.audit: None, layout.benchmark("audit"): None})
 
