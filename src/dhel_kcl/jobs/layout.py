@@ -134,7 +134,7 @@ class Layout:
 
     @property
     def audit_problems(self) -> Path:
-        """What the last audit found, one problem per line; missing if it passed."""
+        """The problems that the last audit found, one per line; missing if it passed."""
         return self.root / "audit_problems.txt"
 
     @property

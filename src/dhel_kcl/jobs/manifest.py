@@ -197,7 +197,7 @@ def _describe(path: Path, folder: Path) -> Artifact:
 _PACKAGE = Path(__file__).parents[1]
 """The folder in which git is called."""
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
-"""What a result depends on besides settings and inputs; files that were never committed count as uncommitted too."""
+"""Code that results depend on; files in these places that were never committed count as uncommitted too."""
 
 
 @functools.cache
