@@ -1,4 +1,4 @@
-"""Write claims.md from the tables of claims in results/: `python docs/write_claims.py`.
+"""Write claims.md from the claims tables in results/: `python docs/write_claims.py`.
 
 A test fails while the page is stale.
 """
@@ -16,31 +16,31 @@ DOCS = Path(__file__).parent
 EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
 INTRODUCTION = f"""# Claims and verdicts
 
-Every claim of the paper's abstract that can be measured, and its theorems, with what was measured here. This page is
-written by `docs/write_claims.py` from the tables of claims of the shipped results; each experiment makes its own,
+This page lists every measurable claim of the paper's abstract, and its theorems, with what was measured here.
+`docs/write_claims.py` writes it from the claims tables of the shipped results. Each experiment makes its own table,
 `table_claims`, which is also the first section of its report.
 
-A verdict speaks about the stated scale only. The paper's scale (200 epochs, full width, four data sets) has not been
+A verdict applies only to the stated scale. The paper's scale (200 epochs, full width, four data sets) has not been
 run: nothing below confirms or refutes the published numbers.
 
-- The **margin** is positive where the claim is right. The claim is *supported* if it is above the tolerance, *not
-  supported* if it is below minus the tolerance, and otherwise *{NOT_TESTABLE}*: what was run cannot tell. Margins of
-  accuracies and of their ranges are differences, those of effective ranks are relative.
+- The **margin** is positive where the claim holds. The claim is *supported* if the margin is above the tolerance, *not
+  supported* if it is below minus the tolerance, and otherwise *{NOT_TESTABLE}*: these runs cannot decide it. Margins of
+  accuracies and of their ranges are differences; margins of effective ranks are relative.
 - The **baseline** is the best of InfoNCE, NT-Xent and DCL. Hyperparameters, and the baseline of an accuracy, are chosen
   on the validation split of the training set, never on the test set.
-- With one seed, the **tolerance** of accuracies and ranges covers the finite test set only, not what another seed of
-  training would change.
+- With one seed, the **tolerance** of accuracies and ranges covers only the finite test set, not the effect of another
+  training seed.
 """
 PUBLISHED = """
 ## Published numbers
 
-`table_published` puts ours beside each published number whose protocol is the same. No run here has such a protocol
+`table_published` puts our number beside each published number with the same protocol. No run here has such a protocol
 yet, and each row says what differs.
 """
 
 
 def page() -> str:
-    """The text of claims.md."""
+    """Return the text of claims.md."""
     tables = {name: read_points(DOCS / "results" / name / "tables" / "table_claims.csv") for name in EXPERIMENTS}
     parts = [INTRODUCTION, "## Verdicts\n", _markdown(_overview(tables)), *_theorems(tables[EXPERIMENTS[0]])]
     for name, table in tables.items():
@@ -90,7 +90,7 @@ def _theorems(table: pd.DataFrame) -> list[str]:
     }
     return [
         "\n## Theorems\n",
-        "[Results, and the local minima that the theorems do not speak of](results/theory/README.md).\n",
+        "[Results, and the local minima that the theorems do not cover](results/theory/README.md).\n",
         "```bash\nsnakemake --cores 1 table_theory fig_minimisers fig_minibatch_asymptotic\n```\n",
         _markdown(pd.DataFrame(shown)),
     ]

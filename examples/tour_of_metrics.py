@@ -1,8 +1,8 @@
 """Measure two representations of the same images with every metric, and say what each number means.
 
-Without an argument they are handwritten digits through a random projection and through one that collapses onto the two
-leading principal components. With a run's `features.safetensors` as argument they are the outputs of its encoder: the
-backbone's features h and the projections z.
+Without an argument these are two projections of handwritten digits: a random one, and one that collapses onto the two
+leading principal components. With a run's `features.safetensors` as the argument they are the outputs of its encoder:
+the backbone's features h and the projections z.
 """
 
 import sys
@@ -21,20 +21,20 @@ Representation = dict[str, NDArray[Any]]
 
 
 def leading_share(x: Representation) -> float:
-    """Share of the first singular value of the covariance in their sum."""
+    """Return the first singular value of the covariance as a share of their sum."""
     spectrum = metrics.singular_values(x["test"])
     return float(spectrum[0] / spectrum.sum())
 
 
 def distance_to_ideal_law(x: Representation) -> float:
-    """Total variation distance between the histogram of similarities and the ideal density at its bins' centres."""
+    """Return the total variation distance between the similarity histogram and the ideal density at its bin centres."""
     edges, density = metrics.similarity_histogram(x["test"], bins=50)
     ideal = metrics.ideal_similarity_density((edges[:-1] + edges[1:]) / 2, d=x["test"].shape[1])
     return float(np.abs(density - ideal).mean())  # half the integral over [-1, 1]
 
 
 def knn_accuracy(x: Representation) -> float:
-    """Accuracy of the 20 nearest neighbours."""
+    """Return the accuracy of the 20 nearest neighbours."""
     return metrics.knn_accuracy(x["train"], x["train_label"], x["test"], x["test_label"], k=20)
 
 
@@ -75,7 +75,7 @@ TOUR: dict[str, tuple[Callable[[Representation], float], str]] = {
 
 
 def digits() -> dict[str, Representation]:
-    """Two 32-dimensional linear representations; an image's other view is the image moved by a pixel."""
+    """Return two 32-dimensional linear representations; an image's second view is the image shifted by a pixel."""
     pixels, labels = load_digits(return_X_y=True)
     pixels -= pixels.mean(axis=0)
     train, test = pixels[:1000], pixels[1000:]
@@ -92,7 +92,7 @@ def digits() -> dict[str, Representation]:
 
 
 def encoder_outputs(path: Path) -> dict[str, Representation]:
-    """The outputs `h` and `z` that the workflow's `features` stage wrote."""
+    """Load the outputs `h` and `z` that the workflow's `features` stage wrote."""
     from dhel_kcl.errors import InputError
     from dhel_kcl.evaluation.feature_cache import load_features
 
@@ -111,7 +111,7 @@ def encoder_outputs(path: Path) -> dict[str, Representation]:
 
 
 def normalised(x: NDArray[Any]) -> NDArray[Any]:
-    """Put the rows of (n, d) features on the unit sphere; the ranks and the spectrum do not do it themselves."""
+    """Scale the rows of (n, d) features to unit length; the ranks and the spectrum do not do this themselves."""
     unit: NDArray[Any] = x / np.linalg.norm(x, axis=1, keepdims=True)
     return unit
 

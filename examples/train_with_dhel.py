@@ -20,7 +20,7 @@ augment = transforms.Compose(
 
 
 def two_views(batch: list[tuple[Image.Image, int]]) -> list[Tensor]:
-    """Two random views of M images given with their labels, each (M, 3, 32, 32) float32 in [0, 1]."""
+    """Return two random views of M labelled images, each (M, 3, 32, 32) float32 in [0, 1]."""
     return [torch.stack([augment(image) for image, _ in batch]) for _ in range(2)]
 
 

@@ -245,10 +245,10 @@ def test_configure_writes_over_nothing_that_it_did_not_write(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("theory.csv", "p/theory.csv: jobs would write over it, and none of them made it; choose another folder"),
-        ("runs/a/encoder.safetensors", "p/runs/a/encoder.safetensors: jobs would write over it"),
-        ("logs/theory.log", "p/logs/theory.log: jobs would write over it"),
-        ("manifests/theory.json", "p/manifests/theory.json: jobs would write over it"),
+        ("theory.csv", "p/theory.csv: jobs would overwrite it, but none of them made it; choose another folder"),
+        ("runs/a/encoder.safetensors", "p/runs/a/encoder.safetensors: jobs would overwrite it"),
+        ("logs/theory.log", "p/logs/theory.log: jobs would overwrite it"),
+        ("manifests/theory.json", "p/manifests/theory.json: jobs would overwrite it"),
         ("manifests/configure.json", "p/manifests/configure.json: not valid JSON"),
         ("elsewhere/configure.json", "p/manifests: a link, through which files of others would be replaced"),
     ],
@@ -291,7 +291,7 @@ def test_configure_goes_on_where_only_what_jobs_made_or_nobody_writes_is_left(tm
     assert load_config(layout.config) == load_config(TINY)
     layout.theory.write_text("mine", encoding="utf-8")
     layout.config.unlink()
-    with pytest.raises(InputError, match="jobs would write over it"):
+    with pytest.raises(InputError, match="jobs would overwrite it"):
         cli.configure(str(TINY), layout.root)
     (tmp_path / "q" / ".running").mkdir(parents=True)
     for name in ("README.md", "notes.txt", ".running/host-1"):

@@ -111,7 +111,7 @@ def test_the_shipped_speeds_cover_the_papers_grid() -> None:
 
 
 def test_a_device_that_was_not_measured_is_refused_with_those_that_were() -> None:
-    with pytest.raises(InputError, match=r"device 'abacus' was not measured; there are NVIDIA H200"):
+    with pytest.raises(InputError, match=r"device 'abacus' was not measured; choose one of NVIDIA H200"):
         choose_device(load_measured(MEASURED), "abacus")
 
 

@@ -1,6 +1,6 @@
-"""What an experiment will cost, before it is run: runs, hours of its device and disk for each data set.
+"""Estimating the cost of an experiment before it is run: runs, device hours and disk space for each data set.
 
-Times come from a table of measured images per second, which `benchmarks/throughput.py` writes on any machine.
+Times are based on a table of measured images per second, which `benchmarks/throughput.py` can write on any machine.
 """
 
 import functools
@@ -35,21 +35,21 @@ SHAPE = ("backbone", "stem", "width", "image_size", "storage")
 COLUMNS = ("device", "precision", *SHAPE, "batch_size", "train_per_second", "encode_per_second", "gpu_memory_mib")
 
 _TEXTS = {"device", "precision", "backbone", "stem", "storage"}
-_OTHER_BYTES = 100_000  # of a run besides weights, features and TensorBoard's files, as measured
-_BYTES_PER_STEP = 210  # in TensorBoard's files, as measured
-_JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs reduced to a longer side of 500 pixels, at quality 90
+_OTHER_BYTES = 100_000  # of a run, without weights, features and TensorBoard's files; measured
+_BYTES_PER_STEP = 210  # in TensorBoard's files; measured
+_JPEG_BYTES = 52_700  # mean of 100 ImageNet photographs, reduced to a longer side of 500 pixels, at quality 90
 _JPEG_SIDE = 500
 
 
 def shape(dataset: DatasetConfig) -> dict[str, Any]:
-    """What the speed of a data set depends on besides the batch size: the columns `SHAPE`."""
+    """Return the values of the columns `SHAPE`: all that a data set's speed depends on besides the batch size."""
     encoder = dataset.encoder
     values = (encoder.backbone, encoder.stem, encoder.width, dataset.image_size, dataset.data.storage)
     return dict(zip(SHAPE, values, strict=True))
 
 
 def device_name(device: torch.device) -> str:
-    """The name by which the table knows a device of this machine."""
+    """Return the name under which the table lists a device of this machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {psutil.cpu_count()} cores"
@@ -59,7 +59,7 @@ def load_measured(path: Path) -> pd.DataFrame:
     """Read a table of measured speeds.
 
     Raises:
-        InputError: it is missing, or is not such a table.
+        InputError: it is missing or malformed.
     """
     try:
         table = pd.read_csv(path)
@@ -73,30 +73,30 @@ def load_measured(path: Path) -> pd.DataFrame:
 
 
 def choose_device(measured: pd.DataFrame, device: str | None) -> str:
-    """The device that is meant: the one asked for, else this machine's if it was measured, else the table's first.
+    """Choose the requested device, else this machine's device if it was measured, else the first one in the table.
 
     Raises:
-        InputError: the one asked for is not in the table.
+        InputError: the requested device is not in the table.
     """
     known = list(measured["device"].unique())
     if device is None:
         here = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return here if here in known else str(known[0])
     if device not in known:
-        raise InputError(f"device {device!r} was not measured; there are {', '.join(known)}")
+        raise InputError(f"device {device!r} was not measured; choose one of {', '.join(known)}")
     return device
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the runs of one data set cost.
+    """The cost of the runs of one data set.
 
     Attributes:
-        dataset: its name.
-        runs: how many there are.
-        pretrain_hours: of one device; NaN if the encoder was not measured on it.
-        evaluation_hours: of one device, likewise: all that the frozen encoder is used for.
-        disk_gib: what stays on the disk.
+        dataset: the name of the data set.
+        runs: the number of runs.
+        pretrain_hours: hours of one device; NaN if the encoder was not measured on it.
+        evaluation_hours: hours of one device for all uses of the frozen encoder; NaN likewise.
+        disk_gib: disk space that the results take.
     """
 
     dataset: str
@@ -107,23 +107,23 @@ class Cost:
 
     @property
     def hours(self) -> float:
-        """Hours of one device in all."""
+        """Total hours of one device."""
         return self.pretrain_hours + self.evaluation_hours
 
 
 def estimate(config: ExperimentConfig, measured: pd.DataFrame, device: str) -> list[Cost]:
-    """What each data set of an experiment costs.
+    """Estimate the cost of each data set of an experiment.
 
-    Speeds at batch sizes between those measured are interpolated. The fits of the linear classifiers, on the CPU, are
-    not counted.
+    Speeds at batch sizes between the measured ones are interpolated. Fitting the linear classifiers, which runs on the
+    CPU, is not counted.
 
     Args:
         config: the experiment.
-        measured: speeds, as `load_measured` reads them.
-        device: one of the devices in it.
+        measured: speeds, as read by `load_measured`.
+        device: one of the devices in `measured`.
 
     Raises:
-        InputError: the number of a data set's images is not known, because their folder is not there yet.
+        InputError: the number of a data set's images is unknown, because their folder does not exist yet.
     """
     costs = []
     for dataset in config.datasets:
@@ -144,10 +144,10 @@ def estimate(config: ExperimentConfig, measured: pd.DataFrame, device: str) -> l
 
 
 def count_images(data: DataConfig) -> dict[str, int]:
-    """How many images each split of a data set has.
+    """Count the images in each split of a data set.
 
     Raises:
-        InputError: that is known only from the images, and they are not there.
+        InputError: the images are needed to count them, but they are missing.
     """
     images: dict[str, int] = dict(declarations.kinds()[data.kind].constants["images"])
     if not images:
@@ -170,7 +170,7 @@ def _speeds(of_device: pd.DataFrame, dataset: DatasetConfig, compute: ComputeCon
 def _pretrain_seconds(run: Run, images: Mapping[str, int], speeds: pd.DataFrame) -> float:
     if speeds.empty:
         return math.nan
-    # Speed saturates as batches grow, which is closer to linear in the logarithm.
+    # Speed saturates as batches grow, so it is closer to linear in the logarithm of the batch size.
     sizes = np.log2(speeds["batch_size"].to_numpy(dtype=float))
     rate = float(np.interp(math.log2(run.batch_size), sizes, speeds["train_per_second"].to_numpy(dtype=float)))
     whole_batches = images[run.dataset.data.pretrain_split] // run.batch_size
@@ -181,7 +181,7 @@ def _evaluation_seconds(
     config: ExperimentConfig, dataset: DatasetConfig, images: Mapping[str, int], speeds: pd.DataFrame
 ) -> float:
     train, test = images["train"], images["test"]
-    encoded = train + 3 * test  # the test images also as two views
+    encoded = train + 3 * test  # the test images are also encoded as two views
     if config.evaluation.corruptions:
         encoded += (1 + sum(map(len, SEVERITIES.values()))) * test  # the clean images too
     if config.evaluation.augmented_images and dataset.probe is not None:
@@ -211,7 +211,7 @@ def _run_bytes(config: ExperimentConfig, run: Run, images: Mapping[str, int]) ->
 
 @functools.cache
 def _encoder_size(config: EncoderConfig) -> tuple[int, int]:
-    """Bytes of the weights, and numbers that the encoder gives for an image."""
+    """Return the bytes of the weights, and how many numbers the encoder outputs for an image."""
     with torch.device("meta"):
         encoder = Encoder(config)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
@@ -219,12 +219,12 @@ def _encoder_size(config: EncoderConfig) -> tuple[int, int]:
 
 
 def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | str]:
-    """What `estimate` gives, to be printed.
+    """Format an estimate for printing.
 
     Args:
-        costs: the estimate.
-        device: what it was made for.
-        devices: how many of them work at the same time.
+        costs: the return value of `estimate`.
+        device: the device of the estimate.
+        devices: how many of these devices work at the same time.
     """
     unit = "hours" if "CPU" in device else "GPU-hours"
     headings = ("runs", f"{unit} of pretraining", f"{unit} of evaluation", "disk, GiB")
@@ -244,8 +244,8 @@ def describe(costs: Sequence[Cost], device: str, devices: int) -> list[Table | s
     time = f"{hours:.3g} hours" if hours < 48 else f"{hours / 24:,.3g} days"
     return [
         table,
-        f"{time} on {devices} of them, if nothing else uses them; the fits of linear classifiers, on CPUs, come on "
-        "top, and a device waits for them",
+        f"{time} on {devices} of them, if nothing else uses them; fitting linear classifiers on CPUs takes extra time, "
+        "for which a device waits",
     ]
 
 

@@ -83,7 +83,7 @@ def test_an_input_that_is_no_file_is_refused_before_the_job_runs(kind: str, tmp_
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    with pytest.raises(InputError, match=rf"^{path}: not a file, so that nobody could tell what was read"):
+    with pytest.raises(InputError, match=rf"^{path}: not a file, so its content cannot be recorded"):
         run_job(tmp_path, ran, path)
     assert ran == []
 

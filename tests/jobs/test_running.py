@@ -78,7 +78,7 @@ def test_a_job_started_when_the_scheduler_was_already_dead_ends_at_once() -> Non
     job = job_of_a_dead_scheduler(HERE)
     _, said = job.communicate(timeout=300)
     assert job.returncode == -signal.SIGTERM
-    assert said == "what started this process is gone; it ends too\n"
+    assert said == "the process that started this one is gone; stopping\n"
 
 
 def test_a_job_that_does_not_end_on_sigterm_is_killed_after_a_while() -> None:

@@ -38,7 +38,7 @@ def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_a
     assert status == 1
     assert all(line.startswith(("error: results/tiny", "warning: ")) for line in output.splitlines()), output
     assert "render-fig_training.json: changed since results/tiny/manifests/report.json recorded it" in output
-    assert "if that job was done again, run the workflow again" in output
+    assert "if that job was rerun, run the workflow again" in output
     assert snakemake(cwd=copy_of_finished).returncode == 0
     assert audit(copy_of_finished)[0] == 0
 

@@ -169,7 +169,7 @@ def test_an_audit_begins_before_its_slow_imports(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(layout.root)], capture_output=True, text=True, check=True, timeout=100
     )
     assert ended.stdout == "[]\n"
-    assert "an audit began and did not end" in layout.audit_problems.read_text(encoding="utf-8")
+    assert "an audit started and did not finish" in layout.audit_problems.read_text(encoding="utf-8")
 
 
 def test_nothing_begins_in_a_release(tmp_path: Path) -> None:

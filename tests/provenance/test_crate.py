@@ -403,7 +403,7 @@ def _use_another_version(layout: Layout) -> None:
             lambda _: Path("config/published_results.csv").write_text("x", encoding="utf-8"),
             "published_results.csv: .*changed since",
         ),
-        (_use_another_version, "features.safetensors: .*evaluate.* used another version than .*features.manifest"),
+        (_use_another_version, "features.safetensors: .*evaluate.* used a different version .*features.manifest"),
         (lambda _: Path("Snakefile").unlink(), "Snakefile: missing; run this in the root of the repository"),
     ],
     ids=["manifest", "report", "encoder", "read from outside", "stale", "workflow"],

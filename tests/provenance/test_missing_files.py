@@ -110,10 +110,10 @@ def test_runs_that_are_new_are_left_to_snakemake(experiment: Experiment) -> None
 def test_the_report_follows_the_scripts_that_there_are(experiment: Experiment) -> None:
     script = SCRIPTS / "fig_heatmap.py"
     shutil.copy(script, SCRIPTS / "fig_other.py")
-    assert said(opened()) == ["report of tiny is stale: it would read fig_other.csv now"]
+    assert said(opened()) == ["report of tiny is stale: it now reads fig_other.csv"]
     (SCRIPTS / "fig_other.py").unlink()
     script.unlink()
-    assert said(opened()) == ["report of tiny is stale: it read fig_heatmap.csv, and would not now"]
+    assert said(opened()) == ["report of tiny is stale: it no longer reads fig_heatmap.csv"]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -200,7 +200,7 @@ def test_a_changed_point_is_found_by_drawing_when_sums_and_manifests_were_forged
     outcome = run("dhel-kcl", "redraw", str(theory), "--output", str(tmp_path / "redrawn"), cwd=REPOSITORY)
     assert outcome.returncode == 1
     assert f"error: {theory}: fig_minimisers does not show the released numbers" in outcome.stderr
-    assert f"{theory} fig_minimisers: OTHER NUMBERS" in outcome.stdout
+    assert f"{theory} fig_minimisers: DIFFERENT NUMBERS" in outcome.stdout
     assert f"{theory} fig_minibatch_asymptotic: same numbers" in outcome.stdout
 
 
@@ -313,7 +313,7 @@ def test_a_folder_that_holds_something_else_is_not_replaced(runs: Path, tmp_path
     publish(Experiment(config, Layout(runs), SCRIPTS), output)
     (output / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(output)
-    with pytest.raises(InputError, match=r"notes\.txt: not of a release, and would be lost"):
+    with pytest.raises(InputError, match=r"notes\.txt: not part of a release, and would be lost"):
         publish(Experiment(config, Layout(runs), SCRIPTS), output)
     assert contents(output) == before
     assert before["README.md"] == b"kept"
@@ -394,7 +394,7 @@ def _keep_only_foreign_files(folder: Path) -> None:
     ("change", "said"),
     [
         (_keep_only_foreign_files, r"config\.yaml: cannot be read"),
-        (_add("notes.txt"), r"notes\.txt: not of a release, and would be lost; choose another folder$"),
+        (_add("notes.txt"), r"notes\.txt: not part of a release, and would be lost; choose another folder$"),
         (_add_and_list("notes.txt"), r"notes\.txt: not a file of a release; so nothing was replaced"),
         (_add_and_list("figures/fig_mine.png"), r"fig_mine\.png: not a file of a release; so nothing was replaced"),
         (_add_and_list("manifests/mine.json"), r"mine\.json: not valid JSON"),
@@ -403,12 +403,12 @@ def _keep_only_foreign_files(folder: Path) -> None:
         (_add("tables/table_theory.md"), r"table_theory\.md: not the file that SHA256SUMS lists.*nothing was replaced"),
         (_add("SHA256SUMS"), r"SHA256SUMS: line 1 is not a sha256, two spaces and a file"),
         (_replace_configuration, r"config\.yaml: not the file that manifests/configure\.json records"),
-        (_link("link"), r"link: not of a release, and would be lost"),
-        (_link("README.md"), r"README\.md: not of a release, and would be lost"),
-        (_link("SHA256SUMS"), r"SHA256SUMS: not of a release, and would be lost"),
-        (_link_a_listed_file, r"theory\.parquet: not of a release, and would be lost"),
-        (_open_socket, r"socket: not of a release, and would be lost"),
-        (lambda folder: (folder / "empty" / "folder").mkdir(parents=True), r"empty/folder: not of a release"),
+        (_link("link"), r"link: not part of a release, and would be lost"),
+        (_link("README.md"), r"README\.md: not part of a release, and would be lost"),
+        (_link("SHA256SUMS"), r"SHA256SUMS: not part of a release, and would be lost"),
+        (_link_a_listed_file, r"theory\.parquet: not part of a release, and would be lost"),
+        (_open_socket, r"socket: not part of a release, and would be lost"),
+        (lambda folder: (folder / "empty" / "folder").mkdir(parents=True), r"empty/folder: not part of a release"),
         (lambda folder: (folder / "SHA256SUMS").unlink(), r"output: an experiment's own folder"),
         (
             lambda folder: (folder / "theory.parquet").unlink(),
@@ -465,7 +465,7 @@ def test_what_is_no_folder_is_not_replaced_by_a_release(theory: Path, tmp_path: 
         ("results/mine", "an experiment's own folder; choose another one"),
         ("results/mine/release", "inside .*/results/mine, an experiment; choose a folder outside of it"),
         ("results/mine/figures", "inside .*/results/mine, an experiment"),
-        ("results", "not of a release, and would be lost"),
+        ("results", "not part of a release, and would be lost"),
         ("results/other", "an experiment's own folder"),
         ("results/other/a/b", "inside .*/results/other, an experiment"),
         ("link/release", "inside .*/results/mine, an experiment"),
@@ -506,12 +506,12 @@ def test_a_release_goes_where_nothing_is_lost(tmp_path: Path, there: str) -> Non
     [
         (
             "results",
-            r"results/theory/figures/fig_training.png(/mine.txt)?: not of an earlier redraw; choose another output",
+            r"results/theory/figures/fig_training.png(/mine.txt)?: not from an earlier redraw; choose another output",
         ),
         ("other", "other/theory: would replace files of an experiment or a release; choose another output"),
         ("", "theory: would replace files of an experiment or a release; choose another output"),
         ("theory", "theory/theory: inside .*/theory, a release; choose a folder outside of it"),
-        ("notes", "notes/theory/report.html: not of an earlier redraw"),
+        ("notes", "notes/theory/report.html: not from an earlier redraw"),
         ("links", "links/theory: not a folder; choose another output"),
         ("files", "files/theory: not a folder; choose another output"),
     ],
@@ -538,7 +538,7 @@ def test_a_redraw_can_be_repeated_where_it_was(theory: Path, tmp_path: Path) -> 
     for _ in range(2):
         assert [product.numbers for product in redraw([theory], tmp_path / "drawn", tmp_path / "scripts")] == [True]
     (tmp_path / "drawn" / "theory" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match=r"notes\.txt: not of an earlier redraw; choose another output"):
+    with pytest.raises(InputError, match=r"notes\.txt: not from an earlier redraw; choose another output"):
         list(redraw([theory], tmp_path / "drawn", tmp_path / "scripts"))
 
 
@@ -551,7 +551,7 @@ def test_a_redraw_replaces_no_figure_that_it_did_not_draw(theory: Path, tmp_path
     for name in ("tables/table_theory.md", "figures/fig_x.png"):
         _add(f"theory/{name}")(output)
         before = state(output)
-        with pytest.raises(InputError, match=rf"{name}: not of an earlier redraw; choose another output"):
+        with pytest.raises(InputError, match=rf"{name}: not from an earlier redraw; choose another output"):
             list(redraw([theory], output, tmp_path / "scripts"))
         assert state(output) == before
         shutil.rmtree(output)
@@ -578,7 +578,7 @@ def test_a_file_that_is_put_into_the_folder_while_it_is_replaced_is_not_lost(
 
     monkeypatch.setattr(Path, "rename", late)
     before = contents(output)
-    with pytest.raises(InputError, match=f"{output}: was changed meanwhile, so nothing was replaced"):
+    with pytest.raises(InputError, match=f"{output}: changed in the meantime, so nothing was replaced"):
         publish_theory(theory, output)
     assert contents(output) == before | {"notes.txt": b"mine"}
     assert sorted(tmp_path.iterdir()) == [output, theory]

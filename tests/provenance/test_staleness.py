@@ -147,7 +147,7 @@ def test_a_changed_input_is_not_hidden_by_setting_times_right(experiment: Path) 
 
 def test_features_follow_what_is_kept_now(experiment: Path) -> None:
     compute = config().compute.model_dump(mode="json") | {"keep_features": False}
-    assert stale(compute=compute)[f"runs/{RUN}/features.manifest.json"] == "compute.keep_features is false now"
+    assert stale(compute=compute)[f"runs/{RUN}/features.manifest.json"] == "compute.keep_features is now false"
     LAYOUT.features(RUN).unlink()
     assert stale()[f"runs/{RUN}/features.manifest.json"] == "features.safetensors is missing"
 

@@ -162,7 +162,7 @@ def test_a_seal_with_counts_of_its_own_is_found_even_when_its_digest_was_forged(
     seal = read_seal(LAYOUT.audit)
     seal.points += 1
     LAYOUT.audit.write_text(seal.text(), encoding="utf-8")
-    assert "gives other counts" in named(LAYOUT.audit)[0]
+    assert "the counts differ" in named(LAYOUT.audit)[0]
 
 
 def test_any_single_byte_that_changes_anywhere_is_found_and_its_file_named(experiment: Layout) -> None:
@@ -194,8 +194,8 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
     ("file", "damage", "blamed", "said"),
     [
         (LAYOUT.evaluation(RUN), set_metric, LAYOUT.results, f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation"),
-        (LAYOUT.figures / "fig_spectrum.csv", replace_text("0.", "1."), None, "results.parquet gives other values"),
-        (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives other values"),
+        (LAYOUT.figures / "fig_spectrum.csv", replace_text("0.", "1."), None, "results.parquet gives different values"),
+        (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives different values"),
         (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not show the values of"),
         (LAYOUT.figures / "fig_spectrum.csv", replace_text("-seed0", "-seed9"), None, "names an unknown run digits"),
         (
@@ -231,10 +231,10 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
         (LAYOUT.explorer, replace_text("<h1>Explorer of 4", "<h1>Explorer of 40"), None, "on a page that was changed"),
         (LAYOUT.figures / "fig_spectrum.png", swap_picture, None, "does not show the values of fig_spectrum.csv"),
         (LAYOUT.figures / "fig_spectrum.pdf", append_byte, None, "does not show the values of fig_spectrum.csv"),
-        (LAYOUT.results.with_suffix(".csv"), replace_text("0.", "1."), None, "results.parquet gives other values"),
-        (LAYOUT.theory.with_suffix(".csv"), replace_text("0.", "1."), None, "theory.parquet gives other values"),
-        (LAYOUT.report, forge_cell, None, "is not what the experiment has"),
-        (LAYOUT.report, replace_text("<figure>", '<figure><img src="a.png">'), None, "is not what the experiment has"),
+        (LAYOUT.results.with_suffix(".csv"), replace_text("0.", "1."), None, "results.parquet gives different values"),
+        (LAYOUT.theory.with_suffix(".csv"), replace_text("0.", "1."), None, "theory.parquet gives different values"),
+        (LAYOUT.report, forge_cell, None, "does not match the experiment"),
+        (LAYOUT.report, replace_text("<figure>", '<figure><img src="a.png">'), None, "does not match the experiment"),
         (LAYOUT.report, replace_text("epochs: 2", "epochs: 200"), None, "the configuration is not what the experiment"),
         (LAYOUT.report, replace_text("averaging over seeds", "choosing"), None, "but was changed elsewhere"),
         (LAYOUT.report, replace_text("4 of the 4 runs", "9 of the 9 runs"), None, "but was changed elsewhere"),
@@ -261,7 +261,7 @@ def test_a_value_forged_in_the_results_is_not_what_the_run_measured(experiment: 
     table.loc[(table["run"] == RUN) & (table["metric"] == "linear_top1"), "value"] = 0.999
     forge(LAYOUT.results, table)
     assert f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation.json says" in named(LAYOUT.results)[0]
-    assert "results.parquet gives other values" in named(LAYOUT.tables / "table_linear_accuracy.csv")[0]
+    assert "results.parquet gives different values" in named(LAYOUT.tables / "table_linear_accuracy.csv")[0]
 
 
 @pytest.mark.parametrize("change", [lambda table: table[1:], lambda table: table.assign(value=table["value"].map(str))])
@@ -274,14 +274,14 @@ def test_a_theorem_that_a_forged_table_contradicts_is_found(experiment: Layout) 
     table = pd.read_parquet(LAYOUT.theory)
     table.loc[(table["loss"] == "dhel") & (table["metric"] == "minimum"), "value"] -= 0.5
     forge(LAYOUT.theory, table)
-    assert "theory.parquet gives other values" in named(LAYOUT.figures / "fig_minimisers.csv")[0]
+    assert "theory.parquet gives different values" in named(LAYOUT.figures / "fig_minimisers.csv")[0]
 
 
 def test_a_point_forged_in_the_explorer_is_found(experiment: Layout) -> None:
     value = next(row["linear_top1"] for row in read_rows(LAYOUT.explorer) if row["run"] == RUN)
     replace_text(f'"linear_top1":{value}', '"linear_top1":0.999')(LAYOUT.explorer)
     sign_everything_again(LAYOUT)
-    assert "results.parquet gives other values; make explorer again" in named(LAYOUT.explorer)[0]
+    assert "results.parquet gives different values; rerun explorer" in named(LAYOUT.explorer)[0]
 
 
 def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(experiment: Layout) -> None:
@@ -315,9 +315,9 @@ def test_a_crate_that_is_not_what_would_be_made_now_is_a_warning(experiment: Lay
     write_crate(Experiment.open(LAYOUT.root))
     assert audit(Experiment.open(LAYOUT.root)).warnings == []
     for file, damage, said in (
-        (LAYOUT.sbom, append_comment, "describes another sbom.json than there is"),
-        (LAYOUT.source / "Snakefile", append_comment, "describes another source/Snakefile than there is"),
-        (LAYOUT.crate, replace_text("#run", "#ran"), "does not say what the manifests say"),
+        (LAYOUT.sbom, append_comment, "describes a different sbom.json"),
+        (LAYOUT.source / "Snakefile", append_comment, "describes a different source/Snakefile"),
+        (LAYOUT.crate, replace_text("#run", "#ran"), "does not match the manifests"),
     ):
         whole = file.read_bytes()
         damage(file)
@@ -421,7 +421,7 @@ def test_a_link_that_leads_around_in_a_circle_is_named_once_and_nothing_else_is(
     (LAYOUT.run(RUN) / "circle").symlink_to(target)
     LAYOUT.audit.unlink()
     assert [problem.partition(";")[0] for problem in found()] == [
-        f"{LAYOUT.run(RUN) / 'circle'}: a link to a folder that it lies in"
+        f"{LAYOUT.run(RUN) / 'circle'}: a link to a folder that contains it"
     ]
 
 
@@ -626,7 +626,7 @@ def test_an_audit_that_does_not_end_leaves_no_pass_but_the_seal(
         patched.setattr("dhel_kcl.provenance.audit.audit", end)
         with pytest.raises(ended_by):
             cli.audit(LAYOUT.root, strict=False)
-    assert "an audit began and did not end" in LAYOUT.audit_problems.read_text(encoding="utf-8")
+    assert "an audit started and did not finish" in LAYOUT.audit_problems.read_text(encoding="utf-8")
     assert "passed" not in show()[1].partition("audit ")[2]
     assert LAYOUT.audit.read_bytes() == sealed
     cli.audit(LAYOUT.root, strict=False)

@@ -1,1 +1,1 @@
-"""How one job is described: where its files lie, what it depends on, what its manifest records."""
+"""The description of a job: where its files are, what it depends on, and what its manifest records."""

@@ -1,4 +1,4 @@
-"""The stage `configure`: the configuration of an experiment, checked and written with every default filled in."""
+"""The stage `configure`: check an experiment's configuration and write it with every default filled in."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from dhel_kcl.jobs.stages import STAGES
 
 
 def configure(config: ExperimentConfig, layout: Layout, source: Path | None) -> bool:
-    """Write the configuration into the experiment's folder, unless it is there.
+    """Write the configuration into the experiment's folder, unless it is already there.
 
     Args:
         config: the configuration.
@@ -25,7 +25,7 @@ def configure(config: ExperimentConfig, layout: Layout, source: Path | None) -> 
         Whether it was written.
 
     Raises:
-        InputError: the folder holds what `dhel-kcl configure` did not write, or cannot be written.
+        InputError: the folder contains something that `dhel-kcl configure` did not write, or cannot be written.
     """
     if not needs_configuring(layout, config):
         return False

@@ -1,4 +1,4 @@
-"""Digests of source code that change when what it computes may change, and not with what it says about that."""
+"""Digests of source code that change when its results may change, but not when only its comments or messages do."""
 
 import ast
 import functools
@@ -13,32 +13,32 @@ from dhel_kcl.files import sha256_json
 SHOWING = frozenset(
     f"dhel_kcl.{name}" for name in ("__main__", "cli", "console", "data.progress", "errors", "training.progress")
 )
-"""Modules that only show what happens: the command line and its help, messages, progress, TensorBoard."""
+"""Modules that only show what is happening: the command line and its help, messages, progress, TensorBoard."""
 
 READING = frozenset(
     f"dhel_kcl.{name}" for name in ("declarations", "experiment.config", "experiment.grid", "experiment.strict_yaml")
 )
-"""Modules that read what a job depends on; its digest has the values that they read."""
+"""Modules that read what a job depends on; the job's digest includes the values that they read."""
 
 DESCRIBING = frozenset(
     f"dhel_kcl.jobs.{name}"
     for name in ("configure", "digests", "experiment", "job", "layout", "manifest", "ownership", "running", "stages")
 )
-"""Modules that say what a job reads, writes and depends on; its digest and its manifest have what they say."""
+"""Modules that define what a job reads, writes and depends on; the job's digest and manifest include those values."""
 
 NOT_COMPUTING = SHOWING | READING | DESCRIBING | {"dhel_kcl"}
-"""Modules in no digest; the package itself knows its version, and nothing else."""
+"""Modules that no digest includes; `dhel_kcl/__init__.py` contains only the version."""
 
 
 _TEXT_ONLY = {"AttributeError", "InputError", "NotImplementedError", "RuntimeError", "TypeError", "ValueError"}
-"""Errors that carry a text and nothing that code decides by, as an `OSError` carries its number."""
+"""Errors that carry only a message, and nothing that code acts on, such as the number of an `OSError`."""
 
 
 @functools.cache
 def source_digest(module: str) -> str:
     """Return the digest of a module together with every module of this package that it imports.
 
-    An edit of a plot changes the digest of the plotting stage and of nothing else, so it never retrains. See
+    Editing a plot changes only the digest of the plotting stage, so it never causes retraining. See
     `docs/adr/0010-digests-of-the-syntax-tree.md` for what counts.
     """
     modules = {module, *_import_graph().find_upstream_modules(module)} - NOT_COMPUTING
@@ -69,7 +69,7 @@ def _source(module: str) -> Path:
 
 @functools.cache
 def _tree_digest(path: Path) -> str | None:
-    """Return the digest of what a file computes; None of a package that only gives its modules' names again."""
+    """Return the digest of what a file computes; None for an `__init__.py` that only re-exports names."""
     tree = ast.parse(path.read_bytes())
     if path.name == "__init__.py" and all(map(_names_again, tree.body)):
         return None
@@ -84,10 +84,10 @@ def _names_again(statement: ast.stmt) -> bool:
 
 
 def _computing(node: Any) -> Any:
-    """Return a syntax tree as nested lists, without what no number depends on.
+    """Return a syntax tree as nested lists, without parts that cannot affect a number.
 
-    Fields that are absent or empty are left out, and the contexts of names too: different versions of Python then give
-    the same.
+    Absent and empty fields and the contexts of names are left out, so that different Python versions give the same
+    result.
     """
     if isinstance(node, list):
         return [_computing(each) for each in node if not (isinstance(each, ast.stmt) and _only_says(each))]
@@ -109,7 +109,7 @@ def _computing(node: Any) -> Any:
 
 
 def _only_says(statement: ast.stmt) -> bool:
-    """Whether a statement does nothing, or prints and does nothing else."""
+    """Return whether a statement does nothing, or only prints."""
     match statement:
         case ast.Pass() | ast.Expr(ast.Constant()):
             return True
@@ -120,7 +120,7 @@ def _only_says(statement: ast.stmt) -> bool:
 
 
 def _does(node: ast.AST) -> bool:
-    """Whether evaluating an expression may do more than give a value; joining texts does not."""
+    """Return whether evaluating an expression may have side effects; joining strings has none."""
     match node:
         case ast.Call(ast.Attribute(ast.Constant(str()), "join")):
             return False

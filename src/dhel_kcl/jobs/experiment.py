@@ -1,4 +1,4 @@
-"""One experiment, opened: its configuration, where its files lie, and the figures and tables that it has."""
+"""An opened experiment: its configuration, the paths of its files, and its figures and tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from dhel_kcl.experiment.grid import ExperimentConfig, load_config
 from dhel_kcl.jobs.layout import Layout
 
 SCRIPTS = Path("paper_figures")
-"""The folder of the figure and table scripts in a clone; each is a target of its name."""
+"""The folder of the figure and table scripts in a clone; each script is a target of the same name."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every stage, and everything that looks at stages, asks about an experiment.
+    """An experiment, as seen by every stage and by all code that examines stages.
 
     Attributes:
-        config: what is to be run.
+        config: the runs and their settings.
         layout: the paths of its files.
         scripts: the folder of the figure and table scripts.
-        chosen: those of them that count; None for all.
+        chosen: the scripts to use; None for all.
     """
 
     config: ExperimentConfig
@@ -58,13 +58,13 @@ class Experiment:
 
     @property
     def discarded(self) -> set[Path]:
-        """The files that the workflow deletes once they were used."""
+        """The files that the workflow deletes after use."""
         runs = () if self.config.compute.keep_features else self.config.runs
         return {self.layout.features(run) for run in runs}
 
 
 def _others(folder: Path) -> str:
-    """What to do where a folder holds no experiment: name those that lie beside it, else say how to make one."""
+    """Say what to do if a folder is not an experiment: name experiments beside it, else say how to make one."""
     beside = sorted(
         {path.parent for parent in {folder.parent, Path("results")} for path in parent.glob("*/config.yaml")}
     )

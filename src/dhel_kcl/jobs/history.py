@@ -1,4 +1,4 @@
-"""What has been done: all manifests of an experiment as one graph of jobs and files."""
+"""The history of an experiment: all its manifests as one graph of jobs and files."""
 
 import functools
 import hashlib
@@ -16,14 +16,14 @@ State = Literal["as recorded", "missing", "changed", "discarded"]
 
 
 class History:
-    """The jobs of an experiment, the files that each read and wrote, and what has become of these since.
+    """The jobs of an experiment, the files that each read and wrote, and the present state of those files.
 
-    Files are named by their absolute paths; manifests by the paths under which they were loaded.
+    Files are identified by their absolute paths, manifests by the paths under which they were loaded.
 
     Attributes:
-        manifests: the manifests that were loaded, in that order.
-        written: the files that these jobs wrote, each with the manifest of its job and what that records.
-        discarded: files that the workflow deletes once they were used.
+        manifests: the loaded manifests, in order of loading.
+        written: the files that these jobs wrote, each with its job's manifest and the record in it.
+        discarded: files that the workflow deletes after use.
     """
 
     def __init__(self, manifests: Iterable[Path] = (), discarded: Iterable[Path] = ()) -> None:
@@ -31,7 +31,7 @@ class History:
 
         Args:
             manifests: their paths.
-            discarded: files that the workflow deletes once they were used.
+            discarded: files that the workflow deletes after use.
 
         Raises:
             InputError: a manifest is missing or malformed.
@@ -47,7 +47,7 @@ class History:
             self.load(path)
 
     def load(self, path: Path) -> Manifest:
-        """Add the job that a manifest describes, unless it is there.
+        """Add the job that a manifest describes, unless it is already loaded.
 
         Raises:
             InputError: the manifest is missing or malformed.
@@ -69,49 +69,49 @@ class History:
         return self.manifests[self._paths[place]]
 
     def outputs(self, manifest: Path) -> dict[Path, Artifact]:
-        """The files that a job wrote, with what its manifest records of each."""
+        """Return the files that a job wrote, each with the record in its manifest."""
         return _located(manifest, self.manifests[manifest].outputs)
 
     def inputs(self, manifest: Path) -> dict[Path, Artifact]:
-        """The files that a job read, likewise."""
+        """Return the files that a job read, each with the record in its manifest."""
         return _located(manifest, self.manifests[manifest].inputs)
 
     def writer(self, file: Path) -> Path | None:
-        """The manifest of the job that wrote a file, or that the file itself is; None if no job did."""
+        """Return the manifest of the job that wrote a file, which may be the file itself; None if no job wrote it."""
         place = absolute(file)
         if place in self._paths:
             return self._paths[place]
         return self.written[place][0] if place in self.written else None
 
     def is_manifest(self, file: Path) -> bool:
-        """Whether a file is one of the manifests that were loaded."""
+        """Return whether a file is one of the loaded manifests."""
         return absolute(file) in self._paths
 
     def recorded(self, file: Path) -> str | None:
-        """The sha256 of a file by its job's manifest, or as a manifest that was loaded; None if no job wrote it."""
+        """Return a file's sha256 from its job's manifest, or of a manifest as loaded; None if no job wrote it."""
         place = absolute(file)
         if place in self._of_manifests:
             return self._of_manifests[place]
         return self.written[place][1].sha256 if place in self.written else None
 
     def users(self, file: Path) -> list[tuple[Path, Artifact]]:
-        """The manifests of the jobs that read a file, each with what it records."""
+        """Return the manifests of the jobs that read a file, each with its record of the file."""
         return self._users.get(absolute(file), [])
 
     def sha256(self, file: Path) -> str:
-        """The sha256 of a file, which is read once."""
+        """Return the sha256 of a file; each file is read only once."""
         return self._hashed(absolute(file))
 
     @property
     def files_hashed(self) -> int:
-        """How many files `sha256` has read."""
+        """The number of files that `sha256` has read."""
         return self._hashed.cache_info().currsize
 
     def state(self, file: Path, recorded: Artifact) -> State:
-        """Say what has become of a file that a manifest describes.
+        """Return the present state of a file that a manifest describes.
 
         Raises:
-            InputError: it is not a file, but a pipe or the like.
+            InputError: it is not a regular file but, for example, a pipe.
             OSError: it cannot be read.
         """
         if not file.exists():
@@ -119,12 +119,12 @@ class History:
         return "as recorded" if self.sha256(file) == recorded.sha256 else "changed"
 
     def stage_costs(self) -> list[dict[str, Any]]:
-        """Sum up what each stage took; figures and tables count as stages of their own.
+        """Sum up the time and memory of each stage; figures and tables count as separate stages.
 
         Returns:
-            For each stage its name (`stage`), the number of `jobs`, their time in all (`total`), seconds of the median
-            and the longest one (`median`, `longest`), the highest peak memory in MiB (`memory`), and the stages whose
-            files it used (`uses`).
+            For each stage its name (`stage`), the number of `jobs`, their total time (`total`), the seconds of the
+            median and the longest one (`median`, `longest`), the highest peak memory in MiB (`memory`), and the stages
+            whose files it used (`uses`).
         """
         jobs: dict[str, list[Path]] = {}
         for path, job in self.manifests.items():
@@ -149,7 +149,7 @@ class History:
         return costs
 
     def hardware(self) -> list[dict[str, Any]]:
-        """The kinds of machines that the jobs ran on, most used first, each with its number of `jobs`."""
+        """Return the kinds of machines that the jobs ran on, most used first, each with its number of `jobs`."""
         counts = Counter(tuple(job.hardware.items()) for job in self.manifests.values())
         return [{**dict(facts), "jobs": count} for facts, count in counts.most_common()]
 

@@ -1,4 +1,4 @@
-"""One job of a stage: which files, which settings, which code, and the record of it."""
+"""One job of a stage: its files, settings, code and manifest."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from dhel_kcl.jobs.stages import STAGES, Files, Stage
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage does for one subject of an experiment."""
+    """The job of a stage for one subject of an experiment."""
 
     experiment: Experiment
     stage: Stage
@@ -71,39 +71,39 @@ class Job:
 
     @property
     def reads(self) -> Files:
-        """The files that it reads, by the names under which its manifest records them."""
+        """The files that the job reads, by the names under which its manifest records them."""
         return self.stage.reads(self.experiment, self.subject)
 
     @property
     def writes(self) -> Files:
-        """The files that it writes, likewise."""
+        """The files that the job writes, by the names under which its manifest records them."""
         return self.stage.writes(self.layout, self.subject)
 
     @property
     def manifest(self) -> Path:
-        """Where its manifest lies."""
+        """The path of the job's manifest."""
         return self.stage.manifest(self.layout, self.subject)
 
     @property
     def settings(self) -> Any:
-        """The part of the configuration that what it writes depends on, as JSON values."""
+        """The part of the configuration that the outputs depend on, as JSON values."""
         return self.stage.depends(self.experiment, self.subject)
 
     @property
     def code(self) -> str:
-        """Digest of the source code that it would run now; its manifest records the one that it ran."""
+        """Digest of the source code that the job would run now; its manifest records the code that it ran."""
         if self.stage.each == "target":
             return script_digest(self.experiment.targets[self.subject].path)
         return code_digest(self.stage.name, *self.stage.plugins(self.experiment, self.subject))
 
     @property
     def identity(self) -> str:
-        """Digest of everything but the files it reads that what it writes depends on: settings and code."""
+        """Digest of everything that the outputs depend on apart from the input files: settings and code."""
         return sha256_json([self.settings, self.code])[:16]
 
     @property
     def asks_for(self) -> list[Path]:
-        """What its rule asks for: the files that it reads, or, of thousands that runs wrote, `Stage.gathers`."""
+        """The inputs of the job's rule: the files that it reads, with `Stage.gathers` in place of the files of runs."""
         runs = self.layout.run("")
         whole = self.stage.each == "experiment"
         read = [path for path in self.reads.values() if not (whole and path.is_relative_to(runs))]
@@ -111,7 +111,7 @@ class Job:
 
     @property
     def comes_after(self) -> list[Path]:
-        """What has to be there before it, however old; see `Stage.after`."""
+        """Files that must exist before the job starts, however old they are; see `Stage.after`."""
         return list(self.stage.after(self.experiment, self.subject))
 
     @contextmanager
@@ -120,7 +120,7 @@ class Job:
 
         Args:
             seeds: the seeds of its random streams, by purpose.
-            inputs: what it reads, where its stage's row cannot say.
+            inputs: the files that it reads, if its stage's row cannot say.
 
         Raises:
             InputError: an input is missing, or its modification time lies in the future.
@@ -138,25 +138,25 @@ class Job:
             yield
 
     def do(self) -> str | None:
-        """Import the stage's module and do the job; returns what to say of it."""
+        """Import the stage's module and do the job; return a message about it, if any."""
         said: str | None = import_module(self.stage.module).run(self)
         return said
 
 
 def jobs(experiment: Experiment) -> dict[Path, Job]:
-    """Every job that an experiment consists of, by its manifest; each after those whose files it reads."""
+    """Return every job of an experiment, by its manifest; each comes after the jobs whose files it reads."""
     every = [Job(experiment, stage, subject) for stage in STAGES.values() for subject in stage.subjects(experiment)]
     return {job.manifest: job for job in every}
 
 
 @functools.cache
 def code_digest(stage: str, *plugged_in: str) -> str:
-    """Digest of the source code that a stage runs, and of the modules in `plugged_in`, one job's plugins."""
+    """Return the digest of the source code that a stage runs and of the modules in `plugged_in`, one job's plugins."""
     modules = {STAGES[stage].module, *plugged_in}
     return sha256_json([*sorted(source_digest(module) for module in modules), *STAGES[stage].declared()])[:16]
 
 
 def script_digest(script: Path) -> str:
-    """Digest of a figure or table script, of what draws it, and of the modules that it imports."""
+    """Return the digest of a figure or table script, the code that draws it, and the modules that it imports."""
     modules = [source_digest(module) for module in imported_modules(script)]
     return sha256_json([code_digest("render"), *modules, sha256_file(script)])[:16]

@@ -1,4 +1,4 @@
-"""Where every file of an experiment lives; the command line and the workflow both ask here."""
+"""The path of every file of an experiment, for the command line and the workflow."""
 
 import os
 from collections.abc import Iterator
@@ -18,60 +18,63 @@ class Layout:
         return self.root / "config.yaml"
 
     def beton(self, dataset: str, split: str) -> Path:
-        """One split of a data set in FFCV's format; its sidecar is beside it."""
+        """Return the path of one split of a data set in FFCV's format; its sidecar is beside it."""
         return self.root / "data" / dataset / f"{split}.beton"
 
     def run(self, run: str) -> Path:
-        """The folder of one run."""
+        """Return the folder of one run."""
         return self.root / "runs" / run
 
     def encoder(self, run: str) -> Path:
-        """Final weights of backbone and projector."""
+        """Return the path of the final weights of backbone and projector."""
         return self.run(run) / "encoder.safetensors"
 
     def training_log(self, run: str) -> Path:
-        """Loss, its two terms, gradient norm and learning rate for each epoch; there while the run trains."""
+        """Return the path of the log of each epoch: loss, its two terms, gradient norm, learning rate.
+
+        The log is available while the run trains.
+        """
         return self.run(run) / "training_log.csv"
 
     def throughput(self, run: str) -> Path:
-        """Images per second for each epoch; apart from the log because it is never the same twice."""
+        """Return the path of images per second for each epoch; not in the log, because it is never the same twice."""
         return self.run(run) / "throughput.csv"
 
     def outcome(self, run: str) -> Path:
-        """How training ended: finished or diverged."""
+        """Return the path of the file that says how training ended: finished or diverged."""
         return self.run(run) / "outcome.json"
 
     def live(self, run: str) -> Path:
-        """Folder of drawings of the run while it trains; no result, so no job describes them."""
+        """Return the folder of plots of the run while it trains; they are not results, so no manifest lists them."""
         return self.run(run) / "live"
 
     def features(self, run: str) -> Path:
-        """Cached outputs of the frozen encoder."""
+        """Return the path of the cached outputs of the frozen encoder."""
         return self.run(run) / "features.safetensors"
 
     def evaluation(self, run: str) -> Path:
-        """Linear-probe and k-NN accuracies."""
+        """Return the path of linear-probe and k-NN accuracies."""
         return self.run(run) / "evaluation.json"
 
     def classifier(self, run: str) -> Path:
-        """The linear classifier that the linear evaluation fitted."""
+        """Return the path of the classifier that the linear evaluation fitted."""
         return self.run(run) / "classifier.safetensors"
 
     def representation(self, run: str) -> Path:
-        """Metrics of the representation."""
+        """Return the path of the metrics of the representation."""
         return self.run(run) / "representation.json"
 
     def augmented_probe(self, run: str) -> Path:
-        """Linear-probe accuracies of the protocol with augmented images."""
+        """Return the path of linear-probe accuracies with the augmented-image protocol."""
         return self.run(run) / "augmented_probe.json"
 
     def corruptions(self, run: str) -> Path:
-        """Accuracies of the linear classifier on corrupted test images."""
+        """Return the path of accuracies of the linear classifier on corrupted test images."""
         return self.run(run) / "corruptions.json"
 
     @property
     def results(self) -> Path:
-        """The tidy table of everything measured on the runs."""
+        """The tidy table of all measurements of the runs."""
         return self.root / "results.parquet"
 
     @property
@@ -80,7 +83,7 @@ class Layout:
         return self.root / "theory.parquet"
 
     def table(self, name: str) -> Path:
-        """A tidy table by the name that figure scripts give it, one of `declarations.TABLES`."""
+        """Return the path of a tidy table by its name in figure scripts, one of `declarations.TABLES`."""
         return {"results": self.results, "theory": self.theory}[name]
 
     @property
@@ -94,7 +97,7 @@ class Layout:
         return self.root / "tables"
 
     def products(self, target: str) -> list[Path]:
-        """Files of a figure or table target; the CSV holds the numbers that it shows."""
+        """Return the files of a figure or table target; the CSV has the numbers that it shows."""
         if target.startswith("fig_"):
             return [self.figures / f"{target}{suffix}" for suffix in (".png", ".pdf", ".csv")]
         return [self.tables / f"{target}{suffix}" for suffix in (".md", ".csv")]
@@ -111,17 +114,17 @@ class Layout:
 
     @property
     def crate(self) -> Path:
-        """Metadata of the experiment's run as an RO-Crate, whose files are those of this folder."""
+        """Metadata of the experiment's run as an RO-Crate; the crate's files are those of this folder."""
         return self.root / "ro-crate-metadata.json"
 
     @property
     def sbom(self) -> Path:
-        """The software of the environment, a CycloneDX bill of materials."""
+        """The CycloneDX bill of materials: the software of the environment."""
         return self.root / "sbom.json"
 
     @property
     def source(self) -> Path:
-        """Folder of the crate's copy of the workflow and of what the jobs read outside of the experiment's folder."""
+        """Folder of the crate's copies: the workflow, and files that jobs read from outside the experiment's folder."""
         return self.root / "source"
 
     @property
@@ -131,40 +134,40 @@ class Layout:
 
     @property
     def audit_problems(self) -> Path:
-        """What the last audit found, one problem a line; missing if it passed."""
+        """The problems that the last audit found, one per line; missing if it passed."""
         return self.root / "audit_problems.txt"
 
     @property
     def running(self) -> Path:
-        """Folder of marks of the workflows that run on the experiment, and of those that crashed."""
+        """Folder of marks of the workflows that are running on the experiment or have crashed."""
         return self.root / ".running"
 
     def manifest(self, stage: str, name: str = "") -> Path:
-        """Manifest of a job that belongs to the whole experiment, to one beton, or to one figure."""
+        """Return the manifest of a job that belongs to the whole experiment, one beton, or one figure."""
         return self.root / "manifests" / f"{'-'.join(filter(None, (stage, name)))}.json"
 
     def run_manifest(self, stage: str, run: str) -> Path:
-        """Manifest of a job that belongs to one run."""
+        """Return the manifest of a job that belongs to one run."""
         return self.run(run) / f"{stage}.manifest.json"
 
     def log(self, *parts: str) -> Path:
-        """What a job printed."""
+        """Return the path of a job's log."""
         return self.root / "logs" / f"{'/'.join(parts)}.log"
 
     def benchmark(self, *parts: str) -> Path:
-        """Time and memory of a job, as Snakemake measures them."""
+        """Return the path of a job's time and memory, as measured by Snakemake."""
         return self.root / "benchmarks" / f"{'/'.join(parts)}.tsv"
 
 
 def sidecar_path(beton: Path) -> Path:
-    """The JSON file beside a beton that says what it holds."""
+    """Return the path of the JSON file beside a beton that describes its content."""
     return beton.with_name(f"{beton.name}.json")
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, sorted within each; folders that are links are entered.
+    """Yield everything in a folder and its subfolders except folders, sorted within each; linked folders are entered.
 
-    A link to a folder that it lies in itself, which would lead around in a circle, is not entered but given.
+    A link to a folder that contains the link would lead in a circle, so it is yielded instead of entered.
 
     Raises:
         OSError: a folder cannot be read.
@@ -173,7 +176,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """`above` are the real folders on the way here, `folder` the last of them."""
+    """Walk `folder`; `above` are the real paths of the folders entered so far, `folder` being the last."""
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries)
     for path in (folder / name for name in names):

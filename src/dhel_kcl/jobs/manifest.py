@@ -1,4 +1,4 @@
-"""What produced a file: one manifest for each job, and the digests that tell when a job is out of date."""
+"""Manifests: the record of each job, with the digests that show when it is stale."""
 
 import functools
 import os
@@ -66,17 +66,17 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def absolute(path: Path) -> Path:
-    """A path from the root on, without ``..``; links stay, so that a file is named by its place, whatever is there."""
+    """Return an absolute path without ``..``; links are kept, so a file is named by its place, whatever is there."""
     return Path(os.path.normpath(path.absolute()))
 
 
 def locate(manifest: Path, artifact: Artifact) -> Path:
-    """Where a file that a manifest describes lies, by its place."""
+    """Return the absolute path of a file that a manifest describes."""
     return absolute(manifest.parent / artifact.path)
 
 
 def shown(path: Path) -> str:
-    """A path as people read it: from the current folder on if it lies below that."""
+    """Return a path for people to read: relative to the current folder if it is inside it."""
     path = absolute(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -85,14 +85,14 @@ _WRITERS = {
     *("altair", "jinja2", "matplotlib", "numpy", "pandas", "pillow", "rocrate", "scipy", "seaborn"),
     *("statsmodels", "tabulate", "vl-convert-python"),
 }
-"""Packages whose version may show in the bytes of a picture, a page or a table."""
+"""Packages whose version may affect the bytes of a picture, a page or a table."""
 
 
 def changes_since(manifest: Manifest, code: str) -> list[str]:
-    """Why a job that shows results might write other bytes now than it did, in words; nothing if there is no reason.
+    """List the reasons why a job that shows results might write different bytes now; empty if there are none.
 
     Args:
-        manifest: what the job recorded.
+        manifest: the job's manifest.
         code: digest of the code that it would run now.
     """
     installed = _package_versions()
@@ -115,8 +115,8 @@ def record(
 ) -> Iterator[None]:
     """Run a job inside this block; if it succeeds, its manifest is written last.
 
-    Inputs are hashed before the job runs, so that a file changed meanwhile does not pass for the one used. None may lie
-    in the future; see `refuse_future`.
+    Inputs are hashed before the job runs, so that a file that changes meanwhile is not mistaken for the one used. None
+    may have a time in the future; see `refuse_future`.
 
     Args:
         manifest: where the manifest goes.
@@ -125,20 +125,20 @@ def record(
         settings: the part of the resolved configuration that the outputs depend on.
         source: digest of the stage's source code, from `digests.source_digest`.
         inputs: files read, by name.
-        outputs: files written, by name; the block may add to it.
+        outputs: files written, by name; the block may add to them.
         seeds: seeds of the named random streams.
 
     Raises:
-        InputError: an input is missing or no file, or its modification time lies in the future.
+        InputError: an input is missing or not a file, or its modification time lies in the future.
     """
     for path in inputs.values():
         if not path.exists():
             raise InputError(f"{path}: missing; run the rule that writes it")
         if not path.is_file():
-            raise InputError(f"{path}: not a file, so that nobody could tell what was read; give a file")
+            raise InputError(f"{path}: not a file, so its content cannot be recorded; give a file")
     refuse_future(inputs.values())
     used = {name: _describe(path, manifest.parent) for name, path in inputs.items()}
-    commit, dirty = _git_state()  # before the job, during which somebody may edit or commit
+    commit, dirty = _git_state()  # before the job, because somebody may edit or commit while it runs
     started, clock = datetime.now(UTC), time.monotonic()
     _reset_peak_memory()
     yield
@@ -164,19 +164,19 @@ def record(
 
 
 CLOCK_SKEW_SECONDS = 5.0
-"""By how much the clock of a file system in the network may be ahead of this machine's."""
+"""How far the clock of a network file system may be ahead of this machine's."""
 
 
 def refuse_future(inputs: Iterable[Path]) -> None:
-    """Refuse a job that has an input from the future; wait until one that is little ahead lies in the past.
+    """Refuse a job that has an input from the future; if it is only slightly ahead, wait until it is in the past.
 
-    Snakemake removes the outputs of a job, however long it ran, if they are older than one of its inputs.
+    Snakemake removes the outputs of a job, however long it took, if they are older than one of its inputs.
 
     Raises:
         InputError: the modification time of an input is ahead of the clock by more than `CLOCK_SKEW_SECONDS`.
     """
     newest: tuple[float, Path] | None = None
-    for path in inputs:  # Snakemake looks at a link itself, and at what it points to when it plans
+    for path in inputs:  # Snakemake looks at a link itself and, when it plans, at its target
         modified = max(path.stat().st_mtime, path.lstat().st_mtime)
         if newest is None or modified > newest[0]:
             newest = modified, path
@@ -196,16 +196,16 @@ def _describe(path: Path, folder: Path) -> Artifact:
 
 
 _PACKAGE = Path(__file__).parents[1]
-"""Where git is asked."""
+"""The folder in which git is called."""
 _CODE = [".", *(f":/{name}" for name in ("src", "paper_figures", "workflow", "Snakefile", "envs"))]
-"""What a result depends on besides settings and inputs; also files that were never committed count as uncommitted."""
+"""Code that results depend on; files in these places that were never committed count as uncommitted too."""
 
 
 @functools.cache
 def _git_state() -> tuple[str | None, bool | None]:
-    """The commit of this package's code and whether the code differs from it; None is what git does not tell.
+    """Return the commit of this package's code, and whether the code differs from it; None where git cannot tell.
 
-    A repository around an installed package says nothing about its code unless it tracks it.
+    A repository that contains an installed package says nothing about its code unless it tracks that code.
     """
     try:
         _git("ls-files", "--error-unmatch", "--", str(Path(__file__).relative_to(_PACKAGE)))
@@ -214,9 +214,9 @@ def _git_state() -> tuple[str | None, bool | None]:
         return None, None
     try:
         changed = _git("status", "--porcelain", "--untracked-files=all", "--ignore-submodules=none", "--", *_CODE)
-        # Lower-case marks files that git was told to take for unchanged, and S those that it is to leave alone.
+        # A lower-case letter marks files that git was told to assume unchanged, and S those it was told to skip.
         marked = _git("ls-files", "-v", "--", *_CODE).splitlines()
-        # Also what ignore rules hide, if it is code.
+        # Files hidden by ignore rules count too, if they are code.
         ignored = _git("ls-files", "-z", "--others", "--exclude=__pycache__", "--", *_CODE).split(b"\0")
     except (OSError, subprocess.CalledProcessError):
         return commit, None
@@ -225,7 +225,7 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 
 def _may_be_code(name: str) -> bool:
-    """Whether code may be in what git does not look into, by its path in the package; of a link nobody can tell.
+    """Return whether an ignored path in the package may be code; a link may always be.
 
     A repository inside this one is listed as a folder.
     """
@@ -233,14 +233,14 @@ def _may_be_code(name: str) -> bool:
 
 
 def _git(*arguments: str) -> bytes:
-    """What git says in the folder of this package: of its repository, whatever the environment names.
+    """Run git in this package's folder, on its repository, whatever the environment names.
 
     Raises:
-        OSError: there is no git.
-        CalledProcessError: git refuses, as where there is no repository or it belongs to somebody else.
+        OSError: git is not installed.
+        CalledProcessError: git fails, for example because there is no repository or it belongs to somebody else.
     """
-    # Without locks nothing is written and no hook runs; the monitor of files is a program that a repository may name.
-    # That files changed shows in all times that the system keeps, whatever the repository's settings leave out.
+    # Without optional locks nothing is written and no hook runs. The file system monitor is off, because it is a
+    # program that a repository can choose. All file times are compared, whatever the repository's settings leave out.
     settings = ["-c", "core.fsmonitor=false", "-c", "core.trustctime=true", "-c", "core.checkStat=default"]
     command = ["git", "--no-optional-locks", "--no-replace-objects", *settings, *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

@@ -1,4 +1,4 @@
-"""Whose a folder is, told by what lies in it: a command writes where nothing is, or into what this package made."""
+"""Who owns a folder, judged by its content: commands write only into empty places or folders that this package made."""
 
 import os
 import shlex
@@ -11,32 +11,32 @@ from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
 
 SUMS = "SHA256SUMS"
-"""The file by which a release is told from an experiment; it lists the sha256 of every file."""
+"""The file that distinguishes a release from an experiment; it lists the sha256 of every file."""
 
 
 def is_release(folder: Path) -> bool:
-    """Whether a folder is a release, be it damaged or not."""
+    """Return whether a folder is a release, damaged or not."""
     return os.path.lexists(folder / SUMS) and os.path.lexists(Layout(folder).config)
 
 
 def is_experiment(folder: Path) -> bool:
-    """Whether `dhel-kcl configure` made a folder; a release has these files too."""
+    """Return whether `dhel-kcl configure` made a folder; this is true for a release too."""
     layout = Layout(folder)
     return os.path.lexists(layout.config) and os.path.lexists(layout.manifest("configure"))
 
 
 def how_to_verify(release: Path) -> str:
-    """Say what answers, for a release, what an audit answers for an experiment."""
+    """Say how to verify a release, for which there is no audit."""
     return f"a release; verify it with `dhel-kcl redraw {shlex.quote(str(release))}`"
 
 
 def is_own(folder: Path) -> bool:
-    """Whether a folder is an experiment's, and no release, into which nothing is written."""
+    """Return whether a folder is an experiment's own and not a release, into which nothing may be written."""
     return is_experiment(folder) and not is_release(folder)
 
 
 def check_not_inside(folder: Path) -> None:
-    """Refuse a folder inside an experiment or a release, which hold what they record and nothing else.
+    """Refuse a folder inside an experiment or a release, which must contain only the files that they record.
 
     Raises:
         InputError: the folder, which need not exist yet, is inside one.
@@ -48,7 +48,7 @@ def check_not_inside(folder: Path) -> None:
 
 
 def check_open_to_jobs(layout: Layout) -> None:
-    """Refuse a folder that is not an experiment's own, before a job writes into it.
+    """Refuse, before a job writes into it, a folder that is not an experiment's own.
 
     Raises:
         InputError: it is a release, or `dhel-kcl configure` did not make it.
@@ -63,7 +63,7 @@ def check_open_to_jobs(layout: Layout) -> None:
 
 
 def check_open_to_log(log: Path) -> None:
-    """Refuse a file for what a command prints, inside a release or among what an experiment holds besides logs.
+    """Refuse a log file inside a release, or inside an experiment but outside its `logs/`.
 
     Raises:
         InputError: the file, which need not exist yet, is in such a place.
@@ -77,12 +77,12 @@ def check_open_to_log(log: Path) -> None:
 
 
 def needs_configuring(layout: Layout, config: ExperimentConfig) -> bool:
-    """Whether the folder's config.yaml has yet to be written from a configuration.
+    """Return whether the folder's config.yaml still has to be written from a configuration.
 
     Raises:
-        InputError: the folder is a release, or lies inside one or inside an experiment, or its config.yaml is neither
-            the file that the manifest of `configure` records nor the one that would be written, or what lies in the
-            place of that manifest is another file, or its folder is a link.
+        InputError: the folder is a release, or is inside a release or an experiment; its config.yaml is neither the
+            file recorded by the manifest of `configure` nor the one that would be written; another file is in the place
+            of that manifest; or the folder of manifests or of marks is a link.
     """
     check_not_inside(layout.root)
     if is_release(layout.root):
@@ -97,7 +97,7 @@ def needs_configuring(layout: Layout, config: ExperimentConfig) -> bool:
         return True
     if os.path.lexists(manifest) and records_configuration(layout):
         return load_config(layout.config) != config
-    # As `configure` leaves it when it is killed before it writes the manifest.
+    # `configure` leaves it like this if it is killed before it writes the manifest.
     if not (layout.config.is_file() and read_regular(layout.config) == resolved_text(config).encode()):
         raise InputError(
             f"{layout.config}: not what `dhel-kcl configure` wrote there, and would be lost; "
@@ -107,7 +107,7 @@ def needs_configuring(layout: Layout, config: ExperimentConfig) -> bool:
 
 
 def records_configuration(layout: Layout) -> bool:
-    """Whether the manifest of `configure` records config.yaml as it is.
+    """Return whether config.yaml matches the record in the manifest of `configure`.
 
     Raises:
         InputError: the manifest is missing or malformed.

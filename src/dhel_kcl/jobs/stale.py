@@ -32,7 +32,7 @@ def why_stale(job: Job, history: History) -> str | None:
     read = {file: artifact.sha256 for file, artifact in history.inputs(job.manifest).items()}
     if others := read.keys() ^ {absolute(file) for file in job.reads.values()}:
         other = min(others)
-        return f"it read {other.name}, and would not now" if other in read else f"it would read {other.name} now"
+        return f"it no longer reads {other.name}" if other in read else f"it now reads {other.name}"
     for file, sha256 in read.items():
         # A file that no job wrote may be missing; then Snakemake says so.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)

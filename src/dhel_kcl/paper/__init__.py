@@ -1,1 +1,1 @@
-"""From the tidy table to figures, tables and pages."""
+"""Making figures, tables and pages from the tidy tables."""

@@ -1,4 +1,4 @@
-"""Numbers as the cells of a printed table show them."""
+"""Formatting numbers for the cells of a printed table."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def number(value: float, digits: int = 3, factor: float = 1) -> str:
-    """Format a number times a factor with so many digits after the point; empty for a missing value."""
+    """Format a number times a factor, with `digits` digits after the point; empty for a missing value."""
     return "" if pd.isna(value) else f"{factor * value:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""The explorer: one page without a server, on which a reader filters the runs and looks into each of them."""
+"""The explorer: one page without a server, on which a reader can filter the runs and examine each of them."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
 from dhel_kcl.results.robustness import HYPERPARAMETERS
 
 ACCURACIES = {"linear_top1": "linear", "knn_top1": "k-NN", "augmented_top1": "linear, augmented images"}
-"""Accuracies that a reader chooses from, where the experiment has them, and their names on the page."""
+"""Accuracies that a reader can choose from, if the experiment has them, and their names on the page."""
 
 CURVE_POINTS = 64
 CURVE_DIGITS = 4
@@ -49,16 +49,16 @@ def write_explorer(results: Path, manifests: Mapping[str, Path], output: Path, s
 
 
 def explorer_text(results: Path, manifests: Mapping[str, Path], output: Path, stages: Sequence[str]) -> str:
-    """Make the page; equal inputs give equal text.
+    """Return the text of the page; equal inputs give equal text.
 
     Args:
         results: the tidy results (Parquet).
         manifests: the manifest of each run's pretraining.
-        output: the HTML file that the page is for; links to manifests are relative to it.
-        stages: those that each run went through, whose manifests are linked to.
+        output: where the HTML file will be; links to manifests are relative to it.
+        stages: the stages of each run, whose manifests are linked to.
 
     Raises:
-        InputError: an input is missing or unreadable, or a run of the results has no manifest.
+        InputError: an input is missing or unreadable, or a run in the results has no manifest.
     """
     rows = run_rows(results, manifests, output.parent)
     runs = pd.DataFrame(rows).set_index("run")
@@ -78,11 +78,11 @@ def explorer_text(results: Path, manifests: Mapping[str, Path], output: Path, st
 
 
 def run_rows(results: Path, manifests: Mapping[str, Path], folder: Path) -> list[dict[str, Any]]:
-    """Collect what the page shows: one mapping for each run, as JSON values.
+    """Collect the data of the page: one mapping of JSON values for each run.
 
-    Curves are thinned to `CURVE_POINTS` points and rounded to `CURVE_DIGITS` significant digits, so that the page
-    of 2,160 runs stays small. The arguments and errors are those of `explorer_text`; paths of manifests are
-    relative to `folder`.
+    Curves are thinned to `CURVE_POINTS` points and rounded to `CURVE_DIGITS` significant digits, so that a page with
+    2,160 runs stays small. The arguments and errors are those of `explorer_text`; paths of manifests are relative to
+    `folder`.
     """
     table = load_results(
         results, ("diverged", "not_measured", *ACCURACIES, "effective_rank", "singular_value", "training_loss")
@@ -118,10 +118,10 @@ def _state(values: Mapping[Any, Any]) -> str:
 
 
 def read_rows(page: Path) -> list[dict[str, Any]]:
-    """What a page shows, as `run_rows` gave it.
+    """Read the data of a page, as returned by `run_rows`.
 
     Raises:
-        InputError: the file is missing or is no such page.
+        InputError: the file is missing or is not a page of the explorer.
     """
     try:
         return list(parse_json(read_regular(page).decode().split(_DATA)[1].partition("</script>")[0]))
@@ -131,14 +131,14 @@ def read_rows(page: Path) -> list[dict[str, Any]]:
 
 @functools.cache
 def _library() -> Markup:
-    """JavaScript of Vega, Vega-Lite and vega-embed, in one piece."""
+    """Return the JavaScript of Vega, Vega-Lite and vega-embed as one bundle."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     bundle = vl_convert.javascript_bundle("Object.assign(window, {vegaEmbed});", version)
     return Markup(bundle)  # nosec B704 # from the installed vl-convert
 
 
 def _scalars(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each run, one column for each scalar; those of both representations end in ``_h`` or ``_z``."""
+    """Return one row per run and one column per scalar; scalars of both representations end in ``_h`` or ``_z``."""
     scalars = table[~table["metric"].isin(["singular_value", "training_loss"])]
     suffix = ("_" + scalars["representation"]).where(scalars["metric"] == "effective_rank", "")
     wide = scalars.assign(metric=scalars["metric"] + suffix).pivot_table("value", "run", "metric", sort=False)
@@ -157,7 +157,7 @@ def _rounded(value: float, digits: int = SCALAR_DIGITS) -> float | None:
 
 
 def _curves(table: pd.DataFrame) -> dict[str, dict[str, list[float | None]]]:
-    """For each run, ``NAME_x`` and ``NAME_y`` of its spectra (``h``, ``z``) and training loss (``training``)."""
+    """Return ``NAME_x`` and ``NAME_y`` for each run's spectra (``h``, ``z``) and training loss (``training``)."""
     curves: dict[str, dict[str, list[float | None]]] = {}
     rows = table[table["metric"].isin(["singular_value", "training_loss"])].sort_values("x", kind="stable")
     for (run, representation), curve in rows.groupby(["run", "representation"], sort=False):
@@ -189,7 +189,7 @@ def _sha256(manifest: Manifest, output: str, path: Path) -> str:
 
 
 def _scale(runs: pd.DataFrame) -> list[str]:
-    """What was trained, data set by data set, so that nobody takes a small run for the paper's."""
+    """Describe the training for each data set, so that nobody mistakes a small run for one of the paper's."""
     groups = runs.groupby(["dataset", *_SCALE], sort=False)["seed"].agg(_seeds)
     return [
         "{dataset}: {train_images:,} training images, {backbone} of width {width:g}, {epochs} epochs, "
@@ -204,10 +204,10 @@ def _seeds(seeds: pd.Series) -> str:
 
 
 def _specification(runs: pd.DataFrame, looks: list[Look]) -> dict[str, Any]:
-    """The Vega-Lite specification of the four panels and the controls; its data are named ``runs``."""
+    """Return the Vega-Lite specification of the four panels and the controls; its data are named ``runs``."""
     specification: dict[str, Any] = _panels(runs, looks).to_dict()
     for parameter in specification["params"]:
-        if "select" in parameter:  # Altair warns when charts share a selection, and has no other way to let them
+        if "select" in parameter:  # Altair warns when charts share a selection, and has no other way to do it
             parameter["views"] = ["by_batch_size", "against_rank"]
     return specification
 
@@ -236,7 +236,7 @@ def _panels(runs: pd.DataFrame, looks: list[Look]) -> Any:
             .then(alt.value(160))
             .when(picked)
             .then(alt.value(110))
-            .when("datum.state == 'diverged'")  # thin, so large enough to point at
+            .when("datum.state == 'diverged'")  # a thin cross, so it must be large enough to hover over
             .then(alt.value(90))
             .otherwise(alt.value(45)),
             opacity=alt.when(picked | hovered).then(alt.value(1)).otherwise(alt.value(0.6)),
@@ -356,7 +356,7 @@ def _tooltip(runs: pd.DataFrame) -> list[alt.Tooltip]:
 
 
 def _svg_path(marker: str) -> str:
-    """A matplotlib marker as Vega draws shapes: an SVG path in [-1, 1], y downwards."""
+    """Convert a matplotlib marker to a Vega shape: an SVG path in [-1, 1] with y pointing down."""
     letters = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE4: "C", Outline.CLOSEPOLY: "Z"}
     style = MarkerStyle(marker)
     outline = style.get_path().transformed(style.get_transform() + Affine2D().scale(2, -2))
@@ -379,5 +379,5 @@ def run(job: Job) -> str:
 
 
 def trainings(experiment: Experiment) -> dict[str, Path]:
-    """Give the manifest of each run's pretraining, which the page shows."""
+    """Return the manifest of each run's pretraining, which the page shows."""
     return {run: STAGES["pretrain"].manifest(experiment.layout, run) for run in experiment.config.runs}

@@ -1,4 +1,4 @@
-"""The look of every figure: one palette, one set of sizes, panels and legends."""
+"""The look of every figure: the palette, sizes, panels and legends."""
 
 import itertools
 import math
@@ -53,7 +53,7 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one loss appears everywhere."""
+    """The appearance of one loss in every figure."""
 
     name: str
     colour: str
@@ -71,13 +71,13 @@ _APPEARANCES: dict[str, tuple[str, str, LineStyleType]] = {
     "kcl_log": ("#aa3377", "P", (0, (4, 1.5))),
     "kcl_imq": ("#cca300", "X", (0, (5, 1.5, 1, 1.5))),
 }
-# For losses added later; the lengths have no common factor, so that 30 of them differ.
+# For losses added later; the two lengths have no common factor, so there are 30 different combinations.
 _MORE_COLOURS = ("#117733", "#777777", "#882255", "#44aa99", "#000000")
 _MORE_MARKERS = ("<", ">", "h", "d", "p", "8")
 
 
 def _looks(names: Mapping[str, str]) -> dict[str, Look]:
-    """Give each loss a look, by label and in the order of `names`: the paper's their own, the others of the reserve."""
+    """Return a look for each loss label, in the order of `names`; losses not in the paper get one from the reserve."""
     reserve = zip(itertools.cycle(_MORE_COLOURS), itertools.cycle(_MORE_MARKERS), strict=False)
     return {label: Look(name, *(_APPEARANCES.get(label) or (*next(reserve), "-"))) for label, name in names.items()}
 
@@ -87,7 +87,7 @@ LOSSES = _looks(LOSS_NAMES)
 
 @dataclass(frozen=True)
 class Facet:
-    """One panel: its axes and points, the value of the row variable, its name for the axis, its place in the grid."""
+    """One panel: its axes and points, the value of the row variable and its name on the axis, its place in the grid."""
 
     axes: Axes
     points: pd.DataFrame
@@ -106,16 +106,16 @@ def facets(
 ) -> tuple[Figure, list[Facet]]:
     """Make a grid of panels: a column for each data set, a row for each value of `by`.
 
-    With one data set the panels of `by` stand side by side, at most `MAX_COLUMNS` in a line. A combination
-    without points has no panel.
+    With a single data set the panels of `by` are side by side, at most `MAX_COLUMNS` in a line. A combination without
+    points has no panel.
 
     Args:
         points: the points of the whole figure.
-        by: the column that tells the rows apart.
+        by: the column whose values are the rows.
         names: the values of `by`, in order, with the names that readers see.
-        aspect: height of a panel over its width.
-        share_y: give all panels of a data set the same vertical range.
-        name_rows: write the name of a row into the titles (one data set) or the vertical labels.
+        aspect: height of a panel divided by its width.
+        share_y: whether all panels of a data set have the same vertical range.
+        name_rows: whether the name of a row is in the titles (one data set) or the vertical labels (several).
     """
     names = names or {}
     datasets = in_order(points["dataset"], DATASET_NAMES)
@@ -145,7 +145,7 @@ def facets(
 
 
 def label(panels: list[Facet], y: str, x: str | None = None) -> None:
-    """Name the axes: the vertical one once per line of panels, the horizontal one (unless None) below each column."""
+    """Label the axes: the vertical one once per line of panels, the horizontal one (unless None) below each column."""
     for panel in panels:
         line, column = panel.place
         if column == min(other.place[1] for other in panels if other.place[0] == line):
@@ -162,7 +162,7 @@ def legend(figure: Figure, handles: list[Artist]) -> None:
 
 
 def loss_handles(points: pd.DataFrame, markers: bool = True, lines: bool = True) -> list[Artist]:
-    """Make the legend entries of the losses in `points`, in the fixed order."""
+    """Make the legend entries for the losses in `points`, in the fixed order."""
     return [
         Line2D(
             [],
@@ -182,7 +182,7 @@ def losses_of(points: pd.DataFrame) -> list[tuple[Look, pd.DataFrame]]:
 
 
 def scatter(panels: list[Facet], x: str, y: str) -> None:
-    """Fill panels with one marker for each point, in the look of its loss."""
+    """Plot one marker for each point in its panel, in the look of its loss."""
     for panel in panels:
         for look, part in losses_of(panel.points):
             panel.axes.scatter(part[x], part[y], s=15, color=look.colour, marker=look.marker, alpha=0.7, lw=0)
@@ -196,7 +196,7 @@ def line_with_band(axes: Axes, x: pd.Series, curve: pd.DataFrame, look: Look) ->
 
 
 def log_ticks(axes: Axes, values: Iterable[float], base: float) -> None:
-    """Make the horizontal axis logarithmic, with a tick at each value that was run, and some room at both ends."""
+    """Make the horizontal axis logarithmic, with a tick at each value and some room at both ends."""
     ticks = sorted(set(values))
     axes.set_xscale("log", base=base)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -212,10 +212,10 @@ def whole_ticks(axes: Axes) -> None:
 
 
 def draw_against_batch_size(figure: Figure, panels: list[Facet], y: str) -> Figure:
-    """Fill panels with one line per loss against the batch size; a missing batch size is a gap.
+    """Plot one line per loss against the batch size in each panel; a missing batch size is a gap.
 
-    A thick light bar is the range over the settings, a thin error bar the spread over seeds. The losses stand side by
-    side at each batch size.
+    A thick light bar is the range over the settings, and a thin error bar is the spread over seeds. At each batch size
+    the losses are drawn side by side.
     """
     columns = 1 + max(panel.place[1] for panel in panels)
     for panel in panels:

@@ -1,4 +1,4 @@
-"""HTML pages and drawings: templates beside this module, each file self-contained."""
+"""HTML pages, made from the templates beside this module; each page is self-contained."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def fill(template: str, **values: Any) -> str:
 
     Args:
         template: name of a template of this package.
-        values: everything that the template names; text is escaped.
+        values: everything that the template uses; text is escaped.
     """
     environment = Environment(
         loader=PackageLoader("dhel_kcl.paper", ""),

@@ -1,17 +1,26 @@
-"""Figures and tables: each is a script that turns the tidy results into points, and points into ink.
+"""Figures and tables: each is a script that turns the tidy results into points, and the points into a figure or table.
 
-A script in `paper_figures/` defines `METRICS` (every metric that it reads), `points(results)` (the tidy rows shown;
-the last column, `runs`, lists the runs that a row was computed from) and either `draw(points)` (a figure) or
-`layout(points)` (a printed table). Metrics that not every experiment has are its `OPTIONAL_METRICS`; if that may leave
-it without points, `NOTHING` is the sentence that it then shows. Where no run measured what a script needs, because each
-diverged or is recorded as not measured, it shows a sentence too, and its points are a table with no row and the column
-`runs` alone. A figure that can be drawn of a run that is still
-training has `live_points(rows)` too. The first line of its docstring is the title, the rest is the caption. It reads
-the results, or the tidy tables that it names as `TABLES` (keys of `COLUMNS`), which are the arguments of `points`;
-files that it reads besides are its `DATA`. Docstring, `TABLES` and `DATA` are also read without importing it.
+A script in `paper_figures/` defines
 
-A script imports installed packages only. `dhel_kcl.paper.looks` has colours, panels and legends, `dhel_kcl.paper.cells`
-the numbers in tables, `dhel_kcl.results.names` the names that readers see; what is computed is in `dhel_kcl.results`.
+- `METRICS`: every metric that it reads;
+- `points(results)`, which returns the tidy rows to show; their last column, `runs`, lists the runs that a row was
+  computed from;
+- either `draw(points)` for a figure, or `layout(points)` for a printed table.
+
+It may also define
+
+- `OPTIONAL_METRICS`: metrics that not every experiment has;
+- `NOTHING`: the sentence to show if this leaves it without points;
+- `TABLES`: the tidy tables (keys of `COLUMNS`) that it reads instead of the results, and that `points` takes;
+- `DATA`: other files that it reads;
+- `live_points(rows)`, if the figure can be drawn for a run that is still training.
+
+The first line of the docstring is the title, the rest is the caption. Docstring, `TABLES` and `DATA` are read without
+importing the script too. If no run has a metric that a script needs, because each run diverged or is recorded as not
+measured, then a sentence is shown as well, and the points are an empty table with only the column `runs`.
+
+A script imports only installed packages. `dhel_kcl.paper.looks` has colours, panels and legends, `dhel_kcl.paper.cells`
+the numbers in tables, and `dhel_kcl.results.names` the names that readers see; computations are in `dhel_kcl.results`.
 """
 
 import importlib.util
@@ -51,20 +60,20 @@ _TEXTS = {
     *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption", "source", "source_sha256"),
     "check",
 }
-"""Columns that hold text; the others hold numbers."""
+"""Columns with text; the others have numbers."""
 _MAY_LACK = {*HYPERPARAMETERS, "x"}
-"""Columns of numbers in which a row may have none."""
+"""Columns of numbers in which a value may be missing."""
 _COUNTS = {"epochs", "train_images", "batch_size", "seed", "embedding_dim"}
 _OF_A_ROW = ("metric", "representation", "corruption", "x", "value", "source", "source_sha256")
-"""Columns in which the rows of a run differ."""
+"""Columns in which the rows of a run may differ."""
 _SHARES = r".*_top[15]|diverged|not_measured"
 """Metrics that lie in [0, 1]."""
 
 EXCUSES = ("diverged", "not_measured")
-"""Metrics whose value 1 says why a run lacks others."""
+"""Metrics whose value 1 explains why a run lacks other metrics."""
 
 ROUNDING = 1e-12
-"""Relative difference between numbers that count as equal."""
+"""Largest relative difference between numbers that count as equal."""
 
 _T = TypeVar("_T")
 _Show = Callable[[pd.DataFrame], _T]
@@ -96,7 +105,7 @@ def load_target(script: Path) -> Target:
     """Import a figure or table script.
 
     Raises:
-        InputError: there is no such script, it imports a module that is not installed, or it lacks a part of the
+        InputError: there is no such script, it imports a module that is not installed, or it does not fulfil the
             contract.
     """
     declared = read_script(script)
@@ -129,7 +138,7 @@ def load_target(script: Path) -> Target:
 def _or_nothing(
     show: _Show[_T] | None, nothing: str | None, unmeasured: str, say: Callable[[str], _T]
 ) -> _Show[_T] | None:
-    """Make `show` say why there are no points, where no run was measured or the script allows for that."""
+    """Wrap `show` so that it says why there are no points, if no run was measured or the script allows for that."""
     if show is None:
         return None
 
@@ -153,7 +162,7 @@ def _panel_that_says(sentence: str) -> Figure:
 
 
 def _import_script(script: Path) -> ModuleType:
-    """Import a script by its path: it lies in the user's clone, not in the package."""
+    """Import a script by its path, because it is in the user's clone and not in the package."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     if spec is None or spec.loader is None:
         raise InputError(f"{script}: not a Python file; give the .py of a figure or table")
@@ -168,7 +177,7 @@ def _import_script(script: Path) -> ModuleType:
 
 
 def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str = "results") -> pd.DataFrame:
-    """Read a tidy table, or only its rows of some metrics.
+    """Read a tidy table, or only its rows for some metrics.
 
     Args:
         path: the Parquet file.
@@ -176,8 +185,8 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
         table: which table it is, a key of `COLUMNS`.
 
     Raises:
-        InputError: the file is missing, is not Parquet, lacks a column, has one too many or one of another type, or
-            holds what no job writes.
+        InputError: the file is missing, is not Parquet, has missing, extra or wrongly typed columns, or contains values
+            that no job writes.
     """
     if not path.is_file():
         raise InputError(f"{path}: missing; run the rule that writes it")
@@ -187,7 +196,7 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
             raise ValueError(f"column {others[0]} is not one of its columns, each once")
         filters = None if metrics is None else [("metric", "in", list(metrics))]
         results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
-    except Exception as error:  # damaged Parquet makes its reader raise many types
+    except Exception as error:  # the reader raises many types of errors for damaged Parquet
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
             f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
@@ -207,7 +216,7 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
 
 
 def _impossible(rows: pd.DataFrame) -> str | None:
-    """Say what no job would write, with the first such row; None if there is nothing."""
+    """Describe the first value or row that no job would write; None if there is none."""
     wrong: dict[str, pd.Series] = {}
     for column in (str(name) for name in rows if name not in _TEXTS):
         there = rows[column].dropna() if column in _MAY_LACK else rows[column]
@@ -233,7 +242,7 @@ def rederive(script: Path, tables: Sequence[Path]) -> pd.DataFrame:
     """Compute a script's points from the tidy tables that it reads.
 
     Raises:
-        InputError: the tables lack a metric that the script reads, or leave it nothing to show.
+        InputError: the tables lack a metric that the script reads, or give it nothing to show.
     """
     return _points(load_target(script), tables)
 
@@ -260,13 +269,13 @@ def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
 
 
 def _is_excused(table: pd.DataFrame) -> bool:
-    """Whether a recorded reason says of every run why it may lack a metric."""
+    """Return whether every run has a recorded reason why it may lack a metric."""
     said = table[table["metric"].isin(EXCUSES) & (table["value"] == 1)]
     return not table.empty and set(table["run"]) == set(said["run"])
 
 
 def write_points(points: pd.DataFrame, path: Path) -> None:
-    """Write points as CSV; floats keep every digit, so that `read_points` gives the same numbers back."""
+    """Write points as CSV; floats keep every digit, so that `read_points` returns the same numbers."""
     with atomic_path(path) as temporary:
         points.to_csv(temporary, index=False, lineterminator="\n")
 
@@ -287,10 +296,10 @@ def read_points(path: Path) -> pd.DataFrame:
 
 
 def points_equal(left: pd.DataFrame, right: pd.DataFrame) -> bool:
-    """Whether two tables of points are the same in the form in which they are written.
+    """Return whether two tables of points are equal as written to CSV.
 
-    Numbers may differ by `ROUNDING`: the logarithms of NumPy, and of the mathematics library that it finds, are not the
-    same to the last digit on every processor.
+    Numbers may differ by `ROUNDING`, because the last digit of logarithms in NumPy and in the system's mathematics
+    library depends on the processor.
     """
     texts = [points.to_csv(index=False) for points in (left, right)]
     if texts[0] == texts[1]:
@@ -315,7 +324,7 @@ def render(script: Path, tables: Sequence[Path], output_dir: Path) -> list[Path]
         The files written.
 
     Raises:
-        InputError: the script or the results cannot be used; nothing is written then.
+        InputError: the script or the results cannot be used; then nothing is written.
     """
     target = load_target(script)
     points = _points(target, tables)
@@ -335,15 +344,15 @@ def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path
 
     Args:
         script: a figure script with `live_points`.
-        rows: what the run has measured so far, in the columns of the results.
+        rows: the run's measurements so far, in the columns of the results.
         output_dir: where the files go.
 
     Raises:
-        InputError: the script cannot do that, or there is nothing to show yet.
+        InputError: the script does not support this, or there is nothing to show yet.
     """
     target = load_target(script)
     if target.draw is None or target.live_points is None:
-        raise InputError(f"{script}: cannot be drawn of a run that is still training; fig_training can")
+        raise InputError(f"{script}: cannot be drawn for a run that is still training; fig_training can")
     points = target.live_points(rows)
     if points.empty:
         raise InputError(f"{output_dir}: nothing to show yet; the run has finished no epoch")
@@ -354,7 +363,7 @@ def render_live(script: Path, rows: pd.DataFrame, output_dir: Path) -> list[Path
 
 
 def table_text(target: Target, points: pd.DataFrame) -> str:
-    """Markdown of a table, with its title and caption."""
+    """Return the Markdown of a table, with its title and caption."""
     if target.layout is None:
         raise ValueError(f"{target.name} is a figure")
     table = target.layout(points).to_markdown(index=False, disable_numparse=True)
@@ -362,13 +371,13 @@ def table_text(target: Target, points: pd.DataFrame) -> str:
 
 
 def shows_points(product: Path, target: Target, points: pd.DataFrame) -> bool:
-    """Whether the Markdown of a table has the cells that its points give; its title and caption may be others."""
+    """Return whether the Markdown of a table has the cells that its points give; title and caption may differ."""
     shown = product.read_text(encoding="utf-8", errors="replace")
     return _cells(shown) == _cells(table_text(target, points))
 
 
 def _cells(markdown: str) -> list[list[str]]:
-    """The cells of the tables in a text, as they are read: without the blanks and dashes that fill columns up."""
+    """Return the cells of the tables in a text, without the blanks and dashes that pad columns."""
     rows = [line.split("|") for line in markdown.splitlines() if line.lstrip().startswith("|")]
     return [[re.sub("-{3,}", "---", " ".join(cell.split())) for cell in row] for row in rows]
 

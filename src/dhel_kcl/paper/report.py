@@ -1,4 +1,4 @@
-"""The report: one HTML file with every table and figure, the configuration, and how to audit them."""
+"""The report: one HTML file with every table and figure, the configuration, and the command that audits them."""
 
 import base64
 import os
@@ -36,21 +36,21 @@ def report_text(
     manifests: Iterable[Path],
     experiment: Path,
 ) -> str:
-    """A self-contained HTML report; equal inputs give equal text.
+    """Return the text of a self-contained HTML report; equal inputs give equal text.
 
-    The tables come first, and first of all the one that judges the paper's claims.
+    The tables come before the figures, and the table of the paper's claims comes first.
 
     Args:
-        config_path: the experiment's YAML, shown as it is.
+        config_path: the experiment's YAML, shown unchanged.
         results: the tidy results (Parquet).
         figures_dir: the folder with the CSV, PNG and PDF of each figure.
         tables_dir: the folder with the CSV and Markdown of each table.
-        output: the HTML file that the report is for; images are inside it, links to other files are relative to it.
-        targets: the figures and tables, of which it shows all.
+        output: where the HTML file will be; images are embedded, and links to other files are relative to it.
+        targets: the figures and tables to show.
         theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
         explorer: the page of single runs, to link to.
-        manifests: the manifests of the jobs, whose run times and hardware are shown.
-        experiment: the experiment's folder, as the command that audits it names it.
+        manifests: the manifests of the jobs whose run times and hardware are shown.
+        experiment: the experiment's folder, as named in the audit command.
 
     Raises:
         InputError: an input or a product of a script is missing or unreadable.
@@ -106,15 +106,15 @@ def _image(png: Path) -> str:
 
 
 def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
-    """Compare an experiment's report with what it is made from.
+    """Compare an experiment's report with the files that it is made from.
 
     Args:
-        experiment: the experiment, or a release of it; figures and tables that it does not have are no part of its
+        experiment: the experiment, or a release of it; figures and tables that it does not have are not expected in its
             report.
 
     Returns:
-        Whether it is, to the letter, what this code makes now; and, as a report of other code can be true all the same,
-        the figures, tables and other parts that contradict the files beside it.
+        Whether the report is exactly what this code makes now; and the figures, tables and other parts that contradict
+        the files beside it, because a report made by different code can still be correct.
 
     Raises:
         InputError: a file is missing or unreadable.
@@ -131,13 +131,13 @@ def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
 
 
 def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None) -> str:
-    """Give the text of an experiment's report, as `report_text`.
+    """Return the text of an experiment's report, like `report_text`.
 
     Args:
         experiment: the experiment, or a release of it.
-        folder: its folder, as the command that audits it names it.
-        drawn: where the figures, tables and pages lie, if they were drawn again elsewhere; a script of the reader's own
-            has no manifest there.
+        folder: its folder, as named in the audit command.
+        drawn: where the figures, tables and pages are if they were redrawn elsewhere; the user's own scripts have no
+            manifests then.
 
     Raises:
         InputError: as `report_text`.
@@ -161,7 +161,7 @@ def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None)
 def contradictions(
     page: str, config_path: Path, tables: Iterable[Path], figures_dir: Path, tables_dir: Path, targets: Iterable[Target]
 ) -> Iterator[str]:
-    """What a report, whichever version of this code wrote it, shows otherwise than the files beside it.
+    """Find the parts of a report that contradict the files beside it, whichever version of this code wrote it.
 
     Args:
         page: the report's text.
@@ -169,10 +169,10 @@ def contradictions(
         tables: the tidy tables whose sha256 it must show.
         figures_dir: the folder with the PNG of each figure.
         tables_dir: the folder with the CSV of each table.
-        targets: the figures and tables that it must show, and no others.
+        targets: the figures and tables that it must show; it may show no others.
 
     Yields:
-        A figure, a table or another part of the report, in words.
+        The figure, table or other part of the report, in words.
 
     Raises:
         InputError: a product is missing or unreadable.

@@ -1,1 +1,1 @@
-"""Whether everything is still what it was made from, and how to publish it."""
+"""Checking that results still match what they were made from, and publishing them."""

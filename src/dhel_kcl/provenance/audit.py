@@ -1,10 +1,10 @@
-"""The provenance audit: is every number what its recorded origin gives?
+"""The provenance audit: does every number follow from its recorded origin?
 
-The manifests of an experiment form a graph from figures and tables, through the tidy results and
-each run's measurements, features and checkpoint, to the betons and the configuration; the theorems'
-table has only the configuration behind it. The audit hashes every file of that graph again, checks
-that each job used what the job before it wrote, compares the whole folder with the seal of the last
-audit that passed, reads every measurement again, and makes every table, figure and page again.
+The manifests of an experiment form a graph. It leads from figures and tables, through the tidy results and each run's
+measurements, features and checkpoint, to the betons and the configuration; the theorems' table has only the
+configuration behind it. The audit rehashes every file of that graph, checks that each job used what the job before it
+wrote, compares the whole folder with the seal of the last audit that passed, rereads every measurement, and makes every
+table, figure and page again.
 """
 
 import tempfile
@@ -34,10 +34,10 @@ from dhel_kcl.results.table import write_results
 
 @dataclass
 class Outcome:
-    """What an audit looked at, every problem, and warnings: what depends on code that is not, or no longer, there.
+    """Counts of what an audit checked, every problem, and warnings about results of code that is not in the clone now.
 
-    Of the warnings, those in `uncommitted` stay true whatever the code is now; those in `unlike` name what looks other
-    than it would be made now.
+    Warnings in `uncommitted` stay true whatever the code is now. Warnings in `unlike` name files that look different
+    from what would be made now.
     """
 
     files: int = 0
@@ -52,13 +52,13 @@ class Outcome:
     blamed: set[Path] = field(default_factory=set)
 
     def blame(self, file: Path, problem: str) -> None:
-        """Add a problem of a file."""
+        """Add a problem with a file."""
         self.problems.append(f"{shown(file)}: {problem}")
         self.blamed.add(absolute(file))
 
     @contextmanager
     def blaming(self, file: Path) -> Iterator[None]:
-        """Make an error of this block, which reads `file`, a problem."""
+        """Turn an error in this block, which reads `file`, into a problem."""
         try:
             yield
         except InputError as error:
@@ -68,14 +68,14 @@ class Outcome:
             named = Path(error.filename) if isinstance(error.filename, str) else file
             self.blame(named, f"cannot be read ({error.strerror or error}); check the disk and its permissions")
             self.blamed.add(absolute(file))
-        except Exception as error:  # nobody can list what damaged files make their readers raise
+        except Exception as error:  # readers of damaged files may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             again = "" if file.is_dir() else "run its rule again, and if that does not help "
             self.blame(file, f"cannot be used ({reason}); {again}report this line as a bug")
 
     @property
     def seal(self) -> Seal:
-        """What audit.json says if there is no problem."""
+        """The content of audit.json if there is no problem."""
         return Seal(
             points=self.points,
             measurements=self.measurements,
@@ -87,7 +87,7 @@ class Outcome:
         )
 
     def summary(self) -> str:
-        """One line of what was checked."""
+        """Return one line that says what was checked."""
         return (
             f"audit passed: {self.points} points and cells, {self.measurements} measurements, "
             f"{self.manifests} manifests, {self.files} files re-hashed"
@@ -112,7 +112,7 @@ def audit(experiment: Experiment) -> Outcome:
     with outcome.blaming(layout.root):
         outcome.sha256 = file_digests(experiment, history.sha256)
         _check_seal(layout, outcome)
-    if not outcome.problems:  # what is missing or changed has been listed; deriving from it would only repeat that
+    if not outcome.problems:  # else deriving from missing or changed files would only repeat the problems
         remade = _Remade(expected, history, outcome)
         _check_measurements(experiment, outcome)
         _check_tables(layout, remade, outcome)
@@ -123,20 +123,20 @@ def audit(experiment: Experiment) -> Outcome:
         outcome.unlike = remade.warnings()
         outcome.warnings += outcome.unlike
         if not outcome.problems and layout.audit.exists() and not _agree(read_seal(layout.audit), outcome.seal):
-            outcome.blame(layout.audit, "gives other counts than this audit; restore it, or delete it and audit again")
+            outcome.blame(layout.audit, "the counts differ from this audit's; restore it, or delete it and audit again")
     return outcome
 
 
 def _agree(sealed: Seal, now: Seal) -> bool:
-    """Whether two seals say the same of the files; what these look like beside what the code makes is of the code."""
+    """Return whether two seals agree about the files; `unlike` is ignored, because it depends on the code too."""
     return sealed.model_copy(update={"unlike": now.unlike}) == now
 
 
 def conclude(outcome: Outcome, layout: Layout) -> None:
-    """Keep what an audit found: the seal if it passed, else its problems.
+    """Write what an audit found: the seal if it passed, else its problems.
 
     Raises:
-        InputError: the folder cannot be written, or is a release, which must stay as it was published, or somebody's.
+        InputError: the folder cannot be written, is a release, which must not change, or is not an experiment's own.
     """
     if not is_own(layout.root):
         kind = "a release" if is_release(layout.root) else "not made by `dhel-kcl configure`"
@@ -151,16 +151,16 @@ def conclude(outcome: Outcome, layout: Layout) -> None:
 
 
 def _check_links(layout: Layout, outcome: Outcome) -> None:
-    """Name files that are links: a job replaces what lies in its output's place, so that nobody's job wrote one."""
+    """Report files that are links: jobs replace links in the place of their outputs, so no job wrote one."""
     for path in walk(layout.root):
         if path.is_symlink():
             circle = path.is_dir()
-            said = "a link to a folder that it lies in" if circle else "a link, not the file that its job wrote"
+            said = "a link to a folder that contains it" if circle else "a link, not the file that its job wrote"
             outcome.blame(path, f"{said}; {'remove it' if circle else 'put the file itself here, or remove the link'}")
 
 
 def _check_files(history: History, outcome: Outcome) -> None:
-    """Compare every file with what the manifest of the job that wrote it, or else of those that read it, records."""
+    """Compare every file with the manifest of the job that wrote it, or else with those of the jobs that read it."""
     links = set(outcome.blamed)
 
     def check(file: Path, recorded: Artifact, manifest: Path) -> None:
@@ -181,20 +181,20 @@ def _check_files(history: History, outcome: Outcome) -> None:
                 if history.recorded(file) != artifact.sha256:
                     outcome.blame(
                         file,
-                        f"changed since {shown(path)} recorded it; if that job was done again, run the workflow again",
+                        f"changed since {shown(path)} recorded it; if that job was rerun, run the workflow again",
                     )
             elif file not in history.written:
                 check(file, artifact, path)
             elif history.written[file][1].sha256 != artifact.sha256:
                 outcome.blame(
                     file,
-                    f"{manifest.stage} of {manifest.subject} used another version than the one that "
+                    f"{manifest.stage} of {manifest.subject} used a different version from the one that "
                     f"{shown(history.written[file][0])} records; run the workflow again",
                 )
 
 
 def _check_jobs(experiment: Experiment, expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
-    """Compare what each manifest says of its job with what the experiment asks for and the code that is there now."""
+    """Compare what each manifest says about its job with the experiment's settings and the present code."""
     uncommitted: dict[str, list[str]] = {}
     unknown: dict[str, list[str]] = {}
     outdated: dict[str, list[str]] = {}
@@ -228,9 +228,9 @@ def _check_jobs(experiment: Experiment, expected: Mapping[Path, Job], history: H
 
 
 def _check_chains(expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
-    """Compare the files that each job read and wrote with those that its stage reads and writes: so the chain is whole.
+    """Check that the chain is complete: each job read and wrote exactly the files that its stage reads and writes.
 
-    The file that a configuration was read from may be any.
+    A configuration may have been read from any file.
     """
     for path, job in expected.items():
         wrote = {absolute(file) for file in job.writes.values()}
@@ -263,7 +263,7 @@ def _check_measurements(experiment: Experiment, outcome: Outcome) -> None:
         written, measured = load_results(layout.results), collect(experiment)
         outcome.measurements = len(measured)
         if len(written) != len(measured) or list(written) != list(measured):
-            outcome.blame(layout.results, "does not list the measurements of the runs; collect again")
+            outcome.blame(layout.results, "does not list the measurements of the runs; rerun collect")
             return
         same = (written == measured) | (written.isna() & measured.isna())
         wrong = measured[~same.all(axis=1)]
@@ -272,9 +272,9 @@ def _check_measurements(experiment: Experiment, outcome: Outcome) -> None:
 
 
 class _Remade:
-    """Compares files with what their jobs would write now, and tells a change of a file from one of what wrote it.
+    """Compares files with what their jobs would write now, and distinguishes changed files from changed code.
 
-    That is for looks. The values that a file shows are compared before: they are the same whatever the code is.
+    This concerns only looks. The values that a file shows are compared before, and must be equal whatever the code is.
     """
 
     def __init__(self, expected: Mapping[Path, Job], history: History, outcome: Outcome) -> None:
@@ -282,13 +282,13 @@ class _Remade:
         self._changed: dict[str, list[str]] = {}
 
     def compare(self, file: Path, same: bool, by: Path, problem: str) -> None:
-        """Blame a file that is not the same; where its job might write other bytes now, that is a warning.
+        """Blame a file that is not the same, or only warn if its job might write different bytes now.
 
         Args:
-            file: what a job wrote.
+            file: a file that a job wrote.
             same: whether it is, byte for byte, what the job would write now.
             by: the manifest of the job.
-            problem: what to say of the file.
+            problem: the problem to report.
         """
         if same:
             return
@@ -298,7 +298,7 @@ class _Remade:
             self._outcome.blame(file, problem)
 
     def warnings(self) -> list[str]:
-        """What could not be compared, and why."""
+        """Return warnings that name the files that differ, and why they may."""
         return [
             f"not byte for byte what would be made now, which may be because {reasons}: {few(files, 3)}"
             for reasons, files in self._changed.items()
@@ -306,19 +306,19 @@ class _Remade:
 
 
 def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
-    """Compare the tidy tables' CSV, which people read, with the Parquet, which programs do."""
+    """Compare the tidy tables' CSV, which people read, with the Parquet, which programs read."""
     for name, stage in (("results", "collect"), ("theory", "theory")):
         table = layout.table(name)
         written = table.with_suffix(".csv")
         with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:
             again, tidy = Path(folder, table.name), load_results(table, table=name)
             if not points_equal(read_points(written), tidy):
-                outcome.blame(written, f"{table.name} gives other values; {stage} again")
+                outcome.blame(written, f"{table.name} gives different values; rerun {stage}")
                 continue
             write_results(tidy, again)
             same = written.read_bytes() == again.with_suffix(".csv").read_bytes()
             remade.compare(
-                written, same, layout.manifest(stage), f"is written otherwise than {table.name}; {stage} again"
+                written, same, layout.manifest(stage), f"is formatted differently from {table.name}; rerun {stage}"
             )
 
 
@@ -337,7 +337,7 @@ def _check_points(experiment: Experiment, remade: _Remade, outcome: Outcome) -> 
 def _check_target(
     layout: Layout, script: declarations.Script, runs: set[str], remade: _Remade, outcome: Outcome
 ) -> None:
-    """Make a figure or table again, from the tidy tables, and compare its files."""
+    """Make a figure or table again from the tidy tables and compare its files."""
     tables = [layout.table(name) for name in script.tables]
     products = {path.suffix: path for path in layout.products(script.name)}
     written = products.pop(".csv")
@@ -352,8 +352,8 @@ def _check_target(
             again = {path.suffix: path for path in render(script.path, tables, Path(folder))}
             if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
                 giving = " and ".join(path.name for path in tables)
-                outcome.blame(written, f"{giving} gives other values; render {script.name} again")
-            said = f"does not show the values of {written.name}; render {script.name} again"
+                outcome.blame(written, f"{giving} gives different values; rerun render for {script.name}")
+            said = f"does not show the values of {written.name}; rerun render for {script.name}"
             for suffix, product in products.items():
                 with outcome.blaming(product):
                     if suffix == ".md" and not shows_points(product, load_target(script.path), points):
@@ -369,11 +369,11 @@ def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -
         current = run_rows(layout.results, manifests, layout.root)
         outcome.points += len(current)
         if read_rows(layout.explorer) != current:
-            outcome.blame(layout.explorer, f"{layout.results.name} gives other values; make explorer again")
+            outcome.blame(layout.explorer, f"{layout.results.name} gives different values; rerun explorer")
             return
         page = explorer_text(layout.results, manifests, layout.explorer, run_stages(experiment.config))
         same = layout.explorer.read_bytes() == page.encode()
-        said = "shows the values of the runs on a page that was changed; make explorer again"
+        said = "shows the values of the runs on a page that was changed; rerun explorer"
         remade.compare(layout.explorer, same, layout.manifest("explorer"), said)
 
 
@@ -382,14 +382,14 @@ def _check_report(experiment: Experiment, remade: _Remade, outcome: Outcome) -> 
     with outcome.blaming(layout.report):
         same, wrong = compare_report(experiment)
         for part in wrong:
-            outcome.blame(layout.report, f"{part} is not what the experiment has; make report again")
+            outcome.blame(layout.report, f"{part} does not match the experiment; rerun report")
         if not wrong:
-            said = "has the figures, tables and settings, but was changed elsewhere; make report again"
+            said = "has the figures, tables and settings, but was changed elsewhere; rerun report"
             remade.compare(layout.report, same, layout.manifest("report"), said)
 
 
 def _check_crate(experiment: Experiment, history: History, outcome: Outcome) -> None:
-    """Warn of a crate that describes the experiment as it was, or is not, as nothing is made from it."""
+    """Warn about an outdated or wrong crate; this is not an error, because nothing is made from the crate."""
     layout = experiment.layout
     if not layout.crate.exists():
         return

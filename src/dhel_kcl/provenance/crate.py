@@ -1,8 +1,9 @@
-"""An experiment's run as a research object that other programs read: a Workflow Run RO-Crate.
+"""An experiment's run as a research object that other programs can read: a Workflow Run RO-Crate.
 
-It follows the profile Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5) and says what the manifests
-say: each job is a `CreateAction`, whose instrument is the code that it ran, object the files and settings that it used,
-and result the files that it wrote. The crate is the experiment's folder, or a release, with a copy of the workflow.
+It follows the profile Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5) and repeats what the
+manifests say. Each job is a `CreateAction`: its instrument is the code that it ran, its object the files and settings
+that it used, and its result the files that it wrote. The crate is the experiment's folder, or a release, with a copy of
+the workflow.
 """
 
 import json
@@ -55,12 +56,12 @@ _WORKFLOW = (
 
 
 def profiles(clone: Path) -> list[Path]:
-    """Snakemake's profiles in a clone or a copy of it; users edit them, so that they do not define the workflow."""
+    """List Snakemake's profiles in a clone or a copy of it; users edit them, so they do not define the workflow."""
     return sorted(clone.glob("workflow/profiles/*/*.yaml"))
 
 
 def workflow_files() -> list[Path]:
-    """What defines the workflow: the rules, their environment, and the figure and table scripts.
+    """List the files that define the workflow: the rules, their environment, and the figure and table scripts.
 
     Raises:
         InputError: they are not in the current folder.
@@ -71,20 +72,20 @@ def workflow_files() -> list[Path]:
 
 
 def write_crate(experiment: Experiment, output: Path | None = None, published: Iterable[Path] = ()) -> list[Path]:
-    """Make a folder a crate: list the software, copy the workflow into it, and write the metadata.
+    """Turn a folder into a crate: list the software, copy the workflow into the folder, and write the metadata.
 
     The same manifests in the same environment give the same bytes.
 
     Args:
         experiment: the experiment, whose folder becomes the crate if no other is given.
         output: the folder of a release, which becomes the crate instead.
-        published: the files of the experiment that the release has.
+        published: the files of the experiment that are in the release.
 
     Returns:
         The files that were written.
 
     Raises:
-        InputError: a manifest, or a file that one records, is missing or another than it was.
+        InputError: a manifest, or a file that a manifest records, is missing or has changed.
     """
     made, there = Layout(output or experiment.layout.root), set(map(absolute, published))
     manifests = [path for path in jobs(experiment) if output is None or absolute(path) in there]
@@ -98,7 +99,7 @@ def write_crate(experiment: Experiment, output: Path | None = None, published: I
 
 
 def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
-    """Remove what an earlier crate copied and this one does not, unless somebody changed it or it is behind a link."""
+    """Remove copies that only an earlier crate made, unless somebody changed them or they are behind a link."""
     if not layout.crate.exists():
         return
     source, new = absolute(layout.source), {absolute(path) for path in copies}
@@ -111,7 +112,7 @@ def _remove_old_copies(layout: Layout, copies: Sequence[Path]) -> None:
 
 
 def described(layout: Layout) -> dict[Path, str]:
-    """The files of a crate with the sha256 that its metadata give.
+    """Return the files of a crate, each with the sha256 that the metadata give.
 
     Raises:
         InputError: the metadata cannot be read.
@@ -128,7 +129,7 @@ def described(layout: Layout) -> dict[Path, str]:
 
 
 def outdated(experiment: Experiment, history: History) -> str | None:
-    """Say why the crate of an experiment is not what `write_crate` would make of it now; None if it is.
+    """Say why an experiment's crate is not what `write_crate` would make now; None if it is.
 
     Args:
         experiment: the experiment.
@@ -140,22 +141,22 @@ def outdated(experiment: Experiment, history: History) -> str | None:
     layout = experiment.layout
     for file, sha256 in described(layout).items():
         if not file.is_file() or history.sha256(file) != sha256:
-            return f"describes another {file.relative_to(absolute(layout.root))} than there is"
+            return f"describes a different {file.relative_to(absolute(layout.root))}"
     now = _describe(experiment, history, _Files(experiment, history, layout, None))
-    return None if read_json(layout.crate) == json.loads(json.dumps(now)) else "does not say what the manifests say"
+    return None if read_json(layout.crate) == json.loads(json.dumps(now)) else "does not match the manifests"
 
 
 class _Files:
-    """Every file of the crate: what the manifests say of it, and its id there.
+    """Every file of the crate: what the manifests say about it, and its id in the crate.
 
     Attributes:
-        made: the files that each job wrote, its manifest last; a job is named by its manifest.
+        made: the files that each job wrote, its manifest last; a job is identified by its manifest.
         used: the files that each job read.
-        from_outside: the files that no job wrote but one read.
+        from_outside: the files that a job read but none wrote.
     """
 
     def __init__(self, experiment: Experiment, history: History, made: Layout, published: set[Path] | None) -> None:
-        """Gather the files; `made` is the crate's folder, `published` what it has of the experiment: all if None."""
+        """Collect the files; `made` is the crate's folder, `published` the experiment's files in it, all if None."""
         self._clone, self._published = Path.cwd(), published
         self._root = absolute(experiment.layout.root)
         self._names = {self._clone: Path(made.source.name), self._root: Path()}
@@ -172,7 +173,9 @@ class _Files:
             for file, artifact in (used := history.inputs(path)).items():
                 known, origin = self._recorded.setdefault(file, (artifact, path))
                 if known.sha256 != artifact.sha256:
-                    raise InputError(f"{file}: {path} used another version than {origin} has; run the workflow again")
+                    raise InputError(
+                        f"{file}: {path} used a different version than {origin} has; run the workflow again"
+                    )
             self.used[path] = list(used)
         self.from_outside = [file for file in self._recorded if file not in by_jobs]
         for file in [*workflow_files(), *profiles(Path())]:
@@ -182,23 +185,23 @@ class _Files:
             published.add(bill)
 
     def _add(self, file: Path, there: Path | None = None) -> Path:
-        """Add a file that no job wrote; it lies `there` if not in its place."""
+        """Add a file that no job wrote; `there` says where to read it if it is elsewhere."""
         there = there or file
         described = Artifact(path=file.name, sha256=sha256_file(there), bytes=there.stat().st_size)
         self._recorded.setdefault(absolute(file), (described, file))
         return absolute(file)
 
     def copy_workflow(self, folder: Path) -> list[Path]:
-        """Copy what lies outside of the experiment's folder into it, and check that what lies inside is there.
+        """Copy files from outside the experiment's folder into `folder`, and check that those inside are there.
 
-        What else lies there stays, as `dhel-kcl crate` did not write it.
+        Other files in `folder` stay, because `dhel-kcl crate` did not write them.
 
         Returns:
             The copies.
 
         Raises:
-            InputError: a file is missing or not the one that was recorded; inside, where the audit hashes all of them,
-                only its size is compared. Or a copy would be written through a link.
+            InputError: a file is missing or has changed since it was recorded, or a copy would be written through a
+                link. Files inside the experiment's folder are compared only by size, because the audit hashes them.
         """
         copies: list[Path] = []
         for file, (artifact, origin) in self._recorded.items():
@@ -220,7 +223,7 @@ class _Files:
         return copies
 
     def _home(self, file: Path) -> Path | None:
-        """The innermost of the experiment's folder and the clone that the file lies in."""
+        """Return the innermost of the two folders, experiment and clone, that contains the file."""
         return next((each for each in (file, *file.parents) if each in self._names), None)
 
     def _has(self, file: Path) -> bool:
@@ -229,15 +232,15 @@ class _Files:
         return self._published is None or home != self._root or file in self._published
 
     def reference(self, file: Path) -> Reference:
-        """The id of a file: its path in the crate, or a fragment if the crate does not have it."""
+        """Return the id of a file: its path in the crate, or a fragment if it is not in the crate."""
         home = self._home(file)
-        if home is None:  # others may have its name
+        if home is None:  # other files may have the same name
             return {"@id": f"#{quote(file.name)}-{self._recorded[file][0].sha256[:16]}"}
         path = (self._names[home] / file.relative_to(home)).as_posix()
         return {"@id": quote(path) if self._has(file) else f"#{quote(path)}"}
 
     def entities(self) -> Iterator[dict[str, Any]]:
-        """The description of each file; one that the crate does not have is no `File`, as the specification asks."""
+        """Describe each file; a file outside the crate is not a `File`, as the specification requires."""
         for file, (artifact, _) in self._recorded.items():
             entity: dict[str, Any] = {**self.reference(file), "@type": "File", "name": file.name}
             if not self._has(file):
@@ -252,7 +255,7 @@ class _Files:
 
 
 class _Graph:
-    """Entities by id, each there once however often it is added."""
+    """Entities by id; an entity that is added several times is kept once."""
 
     def __init__(self) -> None:
         self.entities: dict[str, dict[str, Any]] = {}
@@ -263,14 +266,14 @@ class _Graph:
         return {"@id": identifier}
 
     def link(self, owner: Reference, key: str, reference: Reference) -> None:
-        """Add to what a property of an entity lists."""
+        """Add a reference to the list in a property of an entity."""
         if (link := (owner["@id"], key, reference["@id"])) not in self._linked:
             self._linked.add(link)
             self.entities[owner["@id"]].setdefault(key, []).append(reference)
 
 
 def _describe(experiment: Experiment, history: History, files: _Files) -> dict[str, Any]:
-    """The crate's metadata, JSON-LD."""
+    """Return the crate's metadata as JSON-LD."""
     config, jobs = experiment.config, history.manifests
     graph = _Graph()
     for entity in files.entities():
@@ -379,7 +382,7 @@ def _add_tool(graph: _Graph, name: str, job: Manifest) -> Reference:
 
 
 def _add_package(graph: _Graph, name: str, version: str) -> Reference:
-    """Add a package under its package URL, which the bill of materials has too."""
+    """Add a package under its package URL, which is also used in the bill of materials."""
     kind = "generic" if name == "python" else "pypi"
     return graph.add(f"pkg:{kind}/{name}@{quote(version)}", "SoftwareApplication", name=name, version=version)
 
@@ -395,7 +398,7 @@ def _add_setting(graph: _Graph, step: str, tool: Reference, name: str, value: An
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | int | float]]:
-    """The settings under dotted names; lists, whose order JSON-LD would lose, and null as JSON text."""
+    """Yield the settings under dotted names; lists (whose order JSON-LD would lose) and null become JSON text."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from _flat(each, f"{name}.{key}".lstrip("."))
@@ -404,7 +407,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str | int | float]]
 
 
 def _compact(entity: dict[str, Any]) -> dict[str, Any]:
-    """An entity as RO-Crate wants it: no empty list, and none of one value."""
+    """Return an entity in RO-Crate's form, without empty lists and with single values instead of lists of one."""
     single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in entity.items()}
     return {key: value for key, value in single.items() if value != []}
 
@@ -414,7 +417,7 @@ def _end(job: Manifest) -> str:
 
 
 def _commit(job: Manifest) -> str:
-    """The commit that a job ran at, marked as `git describe` marks one with changes, or whose changes are not known."""
+    """Return a job's commit, with the mark of `git describe` for uncommitted (-dirty) or unknown (-broken) changes."""
     if job.git_commit is None:
         return "unknown"
     return job.git_commit + {True: "-dirty", False: "", None: "-broken"}[job.git_dirty]

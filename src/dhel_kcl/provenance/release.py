@@ -1,8 +1,9 @@
-"""Releases: what is published of a finished experiment, and drawing it again from nothing else.
+"""Releases: publishing a finished experiment, and redrawing its figures, tables and pages from a release alone.
 
-A release has no images, weights or features. It has the tidy tables, every product and page, each run's measurements,
-the manifests of all jobs, and the sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` reads too.
-It is an RO-Crate, unless it was made from an earlier release. It lacks the seal, which lists files that it leaves out.
+A release contains the tidy tables, every product and page, each run's measurements, the manifests of all jobs, and the
+sha256 of each of these files in `SHA256SUMS`, which ``sha256sum -c`` can read. It has no images, weights or features,
+and no seal, because the seal lists files that a release leaves out. It is an RO-Crate, unless it was made from an
+earlier release.
 """
 
 import os
@@ -44,10 +45,10 @@ class Product:
     Attributes:
         release: the folder of the release.
         name: the target, ``explorer`` or ``report``.
-        numbers: whether the released files show them, and are to the byte what is made now unless the code or a package
-            that writes them has changed since; None if there are none to compare.
-        other_bytes: suffixes of the files that are not the released ones byte for byte; None if there are none to
-            compare, or the product is a page, whose links differ.
+        numbers: whether the released files show the same numbers, and have the same bytes as the new ones unless the
+            code or a package that writes them has changed; None if there is nothing to compare.
+        other_bytes: suffixes of the files whose bytes differ from the released ones; None if there is nothing to
+            compare, or if the product is a page, whose links differ.
     """
 
     release: Path
@@ -56,22 +57,23 @@ class Product:
     other_bytes: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        said = [{True: "same numbers", False: "OTHER NUMBERS", None: "not compared"}[self.numbers]]
+        said = [{True: "same numbers", False: "DIFFERENT NUMBERS", None: "not compared"}[self.numbers]]
         if self.other_bytes is not None:
-            said.append(f"other bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
+            said.append(f"different bytes in {' '.join(self.other_bytes)}" if self.other_bytes else "same bytes")
         return f"{self.release} {self.name}: {', '.join(said)}"
 
 
 def release(experiment: Experiment, output: Path, theory_only: bool = False) -> int:
-    """Copy what is published of a finished experiment into a folder, whole or not at all, and make that an RO-Crate.
+    """Copy the publishable files of a finished experiment into a folder, all or nothing, and make it an RO-Crate.
 
-    A release that is there already, and is as it was published, is replaced, but for its README.md. Nothing else is.
-    One that is made from an earlier release is no crate: what the jobs read outside of the experiment is not there.
+    An existing release that is unchanged since it was published is replaced, except for its README.md. Nothing else is
+    replaced. A release made from an earlier release is not a crate, because files that the jobs read from outside the
+    experiment are missing there.
 
     Args:
         experiment: the experiment, or an earlier release.
         output: the folder of the release.
-        theory_only: leave out the runs and whatever is made from them.
+        theory_only: leave out the runs and everything made from them.
 
     Returns:
         The number of files in the release.
@@ -105,7 +107,7 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
             if output.exists():
                 output.rename(replaced)
                 if _has_changed(replaced):
-                    raise InputError(f"{output}: was changed meanwhile, so nothing was replaced; call this again")
+                    raise InputError(f"{output}: changed in the meantime, so nothing was replaced; call this again")
                 if (replaced / README).is_file():
                     shutil.copy2(replaced / README, made / README)
             made.rename(output)
@@ -117,7 +119,7 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
 
 
 def contents(experiment: Experiment, theory_only: bool = False) -> list[Path]:
-    """List the files of an experiment that a release has."""
+    """List the files of an experiment that go into a release."""
     if theory_only:
         of_theory = {name: script for name, script in experiment.targets.items() if script.tables == ("theory",)}
         done = jobs(replace(experiment, chosen=of_theory)).values()
@@ -130,7 +132,7 @@ def contents(experiment: Experiment, theory_only: bool = False) -> list[Path]:
 
 
 def _published(job: Job) -> list[Path]:
-    """What a release has of the files that a job wrote: no images and no weights, and of tables the Parquet."""
+    """List the files of a job that go into a release: no images or weights, and tidy tables only as Parquet."""
     match job.stage.each:
         case "split":
             return []
@@ -145,16 +147,16 @@ def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Check that a release has the files of its `SHA256SUMS` and no others, and that its manifests agree.
+    """Check that a release has exactly the files in its `SHA256SUMS`, and that its manifests agree with them.
 
     Raises:
-        InputError: it does not; one line for each file.
+        InputError: a file is wrong; the message has one line for each such file.
     """
     _refuse(_problems(folder))
 
 
 def check_replaceable(output: Path) -> None:
-    """Refuse a place for a release unless nothing is there, a README.md alone, or a release as it was published.
+    """Refuse a place for a release unless it is empty, or has only a README.md or an unchanged release.
 
     Raises:
         InputError: something else is there, or the place is inside an experiment or another release.
@@ -170,18 +172,18 @@ def check_replaceable(output: Path) -> None:
         raise InputError(f"{output}: an experiment's own folder; choose another one for the release")
     foreign = _foreign(output)
     if foreign:
-        raise InputError(f"{output / foreign}: not of a release, and would be lost; choose another folder")
+        raise InputError(f"{output / foreign}: not part of a release, and would be lost; choose another folder")
 
 
 def _foreign(folder: Path) -> str | None:
-    """The first thing in a folder that does not belong to a release as it was published, by its path there."""
+    """Return the relative path of the first thing in a folder that does not belong to an unchanged release."""
     entries = _entries(folder)
     sums = _read_sums(folder) if entries.get(SUMS, False) else {}
     for name, is_file in entries.items():
         if not is_file or name not in (SUMS, README, *sums):
             return name
     for path, names, files in os.walk(folder):
-        if not (names or files) and Path(path) != folder:  # no file's folder
+        if not (names or files) and Path(path) != folder:  # an empty folder
             return os.path.relpath(path, folder)
     if sums:
         problems = _problems(folder) or _not_ours(folder, sums)
@@ -191,7 +193,7 @@ def _foreign(folder: Path) -> str | None:
 
 
 def _has_changed(folder: Path) -> bool:
-    """Whether a folder that could be replaced a moment ago no longer can: somebody may have put a file into it."""
+    """Return whether a folder may no longer be replaced, because somebody has just put a file into it."""
     try:
         return _foreign(folder) is not None
     except InputError:
@@ -199,7 +201,7 @@ def _has_changed(folder: Path) -> bool:
 
 
 def _not_ours(folder: Path, sums: Mapping[str, str]) -> list[str]:
-    """Files of a release that no job wrote, or that a release does not have; its manifests say which job wrote what."""
+    """Find files that, according to the manifests, no job wrote, or that do not belong in a release."""
     layout = Layout(folder)
     load_config(layout.config)
     if not records_configuration(layout):
@@ -225,13 +227,13 @@ def _matches(name: str, files: Iterable[Path]) -> bool:
 
 
 def _drawn(layout: Layout) -> list[Path]:
-    """The names, with wildcards, of everything that is drawn from tables."""
+    """Return path patterns of everything that is drawn from tables."""
     products = [path for target in ("fig_*", "table_*") for path in layout.products(target)]
     return [layout.explorer, layout.report, *products]
 
 
 def _released(layout: Layout) -> list[Path]:
-    """The names, with wildcards, of the files of a release besides its manifests."""
+    """Return path patterns of the files of a release, apart from its manifests."""
     tables = [layout.table(name) for name in declarations.TABLES]
     measured = measurements(layout, "*", (name for name, stage in STAGES.items() if stage.each == "run"))
     return [layout.config, layout.sbom, *tables, *_drawn(layout), *measured]
@@ -253,7 +255,7 @@ def _problems(folder: Path) -> list[str]:
 
 
 def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
-    """Files whose sha256 is not the one that a job saw, and tables that no job wrote."""
+    """Find files whose sha256 is not the recorded one, and tables that no job wrote."""
     names = {absolute(folder / name): name for name in sums}
     history = History(folder / name for name in sums if re.fullmatch(_MANIFEST, name))
     problems: dict[str, str] = {}
@@ -272,12 +274,12 @@ def _contradictions(folder: Path, sums: Mapping[str, str]) -> list[str]:
 
 
 def _listed(folder: Path) -> dict[str, Path]:
-    """Whatever a release's `SHA256SUMS` has to list, by its path in it."""
+    """Return everything that a release's `SHA256SUMS` has to list, by relative path."""
     return {name: folder / name for name in _entries(folder) if name not in (SUMS, README)}
 
 
 def _entries(folder: Path) -> dict[str, bool]:
-    """Everything below a folder but folders, by its path there, and whether it is a file; a link is not.
+    """Return everything in a folder except subfolders, by relative path, and whether it is a file; links are not files.
 
     Raises:
         OSError: a folder cannot be read.
@@ -310,22 +312,22 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> Iterator[Product]:
-    """Make every figure, table and page of some releases again, from their tables, on all cores.
+    """Redraw every figure, table and page of some releases from their tables, on all cores.
 
-    Every file of every release is verified first. A release without results has the figures and tables of the
-    theorems only, and no pages.
+    Every file of every release is verified first. A release without results has only the figures and tables of the
+    theorems, and no pages.
 
     Args:
         folders: the releases.
-        output: where the products go, in a folder of each release's name, which is new or of an earlier redraw. A
-            `SHA256SUMS` there lists what was made, by which the next redraw knows what it may replace.
+        output: where the products go, in a folder named after each release, which must be new or from an earlier
+            redraw. A `SHA256SUMS` there lists what was made, so that the next redraw knows what it may replace.
         scripts: the folder of the figure and table scripts.
 
     Yields:
-        Each product once it is made and compared with the released one.
+        Each product, once it is made and compared with the released one.
 
     Raises:
-        InputError: a release is damaged, cannot be drawn, or something else is where its products would go.
+        InputError: a release is damaged or cannot be drawn, or something else is in the place of its products.
     """
     names = [folder.resolve().name for folder in folders]
     for folder, name in zip(folders, names, strict=True):
@@ -355,7 +357,7 @@ def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> It
 
 
 def _list(product: Product, output: Path) -> None:
-    """Add the files of a product to the list of what a redraw made."""
+    """Add the files of a product to the redraw's `SHA256SUMS`."""
     made = Layout(output / product.release.resolve().name)
     pages = {"explorer": [made.explorer], "report": [made.report]}
     files = pages.get(product.name) or made.products(product.name)
@@ -364,7 +366,7 @@ def _list(product: Product, output: Path) -> None:
 
 
 def _check_redrawable(folder: Path) -> None:
-    """Refuse a place for products unless nothing is there, or products and pages alone, as an earlier redraw left them.
+    """Refuse a place for products unless it is empty, or has only unchanged products and pages of an earlier redraw.
 
     Raises:
         InputError: something else is there, or the place is inside an experiment or a release.
@@ -383,7 +385,7 @@ def _check_redrawable(folder: Path) -> None:
         ours = name == SUMS or Path(name).name.startswith(TEMPORARY)
         drawn_here = _matches(name, drawn) and name in sums
         if not (is_file and (ours or (drawn_here and sha256_file(folder / name) == sums[name]))):
-            raise InputError(f"{folder / name}: not of an earlier redraw; choose another output")
+            raise InputError(f"{folder / name}: not from an earlier redraw; choose another output")
 
 
 def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
@@ -403,7 +405,7 @@ def _draw(folder: Path, script: declarations.Script, output: Path) -> Product:
 
 
 def _may_differ(manifest: Path, code: str) -> bool:
-    """Whether what a job made for a release may have other bytes now: its code, or a package, is another version."""
+    """Return whether a job's output may have different bytes now, because its code or a package has changed."""
     return manifest.exists() and bool(changes_since(load_manifest(manifest), code))
 
 

@@ -1,7 +1,8 @@
-"""After a crash: find the files that are not what their manifests say, and move them out of the workflow's way.
+"""Repair after a crash: find the files that do not match their manifests, and move them out of the workflow's way.
 
-A file gets its name when it is whole and on the disk (`files.atomic_path`), so a killed job leaves no half of one.
-A disk that loses power may lose what it said it had; Snakemake, which looks at names and times, would use what is left.
+A file gets its name only once it is complete and on disk (`files.atomic_path`), so a killed job leaves no partial file.
+But a disk that loses power may lose data that it had confirmed. Snakemake looks only at names and times, and would use
+what is left.
 """
 
 import itertools
@@ -23,18 +24,18 @@ from dhel_kcl.jobs.running import is_running, marks
 from dhel_kcl.jobs.stages import STAGES
 
 SUFFIX = ".damaged"
-"""What the name of a file that was moved aside ends in."""
+"""Suffix of damaged files that were moved aside."""
 
 
 def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
-    """Repair an experiment if the last workflow on it did not end by itself; else do nothing, at no cost.
+    """Repair an experiment if the last workflow on it crashed; otherwise do nothing, at no cost.
 
-    Jobs of a cluster may outlive their workflow, so nothing is touched that one of them could be writing. Nothing is
-    done in a folder that `check_is_experiment` refuses.
+    Cluster jobs may outlive their workflow, so files that one of them could be writing are not touched. Nothing is done
+    in a folder that `check_is_experiment` refuses.
 
     Args:
         layout: the experiment's folder.
-        dry_run: say what is damaged and change nothing.
+        dry_run: report damage and change nothing.
 
     Raises:
         InputError: a file cannot be read or moved.
@@ -45,28 +46,29 @@ def repair_after_crash(layout: Layout, *, dry_run: bool = False) -> None:
         return
     if unclear:
         console.print(
-            f"{layout.root}: {', '.join(unclear)} (host-process) may still run a workflow on it, which cannot be told "
-            f"from here, so its files are not checked; if none runs, call: {_command(layout)}"
+            f"{layout.root}: {', '.join(unclear)} (host-process) may still be running a workflow on it. This cannot be "
+            f"checked from here, so its files are not checked; if none is running, run: {_command(layout)}"
         )
         return
-    console.print(f"{layout.root}: the last workflow did not end by itself; checking what it left")
+    console.print(f"{layout.root}: the last workflow crashed; checking the files that it left")
     repair(layout, dry_run=dry_run, jobs_may_run=True)
 
 
 def check_is_experiment(layout: Layout) -> None:
-    """Refuse a folder in which nothing shows that jobs of ours worked there: repair moves and removes files by name.
+    """Refuse a folder unless something shows that jobs of this package worked there.
 
-    A crash may have damaged any file, so it is enough that one sound manifest records a file that is there, be it
-    damaged. So is the mark of a workflow, or a sound configuration, where `dhel-kcl configure` left its two files.
+    Repair moves and removes files by name, so it must not run anywhere else. A crash may have damaged any file, so it
+    is enough that one intact manifest records an existing file, even a damaged one. Where `dhel-kcl configure` left its
+    two files, a workflow's mark or an intact configuration is enough too.
 
     Raises:
-        InputError: the folder is missing, a release, or not known to be an experiment's.
+        InputError: the folder is missing, is a release, or is not known to be an experiment's.
     """
     root = layout.root
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give an experiment's, such as results/quickstart")
     if is_release(root):
-        raise InputError(f"{root}: a release, which stays as it was published; take it anew from where you got it")
+        raise InputError(f"{root}: a release, which stays as it was published; get a fresh copy of it")
     if not _is_ours(layout):
         raise InputError(f"{root}: no job has left a sound manifest in it; give one experiment's folder")
 
@@ -78,10 +80,10 @@ def _is_ours(layout: Layout) -> bool:
 
 
 def check_free(layout: Layout) -> None:
-    """Refuse to make a folder an experiment's if jobs would write over what is there and none of them made.
+    """Refuse to turn a folder into an experiment's if jobs would overwrite files that no job made.
 
-    An experiment that lost its configuration in a crash is known by a file that is as its job's manifest records it,
-    or by the damaged configuration, which `repair` moved aside.
+    An experiment that lost its configuration in a crash is recognised by a file that matches its manifest, or by the
+    damaged configuration that `repair` moved aside.
 
     Raises:
         InputError: the folder has a file, or something else, under a name that a job writes.
@@ -92,11 +94,11 @@ def check_free(layout: Layout) -> None:
     patterns = [*outputs(layout), *manifests(layout), *(str(path.relative_to(layout.root)) for path in alone)]
     there = next((path for path in _found(layout.root, patterns) if path != layout.manifest("configure")), None)
     if there and not any(file.is_file() and sha256_file(file) == sha256 for file, sha256 in _recorded(layout)):
-        raise InputError(f"{there}: jobs would write over it, and none of them made it; choose another folder")
+        raise InputError(f"{there}: jobs would overwrite it, but none of them made it; choose another folder")
 
 
 def _recorded(layout: Layout) -> Iterator[tuple[Path, str]]:
-    """The files that sound manifests in an experiment's folder say its jobs wrote, with their sha256."""
+    """Yield the files that the jobs of an experiment wrote according to its intact manifests, with their sha256."""
     history, written = History(), {absolute(path) for path in _found(layout.root, outputs(layout))}
     for path in _found(layout.root, manifests(layout)):
         if _is_sound(history.load, path):
@@ -116,7 +118,7 @@ def _is_sound(read: Callable[[Path], object], path: Path) -> bool:
 
 
 def _is_resolved(config: Path) -> bool:
-    """Whether a configuration is missing, or whole and in the form in which `dhel-kcl configure` writes it."""
+    """Return whether a configuration is missing, or is exactly what `dhel-kcl configure` would write."""
     try:
         return not os.path.lexists(config) or read_regular(config) == resolved_text(load_config(config)).encode()
     except (InputError, OSError):
@@ -126,31 +128,31 @@ def _is_resolved(config: Path) -> bool:
 def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False) -> list[Path]:
     """Hash every file that a manifest lists; move damaged ones to ``<name>.damaged``, so that they are made again.
 
-    The manifests of their jobs are removed, which tells planning to run these jobs again. Unreadable manifests count as
-    damaged. Files in a manifest that no job of the experiment writes are reported but not touched, and so is whatever
-    lies behind a link, as another experiment may use it. Marks of workflows that crashed are removed.
+    The manifests of their jobs are removed, which tells planning to rerun these jobs. Unreadable manifests count as
+    damaged. Files in a manifest that no job of the experiment writes are reported but not touched. Neither are files
+    behind a link, because another experiment may use them. Marks of crashed workflows are removed.
 
     Args:
-        layout: the experiment's folder; no workflow runs on it.
-        dry_run: say what is damaged and change nothing.
-        jobs_may_run: leave outputs that are newer than their manifests, and temporary files; else those that no process
-            writes any more are removed (`files.remove_abandoned`).
+        layout: the experiment's folder; no workflow may be running on it.
+        dry_run: report damage and change nothing.
+        jobs_may_run: leave temporary files, and outputs that are newer than their manifests, alone. If false, temporary
+            files that no process is writing are removed (`files.remove_abandoned`).
 
     Returns:
         The damaged files.
 
     Raises:
-        InputError: a file cannot be read or moved, or, once all others are repaired, one lies behind a link.
+        InputError: a file cannot be read or moved; or a damaged file is behind a link, after all others are repaired.
     """
     found = marks(layout)
     damaged, again = _check(layout, jobs_may_run)
     behind = {path: link for path in (*damaged, *again) if (link := _link(layout.root, path))}
     for path, link in behind.items():
-        why = damaged.get(path, "its job has to be done again")
+        why = damaged.get(path, "its job must be rerun")
         console.print(f"{path}: {why}, but behind the link {link}; left alone, remove it or restore what was damaged")
     try:
         for path in sorted(again - set(damaged) - behind.keys()):
-            console.print(f"{path}: {'would be ' if dry_run else ''}removed, as its job has to be done again")
+            console.print(f"{path}: {'would be ' if dry_run else ''}removed, because its job must be rerun")
             if not dry_run:
                 path.unlink()
         for path in [path for path in damaged if path not in behind]:
@@ -174,13 +176,13 @@ def repair(layout: Layout, *, dry_run: bool = False, jobs_may_run: bool = False)
 
 
 def _free(path: Path) -> Path:
-    """The path of a damaged file, with a number if that of an earlier one is there."""
+    """Return a free path for a damaged file, with a number if an earlier one took the name."""
     names = (path.with_name(f"{path.name.removesuffix(SUFFIX)}.{number}{SUFFIX}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], names) if not os.path.lexists(each))
 
 
 def _link(root: Path, path: Path) -> Path | None:
-    """The first link on the way from the experiment's folder to a file, which may be the file itself."""
+    """Return the first link on the path from the experiment's folder to a file, which may be the file itself."""
     below = [path, *path.parents][: len(path.relative_to(root).parts)]
     return next((each for each in reversed(below) if each.is_symlink()), None)
 
@@ -190,7 +192,7 @@ def _found(root: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def _remove_abandoned(layout: Layout) -> None:
-    """Remove what killed jobs were writing from the folders that jobs write to, but from none behind a link."""
+    """Remove temporary files of killed jobs from the folders that jobs write to, but not behind links."""
     folders = {str(Path(pattern).parent) for pattern in (*outputs(layout), *manifests(layout))} - {"."}
     checkpoints = str(Path(layout.run("*").relative_to(layout.root), "checkpoints", "*"))
     for folder in [layout.root, *_found(layout.root, sorted({*folders, checkpoints}))]:
@@ -201,7 +203,7 @@ def _remove_abandoned(layout: Layout) -> None:
 
 
 def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Path]]:
-    """Damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
+    """Find damaged files, each with the reason, and the manifests of jobs whose outputs are damaged or gone."""
     folder, history = layout.root, History()
     damaged: dict[Path, str] = {}
     again: set[Path] = set()
@@ -239,13 +241,13 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
                 damaged[file] = f"not what {path} records"
                 kept = kept or _link(folder, file) is not None
                 again.add(path)
-        if kept:  # by its manifest the next check finds what stays
+        if kept:  # the next check needs the manifest to find the damaged file that stays
             again.discard(path)
             gone.discard(path)
-    # Of a folder that somebody put copies of manifests into nothing is removed.
+    # Remove nothing from a folder into which somebody only copied manifests.
     if whole and os.path.lexists(layout.config):
         again |= gone
-    # Else `configure`, which replaces only what it wrote, would refuse what a crash left of it.
+    # Otherwise `configure`, which replaces only what it wrote, would refuse what a crash left of the file.
     if not _is_sound(load_manifest, layout.manifest("configure")) and not _is_resolved(layout.config):
         damaged[layout.config] = "not what `dhel-kcl configure` writes"
     with _named(layout.audit):
@@ -259,7 +261,7 @@ def _check(layout: Layout, jobs_may_run: bool) -> tuple[dict[Path, str], set[Pat
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name a file that cannot be read: not every OSError does."""
+    """Name the file in errors raised while it is read, because not every OSError does."""
     try:
         yield
     except OSError as error:
@@ -267,11 +269,11 @@ def _named(path: Path) -> Iterator[None]:
 
 
 _SUBJECTS = {"experiment": ("",), "split": ("*/*",), "run": ("*",), "target": ("fig_*", "table_*")}
-"""Patterns of what jobs are about, by `Stage.each`."""
+"""Patterns of the subjects of jobs, by `Stage.each`."""
 
 
 def outputs(layout: Layout) -> list[str]:
-    """Patterns, below the experiment's folder, of the files that its jobs list in manifests as their outputs."""
+    """Return patterns, relative to the experiment's folder, of the outputs that its jobs list in manifests."""
     files = [
         file
         for stage in STAGES.values()
@@ -282,6 +284,6 @@ def outputs(layout: Layout) -> list[str]:
 
 
 def manifests(layout: Layout) -> list[str]:
-    """Patterns, below the experiment's folder, of the manifests of its jobs."""
+    """Return patterns, relative to the experiment's folder, of the manifests of its jobs."""
     paths = [stage.manifest(layout, each) for stage in STAGES.values() for each in _SUBJECTS[stage.each]]
     return [str(path.relative_to(layout.root)) for path in paths]

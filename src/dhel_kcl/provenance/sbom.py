@@ -15,9 +15,9 @@ _COMMAND = (
 
 
 def write_sbom(path: Path) -> None:
-    """Write every installed package with its version, licence and dependencies, as CycloneDX 1.6 JSON.
+    """Write a list of every installed package with its version, licence and dependencies, as CycloneDX 1.6 JSON.
 
-    The same environment gives the same bytes: there is no time, no serial number, and no folder of a local package.
+    The same environment gives the same bytes: no times, serial numbers or folders of local packages are written.
 
     Raises:
         InputError: the packages cannot be listed.

@@ -1,15 +1,16 @@
-"""The seal of an experiment: the sha256 of every file in its folder, which an audit that passes writes as audit.json.
+"""The seal of an experiment: `audit.json`, the sha256 of every file in its folder, written by an audit that passes.
 
-Manifests describe what jobs read and write. The seal adds all the rest: logs, benchmarks, TensorBoard's events,
-the manifests themselves. Not sealed are `audit.json`, the audit's own log, benchmark and list of problems, the mark of
-a running workflow, drawings of `dhel-kcl watch`, which anyone may make at any time, features that the workflow
-discards, the crate, damaged files that were moved aside, and temporary files.
+Manifests describe what jobs read and write. The seal covers everything else too: logs, benchmarks, TensorBoard's
+events and the manifests themselves. It leaves out `audit.json`, the audit's own log, benchmark and list of problems,
+the mark of a running workflow, plots by `dhel-kcl watch` (which anyone may make at any time), features that the
+workflow discards, the crate, damaged files that were moved aside, and temporary files.
 
-An audit that fails leaves the seal as it is: without it, the next audit would pass over a change that nothing else
-shows. So that an old pass does not count after a failure, the problems are kept beside it until an audit passes.
-The workflow removes the seal before it audits again, which it does when a job was done again.
+An audit that fails leaves the seal unchanged: without it, the next audit would miss a change that nothing else
+reveals. The problems are kept beside the seal until an audit passes, so that an old pass does not count after a
+failure. When a job is rerun, the workflow audits again and removes the seal first.
 
-Who can write the folder can write a new seal. The audit therefore prints the seal's own sha256, to be kept elsewhere.
+Anyone who can write to the folder can write a new seal. The audit therefore prints the seal's own sha256, to be kept
+elsewhere.
 """
 
 import json
@@ -24,14 +25,15 @@ from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.ownership import is_own
 
-_AGAIN = "if a job was done again, run the workflow again"
+_AGAIN = "if a job was rerun, run the workflow again"
 
 
 class Seal(BaseModel):
-    """What an audit that passed counted, and the sha256 of each file by its path below the experiment's folder.
+    """The counts of an audit that passed, and the sha256 of each file by its path in the experiment's folder.
 
-    `uncommitted` has a line for each stage of which a job ran code with uncommitted changes, or of an unknown commit;
-    `unlike` a line for pictures and pages that have other bytes than the code of that audit makes, and why they may.
+    `uncommitted` has a line for each stage with a job that ran code with uncommitted changes or of an unknown commit.
+    `unlike` has lines that name pictures and pages whose bytes differ from what the code made at the time of that
+    audit, with the reason.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -44,30 +46,30 @@ class Seal(BaseModel):
     sha256: dict[str, str]
 
     def text(self) -> str:
-        """The one form in which the seal is written; its last entry is a digest of the others."""
+        """Return the text of audit.json; its last entry is a digest of the others."""
         content = self.model_dump(exclude_defaults=True)
         return json.dumps({**content, "seal": sha256_json(content)}, indent=2) + "\n"
 
 
 def begin(layout: Layout) -> None:
-    """Make a pass of an earlier audit count no longer, before another one that may end by an error or be killed.
+    """Invalidate the pass of an earlier audit before a new audit, which may fail or be killed.
 
-    It is called first of all: whoever interrupts an audit in its first seconds must not find the earlier pass. Nothing
-    is written where there is none, nor into a folder that is no experiment's own.
+    This must be called first, so that the earlier pass does not count even if the audit is interrupted in its first
+    seconds. Nothing is written if there was no earlier audit or the folder is not an experiment's own.
 
     Raises:
         InputError: the folder cannot be written.
     """
     if (layout.audit.exists() or layout.audit_problems.exists()) and is_own(layout.root):
         with atomic_path(layout.audit_problems) as temporary:
-            temporary.write_text(f"{layout.root}: an audit began and did not end; audit again", encoding="utf-8")
+            temporary.write_text(f"{layout.root}: an audit started and did not finish; audit again", encoding="utf-8")
 
 
 def read_seal(path: Path) -> Seal:
     """Read a seal.
 
     Raises:
-        InputError: it is missing, a pipe or a device, or is not to the byte what an audit writes.
+        InputError: it is missing, a pipe or a device, or not byte for byte what an audit writes.
     """
     try:
         content = read_regular(path)
@@ -86,18 +88,18 @@ def read_seal(path: Path) -> Seal:
 
 
 def file_digests(experiment: Experiment, sha256: Callable[[Path], str]) -> dict[str, str]:
-    """List what a seal of the experiment's folder, as it is now, holds; folders that are links are entered.
+    """Return the digests that a seal of the experiment's folder would contain now; linked folders are entered.
 
-    The crate is apart, as it may be made when the audit is over.
+    The crate is left out, because it may be made after the audit.
 
     Args:
         experiment: the experiment.
-        sha256: gives the digest of a file.
+        sha256: returns the digest of a file.
 
     Raises:
         InputError: a file or folder cannot be read.
     """
-    from dhel_kcl.provenance.repair import SUFFIX  # not above: it takes time that `begin` has not
+    from dhel_kcl.provenance.repair import SUFFIX  # not at the top: importing it takes too long for `begin`
 
     layout = experiment.layout
     apart = {layout.audit, layout.audit_problems, layout.log("audit"), layout.benchmark("audit"), layout.running}
@@ -117,7 +119,7 @@ def file_digests(experiment: Experiment, sha256: Callable[[Path], str]) -> dict[
 
 
 def changed(layout: Layout, seal: Seal, files: Iterable[Path]) -> list[Path]:
-    """Those of some files of an experiment that are not as they were sealed, each once."""
+    """Return the files of an experiment that differ from the seal, each once."""
     return [
         path
         for path in dict.fromkeys(files)
@@ -126,7 +128,7 @@ def changed(layout: Layout, seal: Seal, files: Iterable[Path]) -> list[Path]:
 
 
 def differences(sealed: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Each file that is not as it was sealed, and how it differs."""
+    """Yield each file that differs from the seal, and how it differs."""
     for name in sorted(sealed.keys() | now.keys()):
         if name not in now:
             yield name, f"missing, but sealed by the audit; {_AGAIN}"

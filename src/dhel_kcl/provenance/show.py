@@ -1,4 +1,4 @@
-"""What a terminal shows of an experiment: the headline, where its files lie, and whether they passed an audit."""
+"""The summary that `dhel-kcl show` prints: headline accuracies, paths of the files, and the outcome of the audit."""
 
 import shlex
 
@@ -14,10 +14,10 @@ from dhel_kcl.provenance.seal import Seal, changed, read_seal
 
 
 def show(experiment: Experiment) -> None:
-    """Print the headline accuracies and where every figure, table and page lies.
+    """Print the headline accuracies and where every figure, table and page is.
 
     Raises:
-        InputError: the headline is missing, or one of the files is not as it was when an audit passed.
+        InputError: the headline table is missing, or a file has changed since it passed an audit.
     """
     layout = experiment.layout
     headline = layout.tables / "table_linear_accuracy.md"
@@ -52,7 +52,7 @@ def show(experiment: Experiment) -> None:
 
 
 def _seal(layout: Layout) -> Seal | None:
-    """The seal, unless a later audit has failed or did not end, or none can: a release has no seal that counts."""
+    """Return the seal if it counts; it does not in a release, or if a later audit failed or did not finish."""
     passed = is_own(layout.root) and layout.audit.exists() and not layout.audit_problems.exists()
     return read_seal(layout.audit) if passed else None
 

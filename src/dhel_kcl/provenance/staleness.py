@@ -1,9 +1,8 @@
-"""Which jobs of an experiment have to be done again: what their manifests record, against what is there now.
+"""Finding stale jobs: comparing what their manifests record with what is there now.
 
-Snakemake has records of its own, beside the repository. They stay behind when results are copied, and the times of
-files, by which it goes too, are then those of the copying. So a job is stale if its manifest says so: it was made under
-other settings, by other code, or from other files than there are now, or a file of it is gone. Times are set right
-where they contradict that.
+Snakemake's own records are left behind when results are copied, and the file times that it also uses are then those of
+the copy. Staleness therefore depends on the manifests: a job is stale if its settings, its code or its input files have
+changed, or one of its files is gone. File times that contradict this are corrected.
 """
 
 import os
@@ -26,28 +25,28 @@ from dhel_kcl.provenance.seal import read_seal
 
 
 def set_time(file: Path, nanoseconds: int) -> None:
-    """Give a file a time of modification."""
-    with suppress(OSError):  # in a folder that cannot be written Snakemake plans what it takes for old
+    """Set the modification time of a file."""
+    with suppress(OSError):  # in a read-only folder Snakemake simply plans the jobs that it considers old
         os.utime(file, ns=(nanoseconds, nanoseconds))
 
 
 def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = set_time) -> dict[Path, str]:
-    """Find the jobs that were done, and have to be done again.
+    """Find the jobs that were done before and have to be rerun.
 
-    Jobs that were never done are not among them: Snakemake sees that. But it does not make again what is gone, if all
-    that was made from it is there: jobs of which a file is missing are. Jobs that only follow from these are not:
-    Snakemake does them after those that they depend on.
+    Jobs that were never done are not included, because Snakemake finds those. Jobs with a missing file are included,
+    because Snakemake does not remake a file if everything made from it exists. Jobs that are stale only because they
+    depend on these are not included, because Snakemake reruns them anyway.
 
-    Where all that a job read is as it recorded it, but newer than what it wrote, as after copying, what it wrote is
-    given the time of the newest file that it read. What it wrote at a time in the future, and is as it was recorded, is
-    given the present time. In a release, and in a folder that is no experiment's, times stay as they are.
+    If the inputs of a job are unchanged but newer than its outputs, as after copying, the outputs get the time of the
+    newest input. Unchanged outputs whose time lies in the future get the present time. In a release, and in a folder
+    that is not an experiment's, times are left alone.
 
     Args:
         experiment: the experiment.
-        set_time: gives a file a time; a dry run only notes it.
+        set_time: sets the time of a file; a dry run only records it.
 
     Returns:
-        The manifest of each such job, with the reason in a few words.
+        The manifest of each stale job, with a short reason.
     """
     stale: dict[Path, str] = {}
     history, expected, layout = History(discarded=experiment.discarded), jobs(experiment), experiment.layout
@@ -61,7 +60,7 @@ def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = s
             continue
         except OSError:
             continue
-        # No rule runs configure: each call that runs jobs does.
+        # No rule runs configure; every call that runs jobs does.
         if job.stage.name != "configure" and (reason := _changed(job, history, times)):
             stale[path] = reason
     for path, job in expected.items():
@@ -73,10 +72,10 @@ def stale_jobs(experiment: Experiment, set_time: Callable[[Path, int], None] = s
 
 
 def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
-    """Say why jobs are stale, one line for each stage and reason.
+    """Say why jobs are stale, in one line for each stage and reason.
 
     Args:
-        stale: as `stale_jobs` gives it.
+        stale: the return value of `stale_jobs`.
         experiment: the experiment.
     """
     every = jobs(experiment)
@@ -90,7 +89,7 @@ def explain(stale: Mapping[Path, str], experiment: Experiment) -> Iterator[str]:
 
 
 def _was_done(job: Job, history: History) -> bool:
-    """Whether a job without a manifest was done: something made from its files is there, or its rule ended."""
+    """Return whether a job without a manifest was done: a file made from its outputs exists, or its rule finished."""
     wrote = [*job.writes.values(), job.manifest]
     if any(map(history.users, wrote)) or (job.layout.report in wrote and job.layout.audit.exists()):
         return True
@@ -99,12 +98,12 @@ def _was_done(job: Job, history: History) -> bool:
 
 
 def _changed(job: Job, history: History, times: "_Times") -> str | None:
-    """Say why a job is stale, if it is; else set the times of what it wrote right."""
+    """Say why a job is stale; if it is not, correct the times of its outputs."""
     if reason := why_stale(job, history):
         return reason
     wrote = history.outputs(job.manifest)
     if any(file in history.discarded and file.exists() for file in wrote):
-        return "compute.keep_features is false now"
+        return "compute.keep_features is now false"
     read = {file: artifact.sha256 for file, artifact in history.inputs(job.manifest).items()}
     written: dict[Path, str | None] = {
         job.manifest: None,
@@ -115,9 +114,9 @@ def _changed(job: Job, history: History, times: "_Times") -> str | None:
 
 
 def _changed_since_audit(experiment: Experiment, history: History, times: "_Times") -> str | None:
-    """Say why the audit is stale, if it is; else set its time right."""
+    """Say why the audit is stale; if it is not, correct its time."""
     layout = experiment.layout
-    # The call that does the audit again runs configure first.
+    # The call that reruns the audit runs configure first.
     if missing := [file for file in (layout.config, layout.manifest("configure")) if not file.exists()]:
         return f"{missing[0].name} is missing"
     try:
@@ -126,13 +125,13 @@ def _changed_since_audit(experiment: Experiment, history: History, times: "_Time
         return "its seal cannot be read"
     for path in history.manifests:
         if sealed.get(path.relative_to(layout.root).as_posix()) != history.recorded(path):
-            return f"{path} is not the one that it saw"
+            return f"{path} has changed since"
     audited = {absolute(layout.report): sealed.get(layout.report.name, "")}
     return times.set_right(audited, history.manifests, {layout.audit: None, layout.benchmark("audit"): None})
 
 
 class _Times:
-    """The times of an experiment's files, as Snakemake will see them."""
+    """The modification times of an experiment's files, as Snakemake will see them."""
 
     def __init__(self, layout: Layout, history: History, set_time: Callable[[Path, int], None]) -> None:
         self._root, self._history = layout.root, history
@@ -143,17 +142,17 @@ class _Times:
     def set_right(
         self, read: Mapping[Path, str], asked_for: Iterable[Path], written: Mapping[Path, str | None]
     ) -> str | None:
-        """Give what a job wrote the time of the newest file that it read, if that one is newer but has not changed.
+        """Give a job's outputs the time of its newest input, if that input is newer but unchanged.
 
-        A file that was discarded counts with the time of the manifest of its job.
+        A discarded file counts with the time of its job's manifest.
 
         Args:
             read: the files that the job read, with the sha256 that it recorded.
             asked_for: further files that its rule asks for.
-            written: the files that it wrote, with the sha256 that is recorded of each, if any.
+            written: the files that it wrote, each with its recorded sha256, if any.
 
         Returns:
-            Why the job is stale, if it is after all.
+            The reason if the job turns out to be stale, else None.
         """
         now, history = time.time_ns(), self._history
         times = {file: self._time(file) or self._time(history.writer(file) or file) for file in [*read, *asked_for]}
@@ -171,14 +170,14 @@ class _Times:
         return None
 
     def _may_set(self, file: Path, recorded: str | None) -> bool:
-        """Whether a file lies where jobs write; that of an output is what a manifest says, which may be anywhere."""
+        """Return whether a file is where jobs write; a manifest can name an output at any other place."""
         if file.is_symlink():
             return False
         place = Path("/", os.path.relpath(file.absolute(), self._root.absolute()))
         return recorded is None or any(place.match(f"/{pattern}") for pattern in self._patterns)
 
     def _time(self, file: Path) -> int:
-        """When a file was last changed, in nanoseconds, or the time that it was given; 0 if it is not there."""
+        """Return the modification time of a file in nanoseconds, or the time it was set to; 0 if it does not exist."""
         try:
             return self._given.get(absolute(file)) or file.stat().st_mtime_ns
         except OSError:

@@ -1,7 +1,7 @@
-"""Where a file, or one number of a figure or table, came from, in words: what `dhel-kcl trace` prints.
+"""The origin of a file, or of one number in a figure or table, in words: what `dhel-kcl trace` prints.
 
-Everything is read from the manifests, and each file that is named is hashed again. What no longer holds is said in the
-same line.
+Everything is read from the manifests, and each file that is named is hashed again. Anything that no longer holds is
+stated on the same line.
 """
 
 import csv
@@ -29,11 +29,11 @@ from dhel_kcl.jobs.stages import STAGES, run_stages
 from dhel_kcl.paper.render import load_results, load_target
 
 _POSITIONS = ("x", "epoch", "index", "severity")
-"""What figures call the results' column `x`."""
+"""Names that figures use for the results' column `x`."""
 
 
 def lines(tree: Tree, indent: int = 0) -> Iterator[str]:
-    """The tree as plain lines, each indented below what it belongs to."""
+    """Yield the tree as plain lines, each indented below its parent."""
     yield " " * indent + str(tree.label)
     for child in tree.children:
         yield from lines(child, indent + 2)
@@ -85,16 +85,16 @@ def of_file(experiment: Experiment, what: str) -> Tree:
 
 
 def of_cell(experiment: Experiment, what: str, cell: Sequence[str], column: str | None) -> Tree:
-    """The lineage of one number of a figure or table.
+    """Find the lineage of one number in a figure or table.
 
     Args:
         experiment: the experiment.
         what: the figure or table: its name, or the path of one of its files.
-        cell: the row of its CSV: a number from 1, or one or more values such as ``loss=DHEL,batch_size=256``.
-        column: the column of the number; None takes `mean` if there is one, else the whole row.
+        cell: the row of its CSV: a number counted from 1, or one or more values such as ``loss=DHEL,batch_size=256``.
+        column: the column of the number; None means `mean` if there is such a column, else the whole row.
 
     Raises:
-        InputError: there is no such figure, row or column, or more than one such row.
+        InputError: there is no such figure, row or column, or more than one row matches.
     """
     config, layout, targets = experiment.config, experiment.layout, experiment.targets
     target = Path(what).stem
@@ -141,14 +141,14 @@ def of_cell(experiment: Experiment, what: str, cell: Sequence[str], column: str 
 
 
 def _tell_of_run(branch: Tree, origins: "_Origins", run: Run, files: list[Path]) -> list[Path]:
-    """Add each job behind some files of a run, with what it wrote; returns the betons that they lead to."""
+    """Add each job behind some files of a run, with what it wrote; return the betons that they lead to."""
     experiment, dataset = origins.experiment, run.dataset
     layout = experiment.layout
     origins.load(*(STAGES[stage].manifest(layout, run.id) for stage in run_stages(experiment.config)))
     origins.load(*(STAGES["data"].manifest(layout, f"{dataset.name}/{split}") for split in dataset.data.splits))
     told: dict[Path, Tree] = {}
     betons = []
-    for file in files:  # grows: what each file was made from follows it
+    for file in files:  # the list grows: the inputs of each file are appended
         job = origins.history.writer(file)
         if file.suffix == ".beton" and job:
             betons.append(file)
@@ -161,7 +161,7 @@ def _tell_of_run(branch: Tree, origins: "_Origins", run: Run, files: list[Path])
 
 
 class _Origins:
-    """The manifests behind something, and what is to be said of the files and jobs in them."""
+    """The manifests behind a file or number, and descriptions of the files and jobs in them."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.expected = experiment, jobs(experiment)
@@ -186,7 +186,7 @@ class _Origins:
         return list(self.history.inputs(path)) if path else []
 
     def told(self, file: Path, *facts: str, before: str = "") -> Text:
-        """A file, its recorded sha256, and whether it still has it."""
+        """Describe a file: its recorded sha256, and whether it still has that."""
         file = absolute(file)
         uses = [(artifact, self.history.manifests[path].stage) for path, artifact in self.history.users(file)]
         recorded = self.history.written[file][1] if file in self.history.written else uses[0][0] if uses else None
@@ -210,7 +210,7 @@ class _Origins:
         return Text.assemble(f"{before}{shown(file)}: {', '.join([*known, *facts])}", _alarm(wrong))
 
     def made(self, file: Path, how: str = "") -> Text:
-        """A job: where, when, how long, by which code."""
+        """Describe a job: where, when and how long it ran, and with which code."""
         job = self.job(file)
         machine = ", ".join(str(job.hardware[part]) for part in ("cpu", "gpu") if part in job.hardware)
         facts = [f"{how or _job(job)} on {job.host or 'a host without a name'} ({machine})"]
@@ -229,7 +229,7 @@ def _alarm(wrong: list[str]) -> tuple[str, str]:
 
 
 def _job(job: Manifest) -> str:
-    """What a job did, with the settings that it recorded."""
+    """Say what a job did, with the settings that it recorded."""
     settings: Any = job.settings
     try:
         match job.stage:
@@ -264,7 +264,7 @@ def _find(experiment: Experiment, what: str, origins: _Origins) -> Path:
 
 
 def _points(path: Path) -> list[dict[str, str]]:
-    """The rows of a figure's or table's CSV, each cell as it is written."""
+    """Read the rows of a figure's or table's CSV, each cell as text."""
     try:
         with TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             points = list(csv.DictReader(file, restval="", restkey=""))
@@ -278,7 +278,7 @@ def _points(path: Path) -> list[dict[str, str]]:
 
 
 def _row(points: list[dict[str, str]], cell: Sequence[str], path: Path) -> int:
-    """The position of the row that `cell` names."""
+    """Return the position of the row that `cell` names."""
     if len(cell) == 1 and cell[0].isdecimal():
         if not 1 <= int(cell[0]) <= len(points):
             raise InputError(f"{path}: no row {cell[0]}; there are rows 1 to {len(points)}")
@@ -318,10 +318,10 @@ def _told(row: Mapping[str, str]) -> str:
 def _measured(
     script: declarations.Script, layout: Layout, runs: list[str], row: Mapping[str, str], column: str | None
 ) -> tuple[pd.DataFrame, str]:
-    """The measurements of the row's runs that the number was computed from, and how, as far as arithmetic tells.
+    """Find the measurements that a number was computed from, and how, as far as arithmetic can tell.
 
-    Of what the script reads, those measurements are taken that agree with the row in metric, representation,
-    corruption and position, wherever the row has such a column.
+    These are the measurements of the row's runs that the script reads and that agree with the row in metric,
+    representation, corruption and position, if the row has such a column.
     """
     target = load_target(script.path)
     metrics = (*target.metrics, *target.optional_metrics)
@@ -347,14 +347,14 @@ def _measured(
 
 
 def _agreeing(rows: pd.DataFrame, agrees: Any) -> pd.DataFrame:
-    """The rows that agree, and all rows of a metric none of whose rows does."""
+    """Return the rows that agree, and all rows of any metric for which none agrees."""
     agrees = pd.Series(agrees, index=rows.index, dtype=bool)
     kept: pd.Series = agrees | ~agrees.groupby(rows["metric"]).transform("any")
     return rows[kept]
 
 
 def _statistic(text: str, values: pd.Series) -> str | None:
-    """In words, the statistic of the values that a number is; a single value is a statistic of itself."""
+    """Return in words which statistic of the values a number is; a single value counts as its own statistic."""
     known = {"": values.iloc[0]} if len(values) == 1 else {"the mean ": values.mean()}
     known |= {"the standard deviation of ": values.std(), "the lowest ": values.min(), "the highest ": values.max()}
     try:
