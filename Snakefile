@@ -31,7 +31,7 @@ localrules:
     tables,
 
 
-# Not a rule: a job that depended on it would no longer be checked for changed parameters.
+# This is not a rule, because jobs that depend on a rule's output would no longer be checked for changed parameters.
 onstart:
     gc.enable()
     shell(

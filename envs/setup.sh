@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the environment in the clone: FFCV's system libraries, a virtual environment, the locked packages.
-# Does nothing when nothing changed. Uses the conda environment of environment.yaml instead when it is active.
+# Set up the environment in the clone: FFCV's system libraries, a virtual environment and the locked packages.
+# Do nothing if nothing has changed. If the conda environment of environment.yaml is active, use it instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-step() { # NAME COMMAND...: one line with the time that it took; what it printed only if it fails
+step() { # NAME COMMAND...: print one line with the time taken; print the command's output only if it fails
     local begun=$SECONDS
     printf '%s ... ' "$1"
     if ! "${@:2}" >"$log" 2>&1; then
@@ -59,7 +59,7 @@ if [[ $environment == .venv ]]; then
     fi
 fi
 
-# The lock is complete, and FFCV's own request for opencv-python is met by the headless build: hence --no-deps.
+# --no-deps, because the lock is complete and its headless OpenCV replaces the opencv-python that FFCV asks for.
 step "installing the packages of envs/lock.txt (3 GB of downloads, a few minutes)" \
     "$python" -m pip install --disable-pip-version-check --no-deps --require-hashes -r envs/lock.txt
 step "installing dhel-kcl" \

@@ -1,6 +1,6 @@
-"""Where the command line starts: `dhel-kcl`, or `python -m dhel_kcl`.
+"""Entry point of the command line: `dhel-kcl` or `python -m dhel_kcl`.
 
-Here, and not in the command line itself, is what must come before its imports, which take a third of a second.
+This module does what must come before the imports of the command line itself, which take a third of a second.
 """
 
 import os
@@ -14,7 +14,7 @@ from dhel_kcl.errors import INTERRUPTED
 def main() -> None:
     """Import the command line and run it."""
     _open_standard_streams()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in background jobs
         signal.signal(signal.SIGINT, _interrupt)
     from dhel_kcl.cli import main as command_line
 
@@ -22,12 +22,15 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller closed, for nothing: the next file to be opened would take its number, and its output."""
+    """Open the null device in place of standard streams that the caller closed.
+
+    Otherwise the next file opened would take a stream's number and receive its output.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stderr is None:
@@ -35,7 +38,7 @@ def _open_standard_streams() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End at once in the midst of an import, which packages do not expect to fail there; else act as Python does."""
+    """Exit at once during an import, which packages do not expect to be interrupted; otherwise act as Python does."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, b"interrupted\n")

@@ -1,6 +1,6 @@
-"""The command line: one command for each stage, the same one that the workflow runs, and those that look at results.
+"""The command line: one command per stage, which the workflow also runs, and commands to inspect results.
 
-Heavy modules are imported inside the commands, so that `--help` and errors come at once.
+Heavy modules are imported inside the commands, so that `--help` and error messages appear at once.
 """
 
 import os
@@ -27,7 +27,7 @@ from dhel_kcl.jobs.ownership import SUMS, check_open_to_jobs, check_open_to_log,
 from dhel_kcl.jobs.running import end_when_orphaned
 from dhel_kcl.jobs.stages import STAGES, Stage, stages_of
 
-LOOK, CHECK, PLAN, PUBLISH = "Look at results", "Check results", "Plan and begin", "Publish"
+LOOK, CHECK, PLAN, PUBLISH = "Look at results", "Check results", "Plan and set up", "Publish"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,15 +36,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Reproduce DHEL and kernel contrastive learning (Koromilas et al., ICML 2024), stage by stage.
 
-A command works on one experiment's folder, such as `results/quickstart`. The workflow makes it, by running one command
-for each job: `snakemake --cores all --configfile config/quickstart.yaml`. `dhel-kcl stages` lists these commands.""",
+Most commands take the folder of one experiment, such as `results/quickstart`. The workflow fills this folder by running
+one command per job: `snakemake --cores all --configfile config/quickstart.yaml`. `dhel-kcl stages` lists these
+commands.""",
 )
 
 
 def _from_here(folder: Path) -> Path:
-    """A folder given by the name of a link to the current one, or above that, by its place below the current one.
+    """Rewrite an absolute path that leads into the current folder through a link as a path below that folder.
 
-    Files are named by their places, and relative to those of others: two names of one place would not agree.
+    Files are identified by their paths, some relative to other files, so two paths to one folder would not match.
     """
     here = Path.cwd()
     if folder.is_absolute() and not folder.is_relative_to(here):
@@ -72,7 +73,7 @@ def _version(asked: bool) -> None:
 def _options(
     log: Annotated[
         Path | None,
-        typer.Option(help="Print into this file, NAME.log; errors and the audit's warnings still reach the terminal."),
+        typer.Option(help="Write output to this file, NAME.log; errors and audit warnings still reach the terminal."),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
@@ -82,14 +83,14 @@ def _options(
         log_to(log, check_open_to_log)
 
 
-# What there is to look at
+# Look at results
 
 
 @app.command(rich_help_panel=LOOK)
 def show(folder: Folder) -> None:
-    """Print the headline accuracies and where every figure, table and page lies.
+    """Print the headline accuracies and the paths of all figures, tables and pages.
 
-    If one of these files is not as it was when an audit passed, an error says so.
+    Fail if one of these files has changed since an audit passed.
 
     Example: `dhel-kcl show results/quickstart`
     """
@@ -101,14 +102,14 @@ def show(folder: Folder) -> None:
 @app.command(rich_help_panel=LOOK)
 def trace(
     folder: Folder,
-    what: Annotated[str, typer.Argument(help="A figure or table by name, or the path of any file of the experiment.")],
+    what: Annotated[str, typer.Argument(help="Name of a figure or table, or path of any file of the experiment.")],
     cell: Annotated[
         list[str] | None,
-        typer.Option(help="A row of its CSV: the number (from 1), or values such as `loss=DHEL,batch_size=256`."),
+        typer.Option(help="A row of its CSV: its number (from 1), or values such as `loss=DHEL,batch_size=256`."),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="The column of the number; `mean` where there is one.")] = None,
+    column: Annotated[str | None, typer.Option(help="The column of the number; default `mean` if it exists.")] = None,
 ) -> None:
-    """Print where a file, or with `--cell` one number of a figure or table, came from: jobs, hosts, seeds, hashes.
+    """Print the origin of a file or, with `--cell`, of one number in a figure or table: jobs, hosts, seeds, hashes.
 
     Example: `dhel-kcl trace results/quickstart table_linear_accuracy --cell 1`
     """
@@ -126,7 +127,7 @@ def trace(
 
 @app.command(rich_help_panel=LOOK)
 def runs(folder: Folder) -> None:
-    """List the experiment's runs, one a line.
+    """List the experiment's runs, one per line.
 
     Example: `dhel-kcl runs results/quickstart`
     """
@@ -138,10 +139,10 @@ def runs(folder: Folder) -> None:
 def watch(
     folder: Folder,
     run: RunId,
-    every: Annotated[float, typer.Option(help="Seconds between two looks at the log.")] = 30,
-    once: Annotated[bool, typer.Option(help="Draw once instead of until the run ends.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two checks of the log.")] = 30,
+    once: Annotated[bool, typer.Option(help="Draw once and exit.")] = False,
 ) -> None:
-    """Draw the training curves of one run from its log while it trains, into its folder `live`.
+    """Draw the training curves of one run from its log while it trains; the images go into its `live` folder.
 
     Example: `dhel-kcl watch results/quickstart digits-dhel-temperature0.3-bs256-seed0`
     """
@@ -153,17 +154,17 @@ def watch(
         typer.echo(line)
 
 
-# Whether it is right
+# Check results
 
 
 @app.command(rich_help_panel=CHECK)
 def audit(
     folder: Folder,
-    strict: Annotated[bool, typer.Option(help="Let warnings about the code fail the audit.")] = False,
+    strict: Annotated[bool, typer.Option(help="Fail if there are warnings about the code.")] = False,
 ) -> None:
-    """Trace every number of every figure and table back to its checkpoint, beton and configuration; rehash all.
+    """Trace every number of every figure and table back to its checkpoint, beton and configuration; rehash all files.
 
-    If it passes, it seals the folder: `audit.json` lists the sha256 of every file, and later audits find any change.
+    A passing audit seals the folder: `audit.json` lists the sha256 of every file, so later audits detect any change.
 
     Example: `dhel-kcl audit results/quickstart`
     """
@@ -172,7 +173,7 @@ def audit(
     layout = Layout(folder)
     if is_release(folder):
         raise InputError(f"{folder}: {how_to_verify(folder)}")
-    with suppress(InputError, OSError):  # `conclude` says so
+    with suppress(InputError, OSError):  # `conclude` reports it
         begin(layout)
     from dhel_kcl.files import sha256_file
     from dhel_kcl.provenance.audit import audit, conclude
@@ -199,12 +200,12 @@ def audit(
 @app.command(rich_help_panel=CHECK)
 def repair(
     folder: Folder,
-    dry_run: Annotated[bool, typer.Option(help="Say what is damaged and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Report damaged files without changing anything.")] = False,
 ) -> None:
-    """Move files aside that are not what their manifests record; the workflow makes them, and missing ones, again.
+    """Move aside files that differ from their manifests; the next workflow rebuilds them and any missing files.
 
-    The workflow does this by itself after a crash. Call it when no workflow and none of its jobs runs on any machine.
-    It touches nothing behind a link.
+    The workflow does this automatically after a crash. Run it by hand only while no workflow or job is using the
+    experiment on any machine. Files behind a link are not touched.
 
     Example: `dhel-kcl repair results/quickstart --dry-run`
     """
@@ -215,12 +216,12 @@ def repair(
     check_is_experiment(layout)
     for mark in marks(layout):
         if is_running(mark):
-            raise InputError(f"{mark}: a workflow runs on this experiment; wait for its end")
+            raise InputError(f"{mark}: a workflow is running on this experiment; wait until it ends")
     damaged = repair(layout, dry_run=dry_run)
     typer.echo(f"{layout.root}: {len(damaged)} damaged files")
 
 
-# What it will cost, and the beginning
+# Plan and set up
 
 
 @app.command(rich_help_panel=PLAN)
@@ -229,20 +230,20 @@ def plan(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Part of the grid, repeatable: dataset=..., loss=..., batch_size=... or seed=..., with commas."
+            help="Restrict the grid: dataset=..., loss=..., batch_size=... or seed=..., comma-separated; repeatable."
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="A device that was measured; default this machine's, else the first.")
+        str | None, typer.Option(help="A measured device; default this machine's if measured, otherwise the first.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many of them work at the same time.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of devices used at the same time.")] = 1,
     measured: Annotated[
-        Path | None, typer.Option(help="Table that benchmarks/throughput.py wrote; default the one in the package.")
+        Path | None, typer.Option(help="Table written by benchmarks/throughput.py; default the one in the package.")
     ] = None,
 ) -> None:
-    """Say what an experiment will cost before it runs: runs, hours and disk of each data set, from measured speeds.
+    """Estimate the cost of an experiment before it runs: runs, hours and disk per data set, from measured speeds.
 
-    The command that runs it, or the part that `--only` asks for, is printed.
+    Also print the command that runs it, or the part selected by `--only`.
 
     Example: `dhel-kcl plan config/config.yaml --only dataset=cifar10 --only loss=dhel,ntxent`
     """
@@ -258,7 +259,7 @@ def plan(
 @app.command(rich_help_panel=PLAN)
 def configure(
     source: Annotated[str, typer.Argument(help="A configuration file, or - to read YAML or JSON from standard input.")],
-    output: Annotated[Path | None, typer.Option(help="Experiment's folder; default results/NAME.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The experiment's folder; default results/NAME.")] = None,
 ) -> None:
     """Check a configuration and write it, with every default filled in, as the experiment's config.yaml.
 
@@ -277,7 +278,7 @@ def configure(
 
 @app.command("stages", rich_help_panel=PLAN)
 def list_stages() -> None:
-    """List the stages, each of which is a command that the workflow runs, in the order of the path.
+    """List the stages in order; each is a command that the workflow runs.
 
     Example: `dhel-kcl stages`
     """
@@ -287,19 +288,19 @@ def list_stages() -> None:
             typer.echo(f"dhel-kcl {_command(stage)} FOLDER{subjects[stage.each]}\n    {stage.help}")
 
 
-# What others get
+# Publish
 
 
 @app.command(rich_help_panel=PUBLISH)
 def release(
     folder: Folder,
-    output: Annotated[Path | None, typer.Option(help="Folder of the release; default docs/results/NAME.")] = None,
-    theory_only: Annotated[bool, typer.Option(help="Leave out the runs and whatever is made from them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Annotated[Path | None, typer.Option(help="The release's folder; default docs/results/NAME.")] = None,
+    theory_only: Annotated[bool, typer.Option(help="Leave out the runs and everything made from them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Copy what is published of a finished experiment, an RO-Crate: no images, weights or features.
+    """Copy the publishable part of a finished experiment, without images, weights or features, as an RO-Crate.
 
-    It has all that the figures need, so that others can draw them again.
+    The copy has everything that the figures need, so others can redraw them.
 
     Example: `dhel-kcl release results/quickstart --output /tmp/quickstart --yes`
     """
@@ -318,10 +319,10 @@ def release(
 
 @app.command(rich_help_panel=PUBLISH)
 def redraw(
-    releases: Annotated[list[Path], typer.Argument(help="Folders that `release` made, such as docs/results/theory.")],
-    output: Annotated[Path, typer.Option(help="Where the products go.")] = Path("results/redrawn"),
+    releases: Annotated[list[Path], typer.Argument(help="Folders made by `release`, such as docs/results/theory.")],
+    output: Annotated[Path, typer.Option(help="Folder for the redrawn files.")] = Path("results/redrawn"),
 ) -> None:
-    """Verify releases, make their figures, tables and pages again from their tables alone, and compare the numbers.
+    """Verify releases, remake their figures, tables and pages from their data tables alone, and compare the numbers.
 
     Example: `dhel-kcl redraw docs/results/*/`
     """
@@ -347,9 +348,9 @@ def redraw(
 
 @app.command(rich_help_panel=PUBLISH)
 def crate(folder: Folder) -> None:
-    """Make the folder an RO-Crate, readable by other tools: each job with its files, settings and software.
+    """Turn the folder into an RO-Crate that other tools can read: each job with its files, settings and software.
 
-    A release is one already.
+    A release already is one.
 
     Example: `dhel-kcl crate results/quickstart`
     """
@@ -364,7 +365,7 @@ def crate(folder: Folder) -> None:
 
 
 def _open_to_jobs(folder: Path) -> Experiment:
-    """Open an experiment's folder to write into it, which a release is not for."""
+    """Open an experiment's folder for writing; refuse a release or any other folder."""
     experiment = Experiment.open(folder)
     check_open_to_jobs(experiment.layout)
     return experiment
@@ -375,7 +376,7 @@ def _command(stage: Stage) -> str:
 
 
 def _do(stage: Stage, folder: Path, subject: str | None = None) -> None:
-    """Do one job of a stage."""
+    """Run one job of a stage."""
     experiment = _open_to_jobs(folder)
     job = Job(experiment, stage, subject or experiment.config.name)
     job.check_subject()
@@ -385,11 +386,11 @@ def _do(stage: Stage, folder: Path, subject: str | None = None) -> None:
 
 
 def _claim(compute: ComputeConfig, *stages: Stage) -> None:
-    """Claim the GPUs that jobs of these stages use, before a module is imported that initialises CUDA."""
+    """Claim the GPUs that jobs of these stages use, before any import initialises CUDA."""
     if not (used := [stage.gpus(compute) for stage in stages if stage.gpus is not None]):
         return
     if compute.compile:
-        # Torch, when imported, chooses a folder that others may have made, and runs what is there.
+        # When imported, PyTorch picks a folder that other users may have created, and runs the code in it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("torchinductor")))
     if compute.device != "cpu":
         from dhel_kcl.training.devices import claim_gpus
@@ -399,7 +400,7 @@ def _claim(compute: ComputeConfig, *stages: Stage) -> None:
 
 @app.command(hidden=True)
 def measure(folder: Folder, run: RunId) -> None:
-    """Measure one run in one process: features, evaluation and analysis, each stage that is missing or stale.
+    """Run the missing or stale measuring stages of one run (features, evaluation, analysis) in one process.
 
     Example: `dhel-kcl measure results/quickstart digits-dhel-temperature0.3-bs256-seed0`
     """
@@ -412,7 +413,7 @@ def measure(folder: Folder, run: RunId) -> None:
 
 
 def _command_of(stage: Stage) -> Callable[..., None]:
-    """The command of a stage, with the arguments that name what its jobs are about."""
+    """Return the command of a stage, with the arguments that identify a job."""
 
     def for_experiment(folder: Folder) -> None:
         _do(stage, folder)

@@ -246,8 +246,8 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
         (None, "cannot be read"),
         ("a: [", ": line 1, column 5: not valid YAML"),
         ("7", "dictionary"),
-        ("", "empty; config/README.md says"),
-        ("# only a comment", "empty; config/README.md says"),
+        ("", "empty; see config/README.md"),
+        ("# only a comment", "empty; see config/README.md"),
     ],
 )
 def test_an_unreadable_file_is_named(tmp_path: Path, text: str | None, said: str) -> None:

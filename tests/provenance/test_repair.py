@@ -551,7 +551,7 @@ def test_a_workflow_that_runs_is_told_from_one_that_was_killed(layout: Layout) -
         assert layout.theory.exists(), "its jobs may be writing"
         by_hand = run("dhel-kcl", "repair", str(layout.root), cwd=layout.root)
         assert by_hand.returncode == 1
-        assert "a workflow runs on this experiment; wait for its end" in by_hand.stderr
+        assert "a workflow is running on this experiment; wait until it ends" in by_hand.stderr
         own.set()
         own.clear()
         assert not own.path.exists()

@@ -1,4 +1,4 @@
-"""The experiment that the rules share; every path and digest comes from the package."""
+"""The experiment that all rules share; every path and digest comes from the package."""
 
 import gc
 import json
@@ -23,8 +23,8 @@ from dhel_kcl.jobs.stages import STAGES, stages_of
 from dhel_kcl.provenance.repair import repair_after_crash
 from dhel_kcl.provenance.staleness import explain, stale_jobs
 
-# Planning thousands of jobs allocates millions of objects that all stay; to look for garbage among them costs a tenth of
-# the time. `onstart` switches the collection on again.
+# Planning thousands of jobs allocates millions of objects that all stay alive. Searching them for garbage costs a tenth
+# of the time. `onstart` turns garbage collection back on.
 gc.disable()
 
 if set("{}") & set(str(Path.cwd())):
@@ -48,7 +48,7 @@ try:
     experiment, compute = Experiment(combined, layout), combined.compute
     targets = experiment.targets
     if workflow.is_main_process:
-        # Also if no job will run, which Snakemake does not say before it looks at the files.
+        # Done even if no job will run: Snakemake only knows that after it has looked at the files.
         repair_after_crash(layout, dry_run=workflow.output_settings.dryrun)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -57,12 +57,12 @@ times_in_dry_run = {}
 
 
 def note_time(file, nanoseconds):
-    """Make Snakemake plan as if a file had a time: a dry run changes nothing."""
+    """Note a modification time for Snakemake to plan with; a dry run does not change the file itself."""
     seconds, rest = divmod(nanoseconds, 10**9)
     times_in_dry_run[os.path.relpath(file)] = Mtime(local=seconds + 1e-9 * rest)
 
 
-# What is stale follows from the manifests, not from Snakemake's records. Jobs of a cluster are told what to do.
+# Staleness follows from the manifests, not from Snakemake's records. Only the main process decides it, not cluster jobs.
 stale = {}
 if workflow.is_main_process:
     setting = [note_time] if workflow.output_settings.dryrun else []
@@ -73,8 +73,8 @@ for line in explain(stale, experiment):
 running = RunningMark(layout.running)
 resolved_config = json.dumps(experiment.config.model_dump(mode="json"))  # ASCII
 
-# As a constant: Snakemake would evaluate its own default of tmpdir for each of thousands of jobs when it plans them. Each
-# process that runs a job reads this file again, so it is that machine's folder.
+# tmpdir is a constant, because Snakemake would evaluate its own default for each of thousands of jobs while planning.
+# Each process that runs a job reads this file again, so the folder is that of its own machine.
 job_resources = {
     "mem_mb": compute.memory_mb,
     "runtime": compute.runtime_minutes,
@@ -83,18 +83,21 @@ job_resources = {
 
 
 def subject_of(stage, wildcards):
-    """What a job is about: the rules of runs have the wildcard run, those of splits dataset and split."""
+    """Return a job's subject from the wildcards: run for rules of runs, dataset and split for rules of splits."""
     if stage.each == "experiment":
         return experiment.config.name
     return "/".join(map(str, wildcards))
 
 
 def asks_for(rule, subject=None):
-    """An input function: what the jobs of a rule ask for. It forces those that are stale: only jobs that are needed."""
+    """Return an input function that lists the inputs of a rule's jobs and forces the jobs that are stale.
+
+    Snakemake calls it only for jobs that are needed.
+    """
 
     def files(wildcards):
         if times_in_dry_run:
-            # Only now Snakemake has somewhere to keep them, and it has not looked yet.
+            # Snakemake's cache of times exists by now, and has not been read yet.
             workflow.iocache.mtime.update(times_in_dry_run)
             times_in_dry_run.clear()
         jobs = [
@@ -112,17 +115,17 @@ def asks_for(rule, subject=None):
 
 
 def force_audit_if_stale(wildcards):
-    """An input function that gives no file, and forces the audit if it is stale."""
+    """Return no input file, but force the audit if it is stale."""
     if layout.audit in stale:
         workflow.dag.forcefiles.add(str(layout.audit))
     return []
 
 
 def writes(rule, subject):
-    """The files of a rule's jobs, the manifest last; a subject may have wildcards.
+    """Return the files that a rule's jobs write, the manifest last; a subject may have wildcards.
 
-    Of a rule that does several stages it is the last manifest alone: Snakemake deletes what it knows of before a job
-    starts, and after one that failed, and `measure` keeps what still holds.
+    For a rule that runs several stages, return only the last manifest. Snakemake deletes the outputs it knows of before
+    a job starts and after it fails, but `measure` keeps those that are still valid.
     """
     stages = stages_of(rule, experiment.config)
     files = stages[0].writes(layout, subject).values() if len(stages) == 1 else []

@@ -1,5 +1,5 @@
 rule data:
-    """Write one split of a data set as an FFCV beton with a checksum sidecar."""
+    """Write one split of a data set as an FFCV beton with a checksum sidecar; download it first if needed."""
     input:
         asks_for("data"),
     output:

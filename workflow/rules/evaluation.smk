@@ -1,5 +1,5 @@
 rule measure:
-    """Compute the frozen encoder's features, evaluate and analyse them: what is missing or stale, in one process."""
+    """Compute, evaluate and analyse one run's features in one process; only missing or stale stages run."""
     input:
         asks_for("measure"),
     output:

@@ -23,19 +23,19 @@ for target in targets.values():
 
 
 rule figures:
-    """Every figure."""
+    """Draw every figure."""
     input:
         [layout.products(name) for name in targets if targets[name].is_figure],
 
 
 rule tables:
-    """Every table."""
+    """Write every table."""
     input:
         [layout.products(name) for name in targets if not targets[name].is_figure],
 
 
 rule explorer:
-    """One page that works offline, to filter the runs and look into each of them."""
+    """Write an HTML page that works offline, to filter the runs and inspect each of them."""
     input:
         asks_for("explorer"),
     output:
@@ -64,7 +64,7 @@ rule explorer:
 
 
 rule report:
-    """One self-contained page with every figure, table and setting."""
+    """Write a self-contained HTML page with every figure, table and setting."""
     input:
         asks_for("report"),
     output:

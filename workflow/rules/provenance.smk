@@ -1,5 +1,5 @@
 rule audit:
-    """Trace every number back to its checkpoint, beton and configuration, hashing every file again."""
+    """Trace every number back to its checkpoint, beton and configuration, and rehash every file."""
     input:
         force_audit_if_stale,
         report=layout.report,

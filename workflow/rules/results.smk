@@ -1,5 +1,5 @@
 rule collect:
-    """Gather every measurement of the runs into one tidy table."""
+    """Gather every run's measurements into one tidy table."""
     input:
         asks_for("collect"),
     output:
@@ -20,7 +20,7 @@ rule collect:
 
 
 rule theory:
-    """Check the theorems numerically; needs neither data nor runs."""
+    """Check the theorems numerically, without data or runs."""
     input:
         asks_for("theory"),
     output:

@@ -1,5 +1,5 @@
 rule pretrain:
-    """Pretrain one run; a restarted job continues from its last checkpoint."""
+    """Pretrain one run; a restarted job resumes from its last checkpoint."""
     input:
         asks_for("pretrain"),
     output:

@@ -1,1 +1,1 @@
-"""From encoder to features, and from these to measurements."""
+"""Features of the frozen encoder and the measurements made on them."""

@@ -1,4 +1,4 @@
-"""Representation analysis: how aligned, how uniform and of what rank the learnt features are."""
+"""Representation analysis: alignment, uniformity and rank of the learnt features."""
 
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,19 @@ def analyse(
 ) -> None:
     """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
 
-    Everything is measured on l2-normalised rows: alignment on two random views of each test image,
-    the rest on the unaugmented images. A representation that cannot be measured (it is not finite, or an image has no
-    direction) has the reason as ``not_measured`` instead. Of a diverged run there is nothing to measure.
+    Everything is measured on l2-normalised rows: alignment on two random views of each test image, the rest on the
+    unaugmented images. If a representation cannot be measured (it is not finite, or the features of an image have no
+    direction), ``not_measured`` gives the reason instead. For a diverged run, the file is an empty object.
 
     Raises:
-        InputError: the features are missing or damaged, or z are not of `projected_dim` dimensions.
+        InputError: the features are missing or damaged, or z does not have `projected_dim` dimensions.
     """
     torch.set_num_threads(threads)
     features = load_features(features_path, projected_dim)
     if not features.tensors:
         write_json(output, {})
         return
-    with threadpool_limits(threads):  # NumPy's linear algebra rounds differently with other thread counts
+    with threadpool_limits(threads):  # rounding in NumPy's linear algebra depends on the number of threads
         description = {name: _measure(name, features, config) for name in REPRESENTATIONS}
     for name, content in description.items():
         if "not_measured" in content:
@@ -74,7 +74,7 @@ def run(job: Job) -> None:
     """Measure the representation of one run.
 
     Raises:
-        InputError: as `analyse`.
+        InputError: see `analyse`.
     """
     (features,), (output,) = job.reads.values(), job.writes.values()
     projected_dim = job.run.dataset.encoder.embedding_dim

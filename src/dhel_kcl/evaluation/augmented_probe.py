@@ -1,8 +1,8 @@
 """Linear evaluation on augmented images: the public code's protocol.
 
-The encoder is frozen and in evaluation mode; a linear classifier, from zero, is trained by SGD on the features of
-random views of the training images, with a learning rate that falls linearly to 0. Nothing is selected, so the test set
-is used once.
+The encoder is frozen and in evaluation mode. A linear classifier, initialised to zero, is trained by SGD on the
+features of random views of the training images. Its learning rate falls linearly to 0. Nothing is selected, so the test
+set is used once.
 """
 
 import math
@@ -45,27 +45,27 @@ def augmented_linear_probe(
 ) -> dict[str, float]:
     """Train a linear classifier on augmented images and test it on unaugmented ones.
 
-    Images without a label take no part. A test image of a class without training images is an error of the classifier,
-    which cannot predict it.
+    Unlabelled images are ignored. A test image whose class has no training images counts as misclassified, since the
+    classifier cannot predict that class.
 
     Source: the evaluation code of github.com/AndrewAtanov/simclr-pytorch.
 
     Args:
-        encoder: on the device to compute on; its state is not changed.
+        encoder: the encoder, on the compute device; it is put into evaluation mode and not trained.
         train: beton of the labelled training images.
         test: beton of the test images.
-        config: how a training image is varied, epochs, batch size and optimiser.
-        image_size: pixels.
-        seed: of the order and the views, both unrelated to those that pretraining derives from the same seed.
-        num_workers: threads that make views.
+        config: augmentation of the training images, epochs, batch size and optimiser settings.
+        image_size: side of the images in pixels.
+        seed: seed of the order and the views; both are unrelated to those that pretraining derives from it.
+        num_workers: number of threads that make views.
 
     Returns:
         ``augmented_top1`` and ``augmented_top5`` in [0, 1], of the classifier after the last step.
 
     Raises:
-        InputError: a beton is damaged, or the classes differ.
-        ValueError: the training images have labels of fewer than two classes, no test image has one, or the
-            classifier's training diverged.
+        InputError: a beton is damaged, or the classes of the two betons differ.
+        ValueError: the training images have labels of fewer than two classes, no test image has a label, or training
+            the classifier diverged.
     """
     device = next(encoder.parameters()).device
     batch_size, workers = config.batch_size, num_workers
@@ -115,7 +115,7 @@ def augmented_linear_probe(
 
 
 def _class_counts(beton: Path) -> list[int]:
-    """How many images of each class a beton has."""
+    """Return the number of images of each class in a beton."""
     info = open_beton(beton)
     return [info.class_counts.get(name, 0) for name in info.classes]
 
@@ -129,17 +129,18 @@ def _features(encoder: Encoder, images: Tensor) -> Tensor:
 def evaluate(
     run: Run, compute: ComputeConfig, encoder_path: Path, outcome: Path, betons: dict[str, Path], output: Path
 ) -> None:
-    """Evaluate one run by its data set's `probe` and write the accuracies as JSON; of a diverged run, none.
+    """Evaluate one run with its data set's `probe` settings and write the accuracies as JSON.
 
-    Where they cannot be measured, ``not_measured`` says why.
+    For a diverged run, the file is an empty object. If the accuracies cannot be measured, ``not_measured`` gives the
+    reason.
 
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
         encoder_path: weights written by pretraining.
-        outcome: how pretraining ended.
-        betons: the splits ``train`` and ``test``.
-        output: where the accuracies go.
+        outcome: file that says how pretraining ended.
+        betons: betons of the splits ``train`` and ``test``.
+        output: path of the JSON file.
 
     Raises:
         InputError: the data set has no `probe`, or an input is missing or damaged.
@@ -170,10 +171,10 @@ def evaluate(
 
 
 def run(job: Job) -> None:
-    """Evaluate one run by the public protocol.
+    """Evaluate one run with the public code's protocol.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: see `evaluate`.
     """
     read, betons = job.reads, {split: job.reads[f"{split}.beton"] for split in ("train", "test")}
     (output,) = job.writes.values()

@@ -1,4 +1,4 @@
-"""The linear classifier of a run and its file, separate from its fitting so that applying it imports no metric."""
+"""The linear classifier of a run and its file; fitting is elsewhere, so that applying it imports no metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A fitted classifier of unstandardised features: the standardisation is folded into the weights.
+    """A fitted classifier for unstandardised features: the standardisation is folded into the weights.
 
     Attributes:
         weight: ``(C, dim)``.
@@ -44,7 +44,7 @@ class LinearClassifier:
 
 def save_classifier(classifier: LinearClassifier | None, path: Path, not_measured: str | None = None) -> None:
     """Write a classifier, or the reason why there is none, atomically as safetensors."""
-    # safetensors writes an array's memory as it is, ignoring the order of its axes.
+    # safetensors writes an array's raw memory and ignores the order of its axes.
     arrays = {name: np.ascontiguousarray(array) for name, array in vars(classifier).items()} if classifier else {}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     write_tensors(path, tensors, {"not_measured": not_measured} if not_measured else None)
@@ -76,11 +76,11 @@ def load_classifier(path: Path) -> LinearClassifier | str:
 
 
 def why_not_classified(train_counts: Sequence[int], test_counts: Sequence[int]) -> str | None:
-    """Return the reason why nothing that needs labels can be measured on a data set, or None if it can.
+    """Return why a data set allows no measurement that needs labels, or None if it does.
 
     Args:
-        train_counts: how many labelled training images each class has.
-        test_counts: how many labelled test images each class has.
+        train_counts: number of labelled training images of each class.
+        test_counts: number of labelled test images of each class.
     """
     classes = sum(count > 0 for count in train_counts)
     if classes < 2:

@@ -1,7 +1,7 @@
-"""Accuracy of the linear probe on corrupted test images (in the manner of Hendrycks & Dietterich, ICLR 2019).
+"""Accuracy of the linear probe on corrupted test images (after Hendrycks & Dietterich, ICLR 2019).
 
 The encoder is frozen and in evaluation mode, and the classifier is the one that `linear_probe` fitted on the clean
-training images. Nothing is fitted or chosen here.
+training images. Nothing is fitted or selected here.
 """
 
 from pathlib import Path
@@ -39,17 +39,17 @@ def corrupted_accuracies(
     """Classify the test images under every corruption at every severity.
 
     Args:
-        encoder: on the device to compute on; its state is not changed.
-        classifier: of the backbone's features.
+        encoder: the encoder, on the compute device; it is put into evaluation mode and not trained.
+        classifier: a classifier of the backbone's features.
         test: beton of the test images.
-        image_size: pixels; the images are corrupted at the size at which the encoder sees them.
-        seed: of the noise.
-        num_workers: threads that decode images.
-        batch_size: images encoded at once.
+        image_size: side of the images in pixels; they are corrupted at the size that the encoder sees.
+        seed: seed of the noise.
+        num_workers: number of threads that decode images.
+        batch_size: number of images encoded at once.
 
     Returns:
-        For each key of `SEVERITIES` the top-1 accuracies in [0, 1] at severities 0 (clean) to 5, over the images that
-        have a label.
+        For each key of `SEVERITIES`, the top-1 accuracies in [0, 1] at severities 0 (clean) to 5, over the labelled
+        images.
 
     Raises:
         InputError: the beton is damaged.
@@ -57,7 +57,7 @@ def corrupted_accuracies(
     """
     device = next(encoder.parameters()).device
     encoder.eval()
-    # On the CPU also for a GPU: the images are corrupted there before they travel.
+    # Load onto the CPU even if there is a GPU: the images are corrupted before they are moved.
     tests = OneViewLoader(test, batch_size=batch_size, image_size=image_size, num_workers=num_workers)
 
     def is_right(images: Images, labels: torch.Tensor) -> float:
@@ -90,21 +90,22 @@ def evaluate(
     test: Path,
     output: Path,
 ) -> None:
-    """Evaluate one run on corrupted test images and write the accuracies as JSON; of a diverged run, none.
+    """Evaluate one run on corrupted test images and write the accuracies as JSON.
 
-    Where they cannot be measured, as without a classifier, ``not_measured`` says why.
+    For a diverged run, the file is an empty object. If the accuracies cannot be measured, for example without a
+    classifier, ``not_measured`` gives the reason.
 
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
         encoder_path: weights written by pretraining.
-        outcome: how pretraining ended.
+        outcome: file that says how pretraining ended.
         classifier_path: the classifier written by the linear evaluation.
         test: beton of the test images.
-        output: where the accuracies go.
+        output: path of the JSON file.
 
     Raises:
-        InputError: an input is missing or damaged, or the classifier is of another encoder.
+        InputError: an input is missing or damaged, or the classifier belongs to another encoder.
     """
     if read_outcome(outcome).diverged:
         write_json(output, {})
@@ -138,7 +139,7 @@ def run(job: Job) -> None:
     """Evaluate one run on corrupted test images.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: see `evaluate`.
     """
     (encoder, outcome, classifier, test), (output,) = job.reads.values(), job.writes.values()
     with job.recorded({"run": job.run.seed}):

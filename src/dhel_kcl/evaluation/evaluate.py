@@ -1,6 +1,6 @@
-"""Linear evaluation of frozen features, with k-nearest-neighbour accuracy beside it.
+"""Linear evaluation and k-nearest-neighbour accuracy of frozen features.
 
-The classifier sees cached features only; no gradient can reach the encoder.
+The classifier sees only cached features, so no gradient can reach the encoder.
 """
 
 import warnings
@@ -30,28 +30,27 @@ from dhel_kcl.seeding import derive_seed
 def linear_probe(
     train: Array, train_labels: Array, test: Array, test_labels: Array, config: EvaluationConfig, seed: int
 ) -> tuple[dict[str, float], LinearClassifier]:
-    """Multinomial logistic regression on standardised features.
+    """Fit and test a multinomial logistic regression on standardised features.
 
-    The inverse regularisation strength is the one with the best top-1 accuracy on a stratified
-    validation split of the training set (the smallest one on a tie); the classifier is then fitted
-    again on the whole training set. The test set is used once, for the reported accuracies.
+    The inverse regularisation strength is the one with the best top-1 accuracy on a stratified validation split of the
+    training set (the smallest one in a tie). The classifier is then refitted on the whole training set. The test set is
+    used once, for the reported accuracies.
 
     Args:
         train: features ``(N, dim)``.
         train_labels: integers ``(N,)``.
         test: features ``(K, dim)``.
-        test_labels: integers ``(K,)``; an image of a class that does not occur in `train_labels` is an error of the
-            classifier, whatever it predicts.
+        test_labels: integers ``(K,)``; an image whose class does not occur in `train_labels` counts as misclassified.
         config: the grid of strengths, the validation fraction and the iteration limit.
         seed: seed of the validation split.
 
     Returns:
-        ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1], and the chosen ``regularisation_c``;
-        and the classifier.
+        A dictionary of ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1] and the chosen
+        ``regularisation_c``; and the classifier.
 
     Raises:
-        InputError: the validation split has too few images, or leaves too few, for the number of classes.
-        ValueError: there are fewer than two classes, a class has one image, or the features cannot be classified.
+        InputError: the validation split, or the rest of the training set, has fewer images than there are classes.
+        ValueError: there are fewer than two classes, a class has only one image, or the features cannot be classified.
     """
     classes, counts = np.unique(train_labels, return_counts=True)
     if len(classes) < 2:
@@ -96,7 +95,7 @@ def linear_probe(
 def _fitted(c: float, config: EvaluationConfig, features: Array, labels: Array) -> Pipeline:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=config.max_iterations))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in one line
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported below, in one line
         classifier.fit(features, labels)
     if classifier[-1].n_iter_.max() >= config.max_iterations:
         console.print(f"C = {c:g}: stopped at evaluation.max_iterations = {config.max_iterations}, before converging")
@@ -106,7 +105,7 @@ def _fitted(c: float, config: EvaluationConfig, features: Array, labels: Array) 
 def _folded(classifier: Pipeline) -> LinearClassifier:
     scaler, regression = classifier[0], classifier[-1]
     coefficients, intercept = regression.coef_, regression.intercept_
-    if len(coefficients) == 1:  # of two classes scikit-learn keeps the second's score, relative to the first's
+    if len(coefficients) == 1:  # for two classes scikit-learn keeps only the second's score, relative to the first's
         coefficients, intercept = np.vstack([0 * coefficients, coefficients]), np.append(0, intercept)
     weight = coefficients / scaler.scale_
     return LinearClassifier(weight, intercept - weight @ scaler.mean_, regression.classes_)
@@ -123,14 +122,14 @@ def evaluate(
 ) -> None:
     """Evaluate the backbone features of one run; write the accuracies as JSON, and the classifier.
 
-    Of a diverged run there are no accuracies, and the classifier's file holds nothing. Images without a label take no
-    part. What cannot be measured is left out, and ``not_measured`` says why.
+    For a diverged run, the JSON is an empty object and the classifier's file holds no tensors. Unlabelled images are
+    ignored. Accuracies that cannot be measured are left out, and ``not_measured`` gives the reasons.
 
-    Beside the accuracies stand ``knn_neighbours``, how many neighbours voted (all if there are fewer than
-    `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
+    The JSON also has ``knn_neighbours``, the number of neighbours that voted (all training images if there are fewer
+    than `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
 
     Raises:
-        InputError: the features are missing or damaged, `config` does not fit them, or z are not of `projected_dim`
+        InputError: the features are missing or damaged, `config` does not fit them, or z does not have `projected_dim`
             dimensions.
     """
     features = load_features(features_path, projected_dim)
@@ -172,7 +171,7 @@ def run(job: Job) -> None:
     """Evaluate the frozen features of one run.
 
     Raises:
-        InputError: as `evaluate`.
+        InputError: see `evaluate`.
     """
     (features,), run, threads = job.reads.values(), job.run, job.config.compute.threads
     output, classifier = job.writes.values()

@@ -1,4 +1,4 @@
-"""The file of cached features, separate from their extraction so that reading it imports no data loader."""
+"""The file of cached features; extraction is elsewhere, so that reading it imports no data loader."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ PLACES = ("train", "test", "test_view1", "test_view2")
 """The sets of images for which each representation is computed."""
 
 MOST_CLASSES = 2**16
-"""Every label is below this: code that counts classes allocates memory up to the highest label."""
+"""Labels must be below this, because code that counts classes allocates memory up to the highest label."""
 
 _NOTE = "not_measured_"
 

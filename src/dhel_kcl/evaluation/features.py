@@ -1,4 +1,4 @@
-"""Outputs of the frozen encoder, computed once and read by every later stage."""
+"""Outputs of the frozen encoder, computed once for the stages that measure them."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from dhel_kcl.training.encoder import Encoder, load_encoder
 from dhel_kcl.training.outcome import read_outcome
 from dhel_kcl.training.tensor_files import is_finite
 
-BATCH_SIZE = 256  # fixed, because sums over batches of other sizes may round differently
+BATCH_SIZE = 256  # fixed, because sums may round differently with another batch size
 
 
 def extract_features(
@@ -25,19 +25,18 @@ def extract_features(
 ) -> None:
     """Write ``h`` and ``z`` of the train and test images, and of two random views of the test images.
 
-    The file (safetensors, float32) holds ``{train,test}_{h,z}`` ``(N, dim)`` and ``{train,test}_label``
-    ``(N,)`` of the unaugmented images, and ``test_view{1,2}_{h,z}`` of positive pairs drawn by the
-    training augmentation, which alignment is measured on. The encoder is in evaluation mode and is
-    never written to. The file of a diverged run holds nothing. If ``h`` or ``z`` is not finite, it holds the reason in
-    place of that representation's tensors.
+    The file (safetensors) holds ``{train,test}_{h,z}`` ``(N, dim)``, float32, and ``{train,test}_label`` ``(N,)``,
+    int64, of the unaugmented images. It also holds ``test_view{1,2}_{h,z}`` of positive pairs drawn by the training
+    augmentation, on which alignment is measured. The encoder is in evaluation mode and is never modified. For a
+    diverged run, the file holds no tensors. If ``h`` or ``z`` is not finite, the reason replaces its tensors.
 
     Args:
         run: the run that trained the encoder.
         compute: device and threads.
         encoder_path: weights written by pretraining.
-        outcome: how pretraining ended.
-        betons: the splits ``train`` and ``test``.
-        output: where the features go.
+        outcome: file that says how pretraining ended.
+        betons: betons of the splits ``train`` and ``test``.
+        output: path of the features.
 
     Raises:
         InputError: an input is missing or damaged.
@@ -94,7 +93,7 @@ def run(job: Job) -> None:
     """Compute the features of one run's frozen encoder.
 
     Raises:
-        InputError: as `extract_features`.
+        InputError: see `extract_features`.
     """
     read, betons = job.reads, {split: job.reads[f"{split}.beton"] for split in ("train", "test")}
     with job.recorded({"run": job.run.seed}):

@@ -1,4 +1,4 @@
-"""Everything that is measured on one run, in one process: the stages of the rule `measure`, one after the other."""
+"""Measurement of one run in one process: the stages of the rule `measure`, one after another."""
 
 from collections.abc import Iterator
 
@@ -12,17 +12,17 @@ from dhel_kcl.jobs.stale import why_stale
 
 
 def measure(experiment: Experiment, run: str) -> None:
-    """Do the stages of one run that are missing or stale; the features are deleted at the end unless they are kept.
+    """Run the stages of one run that are missing or stale.
 
-    A stage is kept if its manifest says that settings, code and inputs are those of now. Features that were deleted are
-    computed again only for a stage that reads them.
+    A stage is skipped if its manifest matches the current settings, code and inputs. Deleted features are recomputed
+    only for a stage that reads them, and deleted again at the end unless `compute.keep_features` is set.
 
     Args:
         experiment: the experiment.
         run: id of the run.
 
     Raises:
-        InputError: there is no such run, or as the stages raise.
+        InputError: there is no such run, or a stage raises it.
     """
     members = [Job(experiment, stage, run) for stage in stages_of("measure", experiment.config)]
     try:
@@ -38,7 +38,7 @@ def measure(experiment: Experiment, run: str) -> None:
 
 
 def why_needed(job: Job, members: list[Job]) -> str | None:
-    """Say why a stage of a run has to be done; None if not."""
+    """Return why a stage of a run must run, or None if it need not."""
     history = _history(job)
     if job.manifest not in history.manifests:
         return "not done yet"
@@ -50,7 +50,7 @@ def why_needed(job: Job, members: list[Job]) -> str | None:
 
 
 def _history(job: Job) -> History:
-    """Load the manifests of the run, and of the betons that it reads; one that is missing or damaged counts as none."""
+    """Load the manifests of a run and of its betons; skip those that are missing or damaged."""
     experiment, run = job.experiment, job.run
     data = [f"{run.dataset.name}/{split}" for split in run.dataset.data.splits]
     every = [(STAGES["data"], subject) for subject in data] + [(stage, run.id) for stage in _of_runs(experiment)]

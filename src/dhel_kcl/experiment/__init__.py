@@ -1,1 +1,1 @@
-"""What is to be run: the configuration, its schema and its defaults."""
+"""The configuration of an experiment, its schema and its defaults."""

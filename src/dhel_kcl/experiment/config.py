@@ -1,4 +1,4 @@
-"""What a configuration may say about each part of an experiment; `grid` puts the parts together."""
+"""Schema of the parts of a configuration; `grid` puts the parts together."""
 
 import math
 import re
@@ -29,8 +29,8 @@ from pydantic_core import CoreSchema
 from dhel_kcl import declarations
 from dhel_kcl.experiment.strict_yaml import read_yaml
 
-# Bounds stand well beyond what anyone needs, and before what libraries answer with a crash, a file that cannot be
-# named, or a number that another program reads as its neighbour. A Boolean or a string is no number.
+# The bounds are far beyond any practical need. They exclude values that would crash a library, make a file name
+# impossible, or be rounded by another program. Booleans and strings are not accepted as numbers.
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
 Switch = Annotated[bool, Strict()]
@@ -43,12 +43,12 @@ BatchSize = Annotated[Integer, Field(ge=2, le=2**20)]
 BatchSizeKey = Annotated[
     BatchSize, BeforeValidator(lambda key: int(key) if re.fullmatch("[1-9][0-9]*", str(key)) else key)
 ]
-"""JSON, and hence a resolved configuration, has keys of text only."""
+"""A batch size as a key: in JSON, and hence in a resolved configuration, keys are strings."""
 Epochs = Annotated[Integer, Field(ge=1, le=10**6)]
 Neighbours = Annotated[Integer, Field(ge=1, le=10**6)]
 Pixels = Annotated[Integer, Field(ge=1, le=4096)]
 EmbeddingDim = Annotated[Integer, Field(ge=2, le=2**16)]
-Seed = Annotated[Integer, Field(ge=0, lt=2**53)]  # from there on, floating point merges neighbours
+Seed = Annotated[Integer, Field(ge=0, lt=2**53)]  # larger integers are not all exact in floating point
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Strength = Annotated[Number, Field(ge=1e-12, le=1e12)]
 OneOrMore = Annotated[list[Positive], Field(min_length=1)]
@@ -70,17 +70,17 @@ def _expanded(path: Path) -> Path:
 
 
 UserPath = Annotated[Path, AfterValidator(_expanded), BeforeValidator(_not_empty)]
-"""A path in which `~` is the home folder; the resolved configuration has it written out."""
+"""A path in which `~` is the home folder; the resolved configuration has the expanded path."""
 
 
 class StrictModel(BaseModel):
-    """A part of a configuration: unknown keys are refused, and so are infinity and NaN."""
+    """A part of a configuration, which refuses unknown keys, infinity and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CropConfig(StrictModel):
-    """Random resized crop: the crop's share of the image area, its aspect ratio, the resampling filter."""
+    """Random resized crop: the crop's share of the image area, its aspect ratio and the resampling filter."""
 
     scale: tuple[Positive, Positive] = (0.08, 1.0)
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
@@ -94,7 +94,7 @@ class CropConfig(StrictModel):
 
 
 class JitterConfig(StrictModel):
-    """Colour jitter: strengths as in torchvision's ColorJitter, four operations in random order."""
+    """Colour jitter: strengths as in torchvision's ColorJitter, with the four operations in random order."""
 
     probability: Probability = 0.8
     brightness: NonNegative = 0.0
@@ -117,16 +117,16 @@ class BlurConfig(StrictModel):
 
 
 class SolarisationConfig(StrictModel):
-    """Inversion of the grey levels from `threshold` on (BYOL, Grill et al., NeurIPS 2020)."""
+    """Inversion of the grey levels at or above `threshold` (BYOL, Grill et al., NeurIPS 2020)."""
 
     probability: Probability = 0.2
     threshold: Annotated[Integer, Field(ge=0, le=255)] = 128
 
 
 class AugmentationConfig(StrictModel):
-    """Random view of an image; an operation left out, or with probability 0, is not applied.
+    """Random view of an image.
 
-    The operations follow one another in the order of the fields.
+    The operations are applied in the order of the fields. One that is left out or has probability 0 is skipped.
     """
 
     crop: CropConfig | None = None
@@ -140,7 +140,7 @@ class AugmentationConfig(StrictModel):
 
 @cache
 def built_in_augmentations() -> Mapping[str, AugmentationConfig]:
-    """The augmentations of `augmentations.yaml`, which gives the source of each value, by name."""
+    """Return the augmentations of `augmentations.yaml` by name; the file gives the source of each value."""
     text = resources.files("dhel_kcl.experiment").joinpath("augmentations.yaml").read_text(encoding="utf-8")
     values = read_yaml(text, "augmentations.yaml")
     return {name: AugmentationConfig.model_validate(each) for name, each in values.items()}
@@ -155,19 +155,19 @@ def _named_augmentation(value: Any) -> Any:
 
 
 Augmentation = Annotated[AugmentationConfig, BeforeValidator(_named_augmentation)]
-"""A mapping of operations, or the name of a built-in one; the resolved configuration has it spelt out."""
+"""A mapping of operations, or the name of a built-in augmentation, which the resolved configuration spells out."""
 
 
 @cache
 def built_in_protocols() -> Mapping[str, Mapping[str, Any]]:
-    """The training protocols of `protocols.yaml`, which gives the source of each value, by name."""
+    """Return the training protocols of `protocols.yaml` by name; the file gives the source of each value."""
     text = resources.files("dhel_kcl.experiment").joinpath("protocols.yaml").read_text(encoding="utf-8")
     protocols: dict[str, dict[str, Any]] = read_yaml(text, "protocols.yaml")
     return protocols
 
 
 class DataConfig(StrictModel):
-    """Where a data set's images come from and how its beton stores them."""
+    """Source of a data set's images, and how its beton stores them."""
 
     kind: str
     root: UserPath | None = None
@@ -194,12 +194,12 @@ class DataConfig(StrictModel):
             needing = ", ".join(name for name in needs if "class_list" in needs[name])
             raise ValueError(f"class_list: needed for kind {needing}, and only there")
         if set("{}") & set(str(self.class_list)):
-            raise ValueError("class_list: has { or }, which Snakemake takes for wildcards; rename what is called so")
+            raise ValueError("class_list: has { or }, which Snakemake takes for wildcards; rename the file or folder")
         return self
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the betons: STL-10 pretrains on its unlabelled images too, so it has a third one."""
+        """Names of the splits, each with its own beton; STL-10 has a third one to pretrain on unlabelled images too."""
         splits: tuple[str, ...] = declarations.kinds()[self.kind].constants["splits"]
         return splits
 
@@ -225,7 +225,7 @@ class EncoderConfig(StrictModel):
 
 
 class OptimizerConfig(StrictModel):
-    """Optimiser; `learning_rate` is one number, or one number for each batch size of the grid."""
+    """Optimiser settings; `learning_rate` is one number, or one number for each batch size of the grid."""
 
     name: Literal["sgd", "lars"] = "sgd"
     learning_rate: Annotated[
@@ -238,7 +238,7 @@ class OptimizerConfig(StrictModel):
 
 
 class ProbeConfig(StrictModel):
-    """Linear evaluation on augmented images: SGD on the frozen encoder's features, the rate falling linearly to 0."""
+    """Linear evaluation on augmented images: SGD on frozen features with a rate that falls linearly to 0."""
 
     augmentation: Augmentation
     epochs: Epochs
@@ -249,9 +249,9 @@ class ProbeConfig(StrictModel):
 
 
 class DatasetConfig(StrictModel):
-    """One data set with the protocol it is trained by.
+    """One data set with its training protocol.
 
-    `protocol` names the entry of `protocols.yaml` that the other values come from where the file says none.
+    `protocol` names the entry of `protocols.yaml` that supplies the keys which the configuration does not give itself.
     """
 
     name: Name
@@ -283,12 +283,12 @@ class DatasetConfig(StrictModel):
 
 
 class LossGrid(StrictModel):
-    """A loss by name, and a list of values for each hyperparameter, as its class in `losses/` declares them.
+    """A loss by name, with a list of values for each hyperparameter that its class in `losses/` declares.
 
-    `batch_sizes` leaves out those of the experiment that it does not list.
+    `batch_sizes` restricts the loss to some of the experiment's batch sizes.
     """
 
-    model_config = ConfigDict(defer_build=True)  # the losses are looked up at the first validation, which shows errors
+    model_config = ConfigDict(defer_build=True)  # look up the losses at the first validation, which can report errors
     name: str
     batch_sizes: Annotated[list[BatchSize], Field(min_length=1)] | None = None
 
@@ -302,8 +302,8 @@ class LossGrid(StrictModel):
 
 
 def _any_loss() -> Any:
-    """One model for each loss, and for each kernel of a loss that has one."""
-    declarations.loss_titles()  # refuses what cannot be told apart
+    """Return a union of one model for each loss, or one for each kernel of a loss that takes a kernel."""
+    declarations.loss_titles()  # refuses ambiguous names
     choices = []
     for loss in declarations.losses().values():
         kernels = declarations.trainable_kernels().values() if loss.takes_kernel else ()
@@ -324,9 +324,9 @@ def _model(loss: declarations.Declared, kernel: declarations.Declared | None = N
 
 
 class EvaluationConfig(StrictModel):
-    """Linear evaluation on cached features: the grid of inverse regularisation strengths, and k-NN.
+    """Linear evaluation on cached features, with a grid of inverse regularisation strengths, and k-NN.
 
-    `validation_fraction` of the training set chooses the strength; the classifier is then refitted on all of it.
+    The strength is chosen on `validation_fraction` of the training set; the classifier is then refitted on all of it.
     `augmented_images` adds the other protocol, each data set's `probe`; `corruptions` adds corrupted test images.
     """
 
@@ -338,15 +338,15 @@ class EvaluationConfig(StrictModel):
     corruptions: Switch = False
 
     def validation_images(self, total: int) -> int:
-        """How many of `total` training images choose the strength, as scikit-learn rounds."""
+        """Return how many of `total` training images the strength is chosen on, rounded as in scikit-learn."""
         return math.ceil(self.validation_fraction * total)
 
 
 class MonitorConfig(StrictModel):
-    """Watching the encoder while it trains, on a random sample of the pretraining images; the test set is not read.
+    """Monitoring of the encoder while it trains, on a random sample of the pretraining images, not on the test set.
 
-    Every `every_epochs` epochs: accuracy of `neighbours` nearest neighbours (nine tenths of the sample vote on the last
-    tenth; not without labels), and effective rank.
+    The effective rank is measured every `every_epochs` epochs. If the images are labelled, so is the accuracy of
+    `neighbours` nearest neighbours: nine tenths of the sample vote on the last tenth.
     """
 
     every_epochs: Epochs | None = None
@@ -355,7 +355,7 @@ class MonitorConfig(StrictModel):
 
 
 class AnalysisConfig(StrictModel):
-    """Representation analysis: the number of bins of the histogram of pairwise similarities."""
+    """Representation analysis: the number of bins in the histogram of pairwise similarities."""
 
     similarity_bins: Annotated[Integer, Field(ge=1, le=10_000)] = 100
 
@@ -376,7 +376,7 @@ class MiniBatchesConfig(StrictModel):
 
 
 class UniformConfig(StrictModel):
-    """Uniform embeddings: each batch size gets `embeddings` random ones, in 4 to 256 batches."""
+    """Uniform embeddings: `embeddings` random ones for each batch size, in 4 to 256 batches."""
 
     embedding_dim: EmbeddingDim = 16
     batch_sizes: Annotated[list[Annotated[Integer, Field(ge=2, le=2**17)]], Field(min_length=2)] = [
@@ -399,10 +399,10 @@ class TheoryConfig(StrictModel):
 
 
 class ComputeConfig(StrictModel):
-    """What a job runs on.
+    """Hardware and resources of the jobs.
 
-    `precision`, `tf32`, `compile`, `threads` and `gpus_per_run` are part of the result: with other ones, sums round
-    differently. `precision` auto is bfloat16 autocast on GPUs that have it, and float32 elsewhere.
+    `precision`, `tf32`, `compile`, `threads` and `gpus_per_run` affect the results, because they change how sums are
+    rounded. `precision` auto is bfloat16 autocast on GPUs that support it, and float32 elsewhere.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,7 +1,7 @@
-"""The experiment as data: a grid of data sets, losses, batch sizes and seeds, and the runs that it stands for.
+"""The experiment as data: a grid of data sets, losses, batch sizes and seeds, and the runs that it defines.
 
-Each loss has a grid of hyperparameters of its own. Every combination is one run, named by `Run.id`. Nothing is rescaled
-or filled in behind the file's back: the resolved configuration shows what a run uses.
+Each loss has its own grid of hyperparameters. Every combination is one run, named by `Run.id`. No value is rescaled or
+filled in silently: the resolved configuration shows what a run uses.
 """
 
 import itertools
@@ -37,7 +37,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def loss_label(loss: Mapping[str, float | str]) -> str:
-    """A loss with its kernel: ``dhel``, ``kcl_gaussian``."""
+    """Return the name of a loss with its kernel, such as ``dhel`` or ``kcl_gaussian``."""
     return "_".join(str(loss[key]) for key in ("name", "kernel") if key in loss)
 
 
@@ -52,7 +52,7 @@ class Run(StrictModel):
 
     @property
     def loss_label(self) -> str:
-        """The loss with its kernel: ``dhel``, ``kcl_gaussian``."""
+        """The name of the loss with its kernel, such as ``dhel`` or ``kcl_gaussian``."""
         return loss_label(self.loss)
 
     @property
@@ -62,7 +62,7 @@ class Run(StrictModel):
 
     @cached_property
     def id(self) -> str:
-        """File-system name: ``cifar10-dhel-temperature0.3-bs256-seed0``."""
+        """Name that is safe in paths, such as ``cifar10-dhel-temperature0.3-bs256-seed0``."""
         values = [f"{key}{value:g}" for key, value in self.hyperparameters.items()]
         return "-".join([self.dataset.name, self.loss_label, *values, f"bs{self.batch_size}", f"seed{self.seed}"])
 
@@ -70,7 +70,7 @@ class Run(StrictModel):
 class ExperimentConfig(StrictModel):
     """A whole experiment; see `config/README.md` for each key."""
 
-    model_config = ConfigDict(defer_build=True)  # as `LossGrid`
+    model_config = ConfigDict(defer_build=True)  # see `LossGrid`
 
     name: Name
     datasets: Annotated[list[DatasetConfig], Field(min_length=1)]
@@ -88,7 +88,7 @@ class ExperimentConfig(StrictModel):
     def _augmentations_stand_where_they_are_used(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or "augmentations" not in values:
             return values
-        # The first releases list the built-in augmentations that their data sets name.
+        # The configurations of early releases list the built-in augmentations that their data sets refer to.
         built_in = {name: each.model_dump(mode="json") for name, each in built_in_augmentations().items()}
         listed = values["augmentations"]
         if not isinstance(listed, Mapping) or any(built_in.get(name) != each for name, each in listed.items()):
@@ -142,7 +142,7 @@ class ExperimentConfig(StrictModel):
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        """Every run of the grid by its id, in a fixed order."""
+        """All runs of the grid by id, in a fixed order."""
         return {run.id: run for run in self._enumerate()}
 
     def run(self, run_id: str) -> Run:
@@ -176,7 +176,10 @@ OneOrSeveral = BeforeValidator(lambda value: value if isinstance(value, list) el
 
 
 class OnlyConfig(StrictModel):
-    """Part of a grid: what each axis is restricted to. A loss means all its kernels, or one of them: ``kcl_log``."""
+    """Part of a grid: the values that each axis is restricted to.
+
+    The name of a loss selects all its kernels (``kcl``) or one of them (``kcl_log``).
+    """
 
     dataset: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
     loss: Annotated[list[str], Field(min_length=1), OneOrSeveral] | None = None
@@ -184,7 +187,7 @@ class OnlyConfig(StrictModel):
     seed: Annotated[list[Integer], Field(min_length=1), OneOrSeveral] | None = None
 
     def of(self, config: ExperimentConfig) -> ExperimentConfig:
-        """The experiment with the runs that are left; it says nothing of the others.
+        """Return the experiment with only the selected runs; no trace of the others remains.
 
         Raises:
             ValueError: a value is not in the grid, or no run is left.
@@ -230,7 +233,7 @@ def parse_config(values: Any, origin: str) -> ExperimentConfig:
     """Validate a mapping read from `origin`. Its key `only`, an `OnlyConfig`, restricts it to a part of its grid.
 
     Raises:
-        InputError: one line for each unknown, missing or impossible value.
+        InputError: a value is unknown, missing or impossible; the message has one line for each.
     """
     only = None
     if isinstance(values, Mapping) and "only" in values:
@@ -263,31 +266,31 @@ def _explain(problem: dict[str, Any]) -> str:
 
 
 def load_config(path: Path, only: Any = None) -> ExperimentConfig:
-    """Read and validate a YAML configuration, restricted to a part of its grid by `only`, an `OnlyConfig`.
+    """Read and validate a YAML configuration; `only`, an `OnlyConfig`, restricts it to a part of its grid.
 
     Raises:
-        InputError: the file is missing, is not YAML, or says something unknown or impossible.
+        InputError: the file is missing or not YAML, or it has an unknown key or an impossible value.
     """
     return parse_yaml(_read_text(path), str(path), only)
 
 
 def load_combined(paths: Sequence[Path], assignments: Sequence[str] = ()) -> ExperimentConfig:
-    """Read and validate the configuration that several files and Snakemake's `--config` make up.
+    """Read and validate a configuration combined from several files and Snakemake's `--config`.
 
-    Each file, and then `--config`, replaces the top-level keys that it gives, as a whole.
+    Each file, and finally `--config`, replaces whole top-level keys of the files before it.
 
     Args:
         paths: configuration files, at least one.
-        assignments: what follows `--config`, each ``KEY=YAML``.
+        assignments: the arguments of `--config`, each ``KEY=YAML``.
 
     Raises:
-        InputError: as `load_config`; or a key is assigned twice.
+        InputError: see `load_config`; also if a key is assigned twice.
     """
     values: dict[str, Any] = {}
     for path in paths:
         content = read_yaml(_read_text(path), str(path))
         if not isinstance(content, Mapping):
-            return parse_config(content, str(path))  # which says what is wrong
+            return parse_config(content, str(path))  # raises an error
         values |= content
     assigned: dict[str, Any] = {}
     for assignment in assignments:
@@ -308,10 +311,10 @@ def _read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str, origin: str, only: Any = None) -> ExperimentConfig:
-    """Validate a configuration given as YAML (or JSON) text read from `origin`, restricted by `only` as `load_config`.
+    """Validate a configuration given as YAML or JSON text read from `origin`; `only` is as for `load_config`.
 
     Raises:
-        InputError: it is not YAML, or says something unknown or impossible.
+        InputError: the text is not YAML, or it has an unknown key or an impossible value.
     """
     values = read_yaml(text, origin)
     if only is not None and isinstance(values, Mapping):
@@ -326,5 +329,5 @@ def write_resolved_config(config: ExperimentConfig, path: Path) -> None:
 
 
 def resolved_text(config: ExperimentConfig) -> str:
-    """The one form in which a configuration with every default filled in is written."""
+    """Return the text of a resolved configuration; equal configurations give equal text."""
     return write_yaml(config.model_dump(mode="json"))

@@ -1,9 +1,9 @@
-"""Read YAML in which nothing means something else than what a reader takes it for.
+"""Read YAML without values that mean something unexpected.
 
-PyYAML follows YAML 1.1: there `yes` is true, `010` is 8, `1:40` is 100, `1e-3` is a string, and of a key that is given
-twice the last value wins. Here the scalars are those that JSON has too, and every other one is a string, which a
-configuration then refuses where it asks for a number. A key is given once, and so is `<<`. No value has a tag, such as
-`!!int`: it would be read by the rules of YAML 1.1 again.
+PyYAML follows YAML 1.1, where `yes` is true, `010` is 8, `1:40` is 100, `1e-3` is a string, and the last value of a
+repeated key wins. Here, only null, Booleans and decimal numbers are special. Every other scalar is a string, which a
+configuration refuses where it expects a number. Repeated keys, including `<<`, are errors. So are tags such as
+`!!int`, because a tagged value would again be read by the rules of YAML 1.1.
 """
 
 import re
@@ -21,11 +21,11 @@ _SCALARS = {
     "tag:yaml.org,2002:float": r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
     "tag:yaml.org,2002:merge": r"<<",
 }
-"""The scalars that are not strings, by their tag; the first that fits decides."""
+"""Patterns of the scalars that are not strings, by tag; the first match wins."""
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # declared so by PyYAML
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # PyYAML declares it so
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             is_merge, line = key_node.tag == "tag:yaml.org,2002:merge", key_node.start_mark.line + 1
             key = "<<" if is_merge else self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # another kind of key is refused below
+            if isinstance(key, Hashable):  # other keys are refused below
                 if key in lines:
                     problem = f"key {key!r} is given twice, first in line {lines[key]}"
                     raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would not read as a string."""
+    """A dumper that quotes every string that YAML 1.1 or 1.2 would read as something else."""
 
 
 for _tag, _pattern in _SCALARS.items():
@@ -64,7 +64,7 @@ def read_yaml(text: str, origin: str) -> Any:
         origin: where it came from, for messages.
 
     Raises:
-        InputError: it is empty, is not YAML, gives a key twice, or has a tag.
+        InputError: the text is empty or not YAML, repeats a key, or has a tag.
     """
     try:
         values = yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
@@ -76,17 +76,17 @@ def read_yaml(text: str, origin: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
-        raise InputError(f"{origin}: empty; config/README.md says what a configuration may say")
+        raise InputError(f"{origin}: empty; see config/README.md for the keys")
     return values
 
 
 def write_yaml(values: Any) -> str:
-    """Write plain values as YAML that `read_yaml`, and other readers, give back; keys keep their order."""
+    """Return plain values as YAML that `read_yaml` and other readers load unchanged; keys keep their order."""
     text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
     return text
 
 
 def read_scalar(text: str) -> Any:
-    """Read text as `read_yaml` reads a plain scalar."""
+    """Read text the way `read_yaml` reads a plain scalar."""
     is_scalar = any(re.fullmatch(pattern, text) for tag, pattern in _SCALARS.items() if not tag.endswith("merge"))
     return yaml.load(text, _Loader) if is_scalar else text  # nosec B506 # a SafeLoader

@@ -19,7 +19,7 @@ def configure(config: ExperimentConfig, layout: Layout, source: Path | None) -> 
     Args:
         config: the configuration.
         layout: the folder, which may be new.
-        source: the file that it was read from; None if it was standard input.
+        source: the file that it was read from; None for a pipe or standard input.
 
     Returns:
         Whether it was written.
@@ -42,10 +42,10 @@ def read_source(source: str) -> tuple[ExperimentConfig, Path | None]:
         source: the path, or ``-`` for standard input.
 
     Returns:
-        The configuration, and its file; None for a pipe, which can be read once.
+        The configuration and its file; None for a pipe or standard input, which can be read only once.
 
     Raises:
-        InputError: it cannot be read, or is not a valid configuration.
+        InputError: the source cannot be read, or is not a valid configuration.
     """
     path = Path(source)
     if source != "-" and not _is_unnamed_pipe(path):
@@ -54,7 +54,7 @@ def read_source(source: str) -> tuple[ExperimentConfig, Path | None]:
 
 
 def _is_unnamed_pipe(path: Path) -> bool:
-    """Whether a path is that of a pipe that no file names, as a shell's `<(...)` gives it."""
+    """Return whether a path is an unnamed pipe, such as a shell's `<(...)`."""
     return path.is_fifo() and not os.path.lexists(os.path.realpath(path))
 
 

@@ -33,14 +33,14 @@ class Experiment:
 
     @classmethod
     def open(cls, folder: Path, scripts: Path = SCRIPTS) -> Self:
-        """Open an experiment's folder, or that of a release.
+        """Open the folder of an experiment or a release.
 
         Args:
             folder: the folder, such as ``results/quickstart``.
             scripts: the folder of the figure and table scripts.
 
         Raises:
-            InputError: there is no experiment, or its configuration cannot be read.
+            InputError: the folder holds no experiment, or its configuration cannot be read.
         """
         layout = Layout(folder)
         if not layout.config.exists():
@@ -52,7 +52,7 @@ class Experiment:
         """The figure and table scripts, by name.
 
         Raises:
-            InputError: there are none, or one cannot be read.
+            InputError: there are no scripts, or one cannot be read.
         """
         return declarations.scripts(self.scripts) if self.chosen is None else self.chosen
 

@@ -51,7 +51,7 @@ class History:
 
         Raises:
             InputError: the manifest is missing or malformed.
-            OSError: it cannot be read.
+            OSError: the manifest cannot be read.
         """
         place = absolute(path)
         if place not in self._paths:
@@ -59,7 +59,7 @@ class History:
                 content = read_regular(path)
                 manifest = Manifest.model_validate(parse_json(content))
             except (FileNotFoundError, ValueError):
-                manifest = load_manifest(path)  # says what is wrong, in one line
+                manifest = load_manifest(path)  # raises a one-line error
                 content = read_regular(path)
             self._paths[place], self.manifests[path] = path, manifest
             self._of_manifests[place] = hashlib.sha256(content).hexdigest()

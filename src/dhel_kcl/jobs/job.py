@@ -47,14 +47,14 @@ class Job:
 
     @property
     def rule(self) -> str:
-        """The rule that does the job."""
+        """The rule that runs the job."""
         return self.stage.rule or self.stage.name
 
     def check_subject(self) -> None:
         """Refuse a subject that the experiment does not have.
 
         Raises:
-            InputError: it has no such data set, split, run, figure or table.
+            InputError: the experiment has no such data set, split, run, figure or table.
         """
         match self.stage.each:
             case "split":
@@ -116,14 +116,14 @@ class Job:
 
     @contextmanager
     def recorded(self, seeds: Mapping[str, int] | None = None, inputs: Files | None = None) -> Iterator[None]:
-        """Do the job inside this block; if it succeeds, its manifest is written last.
+        """Run the job inside this block; if it succeeds, its manifest is written last.
 
         Args:
             seeds: the seeds of its random streams, by purpose.
             inputs: the files that it reads, if its stage's row cannot say.
 
         Raises:
-            InputError: an input is missing, or its modification time lies in the future.
+            InputError: an input is missing, or its modification time is in the future.
         """
         with record(
             self.manifest,

@@ -1,7 +1,7 @@
-"""THE TABLE: what each stage reads, writes and depends on, in the order of the path from configuration to report.
+"""The table of stages: what each one reads, writes and depends on, in order from the configuration to the report.
 
-Rules, commands, manifests, staleness, repair, audit, trace and crate follow from these rows. To add a stage, write a
-module with a function ``run(job)`` (see `dhel_kcl.jobs.job`), a row here and a rule in ``workflow/rules``; a row with
+Rules, commands, manifests, staleness, repair, audit, trace and crate are derived from these rows. To add a stage, write
+a module with a function ``run(job)`` (see `dhel_kcl.jobs.job`), a row here and a rule in ``workflow/rules``; a row with
 ``rule="measure"`` needs no rule of its own.
 """
 
@@ -18,7 +18,7 @@ from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout, sidecar_path
 
 Files = dict[str, Path]
-"""Paths by the names under which a manifest records them."""
+"""Paths by the names that a manifest uses for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +29,20 @@ class Stage:
 
     Attributes:
         name: name of the stage, its command, and its rule.
-        each: what there is one job for.
-        module: the module whose function ``run`` does a job.
+        each: the kind of subject; there is one job for each subject of that kind.
+        module: the module whose function ``run`` carries out a job.
         help: the first line of ``dhel-kcl NAME --help``.
         writes: the files that a job writes.
         reads: the files that a job reads.
         depends: the settings that a job depends on, as JSON values.
-        gathers: manifests that the workflow asks for instead of the files of runs that the job reads.
-        after: manifests of jobs that come first although the job reads none of their files.
-        measured: names of those written files whose measurements `collect` gathers.
-        plugins: modules that a job runs because the configuration names what they define.
-        declared: further things that its code depends on, as JSON values.
-        rule: the rule whose jobs do the stage, where one process does several stages of a run; None for its own.
-        asked: whether a configuration asks for the stage.
-        gpus: how many GPUs a job uses, where the experiment uses any.
+        gathers: manifests that are the inputs of the rule in place of the run files that the job reads.
+        after: manifests of jobs that must run first although this job reads none of their files.
+        measured: names of the written files whose measurements `collect` gathers.
+        plugins: modules that a job uses because the configuration names something they define.
+        declared: further values that belong to the digest of its code, as JSON values.
+        rule: the rule that runs the stage, if one process runs several stages of a run; None if it has its own rule.
+        asked: whether a configuration includes the stage.
+        gpus: how many GPUs a job uses, if the experiment uses any; None if the stage never does.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Stage:
     gpus: Callable[[ComputeConfig], int] | None = None
 
     def subjects(self, experiment: Experiment) -> list[str]:
-        """What an experiment has jobs of this stage for; nothing if it does not ask for the stage."""
+        """Return the subjects of an experiment's jobs of this stage; none if the configuration leaves the stage out."""
         config = experiment.config
         if not self.asked(config):
             return []
@@ -76,17 +76,17 @@ class Stage:
         return [config.name]
 
     def manifest(self, layout: Layout, subject: str) -> Path:
-        """Where a job's manifest lies."""
+        """Return the path of a job's manifest."""
         if self.each == "run":
             return layout.run_manifest(self.name, subject)
         return layout.manifest(*self.label(subject))
 
     def label(self, subject: str) -> tuple[str, ...]:
-        """Name a job's manifest: the stage and, where there are several jobs, the subject."""
+        """Return the parts of a manifest's name: the stage and, if it has several jobs, the subject."""
         return _label(self.name, self.each, subject)
 
     def rule_label(self, subject: str) -> tuple[str, ...]:
-        """Name the log and the benchmark of the rule that does a job, likewise."""
+        """Return the parts of the name of a log and a benchmark: the rule and, if it has several jobs, the subject."""
         return _label(self.rule or self.name, self.each, subject)
 
 
@@ -99,7 +99,7 @@ def _by_name(*paths: Path) -> Files:
 
 
 def _by_path(layout: Layout, paths: Iterable[Path]) -> Files:
-    """Paths by their place in the experiment's folder, or, of those outside, in the clone."""
+    """Return paths by their place in the experiment's folder; a path outside it is its own key."""
     return {str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path): path for path in paths}
 
 
@@ -118,7 +118,7 @@ def _labelled_betons(experiment: Experiment, run: str) -> list[Path]:
 
 
 def _frozen_encoder(experiment: Experiment, run: str) -> Files:
-    """What a stage reads that applies a run's encoder to labelled images."""
+    """Return the files read by a stage that applies a run's encoder to labelled images."""
     layout = experiment.layout
     return _by_name(layout.encoder(run), layout.outcome(run), *_labelled_betons(experiment, run))
 
@@ -128,7 +128,7 @@ def _one_gpu(compute: ComputeConfig) -> int:
 
 
 def template(name: str) -> Path:
-    """The template of a page."""
+    """Return the path of a page's template."""
     return Path(__file__).parents[1] / "paper" / f"{name}.j2"
 
 
@@ -162,7 +162,10 @@ def _pretrain_beton(experiment: Experiment, run: str) -> Files:
 
 
 def _betons_checked(experiment: Experiment, run: str) -> list[Path]:
-    """Not read here: their jobs check what later stages need of the images, before hours of training are spent."""
+    """Return the manifests of the data set's betons, including those that pretraining does not read.
+
+    The jobs that write them check the images for later stages before hours are spent on training.
+    """
     dataset = experiment.config.run(run).dataset
     return [STAGES["data"].manifest(experiment.layout, f"{dataset.name}/{split}") for split in dataset.data.splits]
 
@@ -170,7 +173,7 @@ def _betons_checked(experiment: Experiment, run: str) -> list[Path]:
 def _training(experiment: Experiment, run: str) -> Any:
     config = experiment.config
     values = config.run(run).model_dump(mode="json")
-    for key in ("protocol", "probe"):  # resolved, or of no account here
+    for key in ("protocol", "probe"):  # resolved already, or irrelevant to training
         values["dataset"].pop(key)
     values["dataset"]["optimizer"].pop("learning_rate")
     arithmetic = config.compute.model_dump(include={"precision", "compile", "gpus_per_run"})
@@ -225,12 +228,12 @@ def _analysis(experiment: Experiment, run: str) -> Any:
 
 
 def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
-    """The stages that each run of an experiment goes through, in order."""
+    """Return the stages that each run of an experiment goes through, in order."""
     return tuple(stage.name for stage in STAGES.values() if stage.each == "run" and stage.asked(config))
 
 
 def measurements(layout: Layout, run: str, stages: Iterable[str]) -> list[Path]:
-    """The files that hold everything that some stages measured on one run."""
+    """Return the files with everything that the given stages measured on one run."""
     return [STAGES[stage].writes(layout, run)[name] for stage in stages for name in STAGES[stage].measured]
 
 
@@ -242,7 +245,7 @@ def _everything_measured(experiment: Experiment, subject: str) -> Files:
 
 
 def _of_stages(experiment: Experiment, stages: Iterable[str]) -> list[Path]:
-    """The manifests of an experiment's jobs of some stages."""
+    """Return the manifests of an experiment's jobs of the given stages."""
     return [
         STAGES[stage].manifest(experiment.layout, subject)
         for stage in stages
@@ -251,7 +254,7 @@ def _of_stages(experiment: Experiment, stages: Iterable[str]) -> list[Path]:
 
 
 def _runs_and_betons(experiment: Experiment, subject: str) -> list[Path]:
-    """One file of each job, its last, stands for the others: naming thousands of those again would slow planning."""
+    """Return the last manifest of each data and run job; listing thousands of other files would slow down planning."""
     rules = dict.fromkeys(STAGES[name].rule or name for name in run_stages(experiment.config))
     return _of_stages(experiment, ("data", *(stages_of(rule, experiment.config)[-1].name for rule in rules)))
 
@@ -271,14 +274,14 @@ def _results_and_trainings(experiment: Experiment, subject: str) -> Files:
 
 
 def _all_products(experiment: Experiment, subject: str) -> Files:
-    """Every product, and the manifests of the jobs before, which the report summarises."""
+    """Return every product, and the manifests of the earlier jobs, which the report summarises."""
     layout = experiment.layout
     products = [path for target in experiment.targets for path in layout.products(target)]
     return _by_path(layout, [layout.results, layout.theory, layout.explorer, *products, *reported(experiment)])
 
 
 def reported(experiment: Experiment) -> list[Path]:
-    """The manifests of every job before the report, but for the writing of the configuration."""
+    """Return the manifests of all jobs before the report, except that of `configure`."""
     before = [name for name in STAGES if name not in ("configure", "report")]
     return _of_stages(experiment, before)
 
@@ -296,7 +299,7 @@ _ROWS = (
         name="data",
         each="split",
         module="dhel_kcl.data.data",
-        help="Write one split of a data set as an FFCV beton with a checksum sidecar; download it first if need be.",
+        help="Write one split of a data set as an FFCV beton with a checksum sidecar; download it first if needed.",
         reads=_class_list,
         writes=lambda layout, split: {
             "beton": layout.beton(*split.split("/")),
@@ -309,7 +312,7 @@ _ROWS = (
         name="pretrain",
         each="run",
         module="dhel_kcl.training.pretrain",
-        help="Pretrain one run; interrupted, the same command continues from the last checkpoint.",
+        help="Pretrain one run; after an interruption, the same command resumes from the last checkpoint.",
         reads=_pretrain_beton,
         after=_betons_checked,
         writes=lambda layout, run: _by_name(
@@ -325,7 +328,7 @@ _ROWS = (
         each="run",
         rule="measure",
         module="dhel_kcl.evaluation.features",
-        help="Compute the frozen encoder's features of one run for the train and test images.",
+        help="Compute the features of one run's frozen encoder for the train and test images.",
         reads=_frozen_encoder,
         writes=lambda layout, run: _by_name(layout.features(run)),
         depends=_views,
@@ -336,7 +339,7 @@ _ROWS = (
         each="run",
         rule="measure",
         module="dhel_kcl.evaluation.evaluate",
-        help="Measure linear-probe and k-nearest-neighbour accuracy of one run's frozen features.",
+        help="Measure the linear-probe and k-nearest-neighbour accuracy of one run's frozen features.",
         reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
         writes=lambda layout, run: _by_name(layout.evaluation(run), layout.classifier(run)),
         depends=_probe,
@@ -347,7 +350,7 @@ _ROWS = (
         each="run",
         rule="measure",
         module="dhel_kcl.evaluation.augmented_probe",
-        help="Evaluate one run by the public protocol: a linear probe trained by SGD on augmented images.",
+        help="Evaluate one run with the public code's protocol: a linear probe trained by SGD on augmented images.",
         reads=_frozen_encoder,
         writes=lambda layout, run: _by_name(layout.augmented_probe(run)),
         depends=_augmented_probe,
@@ -373,7 +376,7 @@ _ROWS = (
         each="run",
         rule="measure",
         module="dhel_kcl.evaluation.analyse",
-        help="Measure alignment, uniformity, rank and spectrum of one run's features.",
+        help="Measure the alignment, uniformity, rank and spectrum of one run's features.",
         reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
         writes=lambda layout, run: _by_name(layout.representation(run)),
         depends=_analysis,
@@ -414,7 +417,7 @@ _ROWS = (
         name="explorer",
         each="experiment",
         module="dhel_kcl.paper.explorer",
-        help="Write one HTML page that works offline, to filter the runs and look into each of them.",
+        help="Write an HTML page that works offline, to filter the runs and inspect each of them.",
         reads=_results_and_trainings,
         writes=lambda layout, name: {"explorer": layout.explorer},
         depends=lambda experiment, name: {"stages": list(run_stages(experiment.config))},
@@ -424,7 +427,7 @@ _ROWS = (
         name="report",
         each="experiment",
         module="dhel_kcl.paper.report",
-        help="Write one self-contained HTML page with every figure, table and setting.",
+        help="Write a self-contained HTML page with every figure, table and setting.",
         reads=_all_products,
         writes=lambda layout, name: {"report": layout.report},
         depends=_whole,
@@ -433,9 +436,9 @@ _ROWS = (
 )
 
 STAGES: Mapping[str, Stage] = {row.name: row for row in _ROWS}
-"""The stages by name, in the order of the path."""
+"""The stages by name, in the order in which they run."""
 
 
 def stages_of(rule: str, config: ExperimentConfig) -> tuple[Stage, ...]:
-    """Return the stages that one job of a rule does, in order, as far as the configuration asks for them."""
+    """Return the stages that one job of a rule runs, in order, without those that the configuration leaves out."""
     return tuple(stage for stage in STAGES.values() if (stage.rule or stage.name) == rule and stage.asked(config))

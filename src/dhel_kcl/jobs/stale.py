@@ -1,4 +1,4 @@
-"""Whether a job has to be done again: what its manifest records, against what is there now."""
+"""Decide whether a job must be rerun, by comparing its manifest with the current state."""
 
 import json
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from dhel_kcl.jobs.manifest import absolute
 
 
 def why_stale(job: Job, history: History) -> str | None:
-    """Say why a job that was done has to be done again; None if it does not.
+    """Return why a finished job must be rerun, or None if it need not.
 
-    It was done under other settings, by other code or with other files than there are now, or a file that it wrote is
-    gone. Files that the workflow discards are not missed.
+    A job is stale if its settings, its code or the files that it reads have changed, or if a file that it wrote is gone
+    and is not one that the workflow discards.
 
     Args:
         job: the job.
-        history: its manifest, and those of the jobs that wrote what it reads.
+        history: has its manifest and those of the jobs that wrote the files it reads.
     """
     done = history.manifests[job.manifest]
     if (done.stage, done.subject) != (job.stage.name, job.subject):
@@ -34,7 +34,7 @@ def why_stale(job: Job, history: History) -> str | None:
         other = min(others)
         return f"it no longer reads {other.name}" if other in read else f"it now reads {other.name}"
     for file, sha256 in read.items():
-        # A file that no job wrote may be missing; then Snakemake says so.
+        # A file that no job wrote may be missing; Snakemake then reports it.
         now = history.recorded(file) or (history.sha256(file) if file.is_file() else sha256)
         if now != sha256:
             return f"{file.name}, which it read, has changed"
@@ -42,7 +42,7 @@ def why_stale(job: Job, history: History) -> str | None:
 
 
 def _differences(old: Any, new: Any, place: str = "") -> Iterator[str]:
-    """Name the settings that differ, with their values where these are short."""
+    """Yield the settings that differ, with their values if these are short."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
