@@ -137,9 +137,7 @@ def log_of(rule, subject=""):
 
 
 def benchmark_of(rule, subject=""):
-    return layout.benchmark(
-        *stages_of(rule, experiment.config)[0].rule_label(subject)
-    )
+    return layout.benchmark(*stages_of(rule, experiment.config)[0].rule_label(subject))
 
 
 def gpus(rule):
