@@ -7,8 +7,12 @@ wrote, compares the whole folder with the seal of the last audit that passed, re
 table, figure and page again.
 """
 
+import multiprocessing
+import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +27,6 @@ from dhel_kcl.jobs.layout import Layout, walk
 from dhel_kcl.jobs.manifest import Artifact, absolute, changes_since, shown
 from dhel_kcl.jobs.ownership import is_own, is_release
 from dhel_kcl.jobs.stages import STAGES, run_stages
-from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings
 from dhel_kcl.paper.render import load_results, load_target, points_equal, read_points, render, shows_points
 from dhel_kcl.paper.report import compare_report
 from dhel_kcl.provenance.crate import outdated
@@ -114,11 +117,12 @@ def audit(experiment: Experiment) -> Outcome:
         _check_seal(layout, outcome)
     if not outcome.problems:  # else deriving from missing or changed files would only repeat the problems
         remade = _Remade(expected, history, outcome)
-        _check_measurements(experiment, outcome)
-        _check_tables(layout, remade, outcome)
-        _check_points(experiment, remade, outcome)
-        _check_explorer(experiment, remade, outcome)
-        _check_report(experiment, remade, outcome)
+        with _redrawn(experiment) as redrawn:
+            _check_measurements(experiment, outcome)
+            _check_tables(layout, remade, outcome)
+            _check_points(experiment, redrawn, remade, outcome)
+            _check_explorer(experiment, remade, outcome)
+            _check_report(experiment, remade, outcome)
         _check_crate(experiment, history, outcome)
         outcome.unlike = remade.warnings()
         outcome.warnings += outcome.unlike
@@ -322,7 +326,32 @@ def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
             )
 
 
-def _check_points(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
+Redrawn = Mapping[str, Future[list[Path]]]
+"""The files of each figure and table, drawn again."""
+
+
+@contextmanager
+def _redrawn(experiment: Experiment) -> Iterator[Redrawn]:
+    """Draw every figure and table again, on the other cores while the audit goes on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tables, drawings = experiment.layout.table, {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(
+            min(cores, 8), multiprocessing.get_context("fork"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
+    ):
+        for script in experiment.targets.values():
+            output = Path(folder, script.name)
+            output.mkdir()
+            drawings[script.name] = pool.submit(render, script.path, [*map(tables, script.tables)], output)
+        try:
+            yield drawings
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_points(experiment: Experiment, redrawn: Redrawn, remade: _Remade, outcome: Outcome) -> None:
     layout = experiment.layout
     known: dict[str, set[str]] = {}
     for name in declarations.TABLES:
@@ -331,39 +360,40 @@ def _check_points(experiment: Experiment, remade: _Remade, outcome: Outcome) -> 
     for script in experiment.targets.values():
         if known.keys() >= set(script.tables):
             runs = set().union(*(known[name] for name in script.tables))
-            _check_target(layout, script, runs, remade, outcome)
+            _check_target(layout, script, runs, redrawn, remade, outcome)
 
 
 def _check_target(
-    layout: Layout, script: declarations.Script, runs: set[str], remade: _Remade, outcome: Outcome
+    layout: Layout, script: declarations.Script, runs: set[str], redrawn: Redrawn, remade: _Remade, outcome: Outcome
 ) -> None:
-    """Make a figure or table again from the tidy tables and compare its files."""
-    tables = [layout.table(name) for name in script.tables]
+    """Compare the files of a figure or table with those drawn again from the tidy tables."""
     products = {path.suffix: path for path in layout.products(script.name)}
     written = products.pop(".csv")
-    with tempfile.TemporaryDirectory() as folder:
-        with outcome.blaming(written):
-            points = read_points(written)
-            outcome.points += len(points)
-            named = {run for cell in points["runs"].dropna() for run in str(cell).split(";") if run}
-            for run in sorted(named - runs):
-                outcome.blame(written, f"names an unknown run {run}")
-        with outcome.blaming(script.path):
-            again = {path.suffix: path for path in render(script.path, tables, Path(folder))}
-            if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
-                giving = " and ".join(path.name for path in tables)
-                outcome.blame(written, f"{giving} gives different values; rerun render for {script.name}")
-            said = f"does not show the values of {written.name}; rerun render for {script.name}"
-            for suffix, product in products.items():
-                with outcome.blaming(product):
-                    if suffix == ".md" and not shows_points(product, load_target(script.path), points):
-                        outcome.blame(product, said)
-                        continue
-                    same = product.read_bytes() == again[suffix].read_bytes()
-                    remade.compare(product, same, layout.manifest("render", script.name), said)
+    with outcome.blaming(written):
+        points = read_points(written)
+        outcome.points += len(points)
+        named = {run for cell in points["runs"].dropna() for run in str(cell).split(";") if run}
+        for run in sorted(named - runs):
+            outcome.blame(written, f"names an unknown run {run}")
+    with outcome.blaming(script.path):
+        again = {path.suffix: path for path in redrawn[script.name].result()}
+        if absolute(written) not in outcome.blamed and not points_equal(points, read_points(again[".csv"])):
+            giving = " and ".join(layout.table(name).name for name in script.tables)
+            outcome.blame(written, f"{giving} gives different values; rerun render for {script.name}")
+        said = f"does not show the values of {written.name}; rerun render for {script.name}"
+        for suffix, product in products.items():
+            with outcome.blaming(product):
+                if suffix == ".md" and not shows_points(product, load_target(script.path), points):
+                    outcome.blame(product, said)
+                    continue
+                same = product.read_bytes() == again[suffix].read_bytes()
+                remade.compare(product, same, layout.manifest("render", script.name), said)
 
 
 def _check_explorer(experiment: Experiment, remade: _Remade, outcome: Outcome) -> None:
+    # Altair takes a second or two to import, during which the other cores draw.
+    from dhel_kcl.paper.explorer import explorer_text, read_rows, run_rows, trainings
+
     layout, manifests = experiment.layout, trainings(experiment)
     with outcome.blaming(layout.explorer):
         current = run_rows(layout.results, manifests, layout.root)
