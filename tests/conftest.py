@@ -13,7 +13,7 @@ import pytest
 import torch
 from explorer_page import Page
 from filelock import FileLock
-from workspace import TINY, make_workspace, snakemake
+from workspace import FINISHED, TINY, make_workspace, snakemake
 
 from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.sources import open_source
@@ -115,7 +115,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
-            outcome = snakemake(cwd=make_workspace(folder))
+            outcome = snakemake(cwd=make_workspace(folder, FINISHED))
             assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:] + _failed_logs(folder)
     assert (folder / "results" / "tiny" / "audit.json").exists(), "another process could not make it"
     return folder

@@ -20,7 +20,7 @@ SAYING = {
     "error": ("metrics/similarity.py", "the ideal similarity law needs embedding", "choose another"),
     "error of a metric": ("metrics/knn.py", "train and test must share d, got", "d differs:"),
     "error of a stage": ("training/pretrain.py", "of {self.total_steps} as asked; ", "as asked; "),
-    "constant's docstring": ("losses/streaming/tiles.py", "about what the cache of a core holds", "as measured"),
+    "constant's docstring": ("losses/streaming/tiles.py", "about the size of a core's cache", "as measured"),
     "epoch's line": ("training/progress.py", "k-NN accuracy {row", "kNN {row"),
     "step's line": ("training/progress.py", "step {step}/{self._total}: loss", "after step {step}, loss"),
     "TensorBoard's tag": ("training/progress.py", 'f"epoch/{name}"', 'f"epochs/{name}"'),
@@ -55,7 +55,7 @@ COMPUTING = {
     "optimiser": ("training/optimizer.py", "return 0.5 * (1", "return 0.4 * (1", {"pretrain"}),
     "recorded event": ("training/pretrain.py", '{"weights": math.nan}', '{"weight": math.nan}', {"pretrain"}),
     "neighbours": ("evaluation/evaluate.py", "neighbours = min(", "neighbours = max(", {"evaluate"}),
-    "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain", "collect"}),
+    "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain"}),
 }
 
 

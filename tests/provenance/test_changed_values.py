@@ -10,12 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_up import sign_again
-from test_missing_files import RUN
 from workspace import TINY
 
 from dhel_kcl import cli
 from dhel_kcl.errors import InputError
-from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.ownership import SUMS
@@ -191,20 +189,3 @@ def test_what_was_changed_in_a_release_does_not_pass(experiment: Experiment, tmp
     assert made["fig_minimisers"].other_bytes == (".pdf",)
     wrong = {name for name, each in made.items() if each.numbers is False}
     assert wrong == ({"fig_minimisers", "explorer"} if same_code else {"table_theory"})
-
-
-def test_the_explorer_follows_the_palette_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dhel_kcl.jobs.job import Job, code_digest
-    from dhel_kcl.jobs.stages import STAGES
-
-    monkeypatch.chdir(tmp_path)
-    job = Job(Experiment(load_config(TINY), LAYOUT), STAGES["explorer"], "tiny")
-    digests = set()
-    for text in ("A = 1", "A = 2"):
-        (tmp_path / "paper_figures").mkdir(exist_ok=True)
-        (tmp_path / "paper_figures" / "style.py").write_text(text, encoding="utf-8")
-        code_digest.cache_clear()
-        digests.add(job.code)
-    code_digest.cache_clear()
-    assert len(digests) == 2
-    assert RUN in job.config.runs

@@ -187,7 +187,7 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
     LAYOUT.audit.unlink()
     set_metric(LAYOUT.evaluation(RUN))
     sign_again(LAYOUT.run_manifest("evaluate", RUN))
-    assert any("collect of tiny used another version" in problem for problem in named(LAYOUT.evaluation(RUN)))
+    assert any("collect of tiny used a different version" in problem for problem in named(LAYOUT.evaluation(RUN)))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,12 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
         (LAYOUT.theory.with_suffix(".csv"), replace_text("0.", "1."), None, "theory.parquet gives different values"),
         (LAYOUT.report, forge_cell, None, "does not match the experiment"),
         (LAYOUT.report, replace_text("<figure>", '<figure><img src="a.png">'), None, "does not match the experiment"),
-        (LAYOUT.report, replace_text("epochs: 2", "epochs: 200"), None, "the configuration is not what the experiment"),
+        (
+            LAYOUT.report,
+            replace_text("epochs: 2", "epochs: 200"),
+            None,
+            "configuration does not match the experiment",
+        ),
         (LAYOUT.report, replace_text("averaging over seeds", "choosing"), None, "but was changed elsewhere"),
         (LAYOUT.report, replace_text("4 of the 4 runs", "9 of the 9 runs"), None, "but was changed elsewhere"),
         (LAYOUT.explorer, replace_text('id="data">', 'id="data">1</script>'), None, "cannot be used (TypeError"),
@@ -291,7 +296,7 @@ def test_a_stale_input_is_found_even_when_every_file_matches_its_own_manifest(ex
     manifest = load_manifest(LAYOUT.run_manifest("pretrain", RUN))
     manifest.outputs = load_manifest(LAYOUT.run_manifest("pretrain", other)).outputs
     write_json(LAYOUT.run_manifest("pretrain", RUN), manifest.model_dump())
-    assert any(f"features of {RUN} used another version" in problem for problem in named(LAYOUT.encoder(RUN)))
+    assert any(f"features of {RUN} used a different version" in problem for problem in named(LAYOUT.encoder(RUN)))
 
 
 def without_inputs(path: Path) -> dict[str, object]:
