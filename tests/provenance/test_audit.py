@@ -4,10 +4,9 @@ import platform
 from pathlib import Path
 
 import pandas as pd
-from workspace import REPOSITORY, snakemake
+from workspace import FINISHED, snakemake
 from workspace import run as run_program
 
-from dhel_kcl import declarations
 from dhel_kcl.files import read_json, sha256_file
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest
@@ -28,7 +27,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert f"its own sha256 is {sha256_file(copy_of_finished / LAYOUT.audit)}" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(declarations.scripts(REPOSITORY / "paper_figures")) + 2
+    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(FINISHED) + 2
 
 
 def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_again(copy_of_finished: Path) -> None:

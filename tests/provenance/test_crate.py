@@ -18,7 +18,7 @@ from requests_cache import NEVER_EXPIRE, CachedSession
 from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
-from workspace import REPOSITORY, TINY
+from workspace import FINISHED, REPOSITORY, TINY
 from workspace import run as run_program
 
 from dhel_kcl.declarations import scripts
@@ -34,7 +34,7 @@ from dhel_kcl.provenance import crate, sbom
 from dhel_kcl.provenance.crate import workflow_files, write_crate
 from dhel_kcl.provenance.sbom import write_sbom
 
-SCRIPTS = scripts(REPOSITORY / "paper_figures")
+SCRIPTS = {name: script for name, script in scripts(REPOSITORY / "paper_figures").items() if name in FINISHED}
 # The context is the one that the package rocrate 0.11.0 carries; its licence is CC0 1.0.
 CONTEXTS = {"https://w3id.org/ro/crate/1.1/context": Path(__file__).parent / "contexts" / "ro-crate-1.1.jsonld"}
 RUN = "digits-dhel-temperature0.3-bs128-seed0"

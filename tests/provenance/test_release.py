@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from workspace import REPOSITORY, make_workspace, run
+from workspace import FINISHED, REPOSITORY, make_workspace, run
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
@@ -256,7 +256,7 @@ def test_a_release_holds_every_table_product_measurement_and_manifest_but_nothin
 def test_a_release_is_drawn_again_without_its_experiment(released: Path, tmp_path: Path) -> None:
     outcome = run("dhel-kcl", "redraw", str(released), "--output", str(tmp_path / "redrawn"), cwd=REPOSITORY)
     assert outcome.returncode == 0, outcome.stderr
-    count = len(TARGETS)
+    count = len(FINISHED)
     assert f"{count + 2} of {count + 2} have the released numbers" in outcome.stdout
     assert f"{count} of {count} figures and tables have the released bytes" in outcome.stdout
     redrawn, was = contents(tmp_path / "redrawn" / "released"), contents(released)

@@ -548,7 +548,7 @@ def warned(pattern: str) -> list[str]:
 
 
 def test_a_job_that_ran_uncommitted_code_is_named(clone: Path) -> None:
-    first = "fig_alignment_uniformity"
+    first = "fig_batch_size"
     uncommitted = f"uncommitted changes were in the code when render ran for {first}"
     assert in_clone(clone, "render", "results/tiny", first)[0] == 0
     assert warned(uncommitted) == []

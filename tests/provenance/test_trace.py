@@ -145,7 +145,7 @@ def test_what_no_longer_holds_is_said_where_it_is_told() -> None:
 @pytest.mark.parametrize(
     ("what", "cell", "column", "said"),
     [
-        ("fig_x", ["1"], None, "fig_x: --cell needs a figure or table; there are fig_alignment_uniformity, "),
+        ("fig_x", ["1"], None, "fig_x: --cell needs a figure or table; there are fig_batch_size, "),
         ("table_linear_accuracy", ["0"], None, "no row 0; there are rows 1 to"),
         ("table_linear_accuracy", ["99"], None, "no row 99; there are rows 1 to"),
         ("table_linear_accuracy", ["best"], None, "no cell 'best'; give a row number, or values of dataset, loss, "),
