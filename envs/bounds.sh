@@ -31,7 +31,7 @@ for resolution in lowest-direct highest; do
         "$environment/bin/python" -m pytest "tests/$part" --confcutdir "tests/$part"
     done
     if [[ -z $library ]]; then
-        "$environment/bin/python" -m pytest tests/data tests/paper_figures/test_golden.py \
+        "$environment/bin/python" -m pytest tests/data tests/paper_figures/test_all_targets.py \
             tests/test_seeding.py tests/experiment/test_config.py \
             tests/training/test_{checkpoints,encoder,log,optimizer}.py tests/evaluation/test_evaluate.py \
             tests/results/test_statistics.py

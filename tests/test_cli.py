@@ -75,6 +75,7 @@ def test_every_command_has_help_and_those_of_users_an_example(command: list[str]
 def test_the_stages_are_listed_with_their_commands_in_the_order_of_the_path(tmp_path: Path) -> None:
     listed = run("dhel-kcl", "stages", cwd=tmp_path).stdout
     assert [line.split()[1] for line in listed.splitlines() if line.startswith("dhel-kcl ")] == OF_STAGES
+    assert listed.endswith("corruptions, analyse of a run in one process: dhel-kcl measure FOLDER RUN\n")
 
 
 def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:

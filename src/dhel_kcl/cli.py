@@ -278,7 +278,7 @@ def configure(
 
 @app.command("stages", rich_help_panel=PLAN)
 def list_stages() -> None:
-    """List the stages in order; each is a command that the workflow runs.
+    """List the stages in order; each is a command.
 
     Example: `dhel-kcl stages`
     """
@@ -286,6 +286,8 @@ def list_stages() -> None:
     for stage in STAGES.values():
         if stage.name != "configure":
             typer.echo(f"dhel-kcl {_command(stage)} FOLDER{subjects[stage.each]}\n    {stage.help}")
+    together = [_command(stage) for stage in STAGES.values() if stage.rule == "measure"]
+    typer.echo(f"The workflow runs {', '.join(together)} of a run in one process: dhel-kcl measure FOLDER RUN")
 
 
 # Publish

@@ -1,6 +1,7 @@
 """The workflow: what it makes, what it makes again, and what it refuses."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -234,6 +235,7 @@ def test_config_replaces_a_key_as_a_whole_also_for_jobs_in_processes_of_their_ow
 def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_of_finished: Path) -> None:
     run_id, other = "digits-dhel-temperature0.3-bs128-seed0", "digits-dhel-temperature0.3-bs256-seed0"
     keep_targets(copy_of_finished, targets := ("table_corruptions", "table_linear_accuracy"))
+    shutil.copy(REPOSITORY / "paper_figures" / "table_corruptions.py", copy_of_finished / "paper_figures")
     encoder = copy_of_finished / LAYOUT.encoder(run_id)
     kept = encoder.read_bytes()
     encoder.write_bytes(kept[:1000])
@@ -247,7 +249,7 @@ def test_a_failing_job_says_why_keeps_what_was_computed_and_can_be_mended(copy_o
     later += [LAYOUT.results, LAYOUT.explorer, LAYOUT.report, LAYOUT.audit]
     later += [file for target in targets for file in LAYOUT.products(target)]
     for path in later:
-        (copy_of_finished / path).unlink()
+        (copy_of_finished / path).unlink(missing_ok=True)
     failed = snakemake(cwd=copy_of_finished, config=config)
     assert failed.returncode != 0
     said = (copy_of_finished / LAYOUT.log("measure", run_id)).read_text(encoding="utf-8").splitlines()

@@ -47,6 +47,10 @@ def given(column: str, value: object) -> Change:
         (given("temperature", float("inf")), "temperature is inf in the row linear_top1 of a"),
         (given("learning_rate", 2.0), "the rows of a differ in what they say of the run"),
         (lambda rows: pd.concat([rows, rows.tail(1).assign(value=0.25)]), "the row linear_top1 of b is there twice"),
+        (
+            lambda rows: pd.concat([rows, *[pd.DataFrame([row("not_measured", 1.0, source="a.json")])] * 2]),
+            "the row not_measured of a is there twice",
+        ),
         (lambda rows: rows.assign(better=1.0), "column better is not one of its columns"),
     ],
 )
@@ -65,6 +69,7 @@ def test_what_jobs_write_is_read(tmp_path: Path) -> None:
     rows = table()
     rows.loc[0, ["x", *HYPERPARAMETERS]] = float("nan")
     rows.loc[1, HYPERPARAMETERS] = float("nan")
-    rows.to_parquet(path)
-    assert len(load_results(path)) == 3
+    reasons = [row("not_measured", 1.0, run="c", source=source) for source in ("evaluation.json", "corruptions.json")]
+    pd.concat([rows, pd.DataFrame(reasons)]).to_parquet(path)
+    assert len(load_results(path)) == 5
     assert load_results(path, ("other",)).empty

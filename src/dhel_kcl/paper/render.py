@@ -228,8 +228,10 @@ def _impossible(rows: pd.DataFrame) -> str | None:
         if found.any():
             row = rows[found].iloc[0]
             return f"{column} is {row[column]} in the row {row['metric']} of {row['run']}"
-    of_the_row = [name for name in _OF_A_ROW[:-3] if name in rows]
-    if (again := rows.duplicated(["run", *of_the_row])).any():
+    of_the_row = rows[["run", *(name for name in _OF_A_ROW[:-3] if name in rows)]]
+    if "source" in rows:  # several files of a run may give a reason for what they lack
+        of_the_row = of_the_row.assign(source=rows["source"].where(rows["metric"] == "not_measured"))
+    if (again := of_the_row.duplicated()).any():
         row = rows[again].iloc[0]
         return f"the row {row['metric']} of {row['run']} is there twice"
     of_runs = rows[[name for name in rows if name not in _OF_A_ROW]].drop_duplicates()
