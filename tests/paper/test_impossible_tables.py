@@ -48,7 +48,9 @@ def given(column: str, value: object) -> Change:
         (given("learning_rate", 2.0), "the rows of a differ in what they say of the run"),
         (lambda rows: pd.concat([rows, rows.tail(1).assign(value=0.25)]), "the row linear_top1 of b is there twice"),
         (
-            lambda rows: pd.concat([rows, *[pd.DataFrame([row("not_measured", 1.0, source="a.json")])] * 2]),
+            lambda rows: pd.concat(
+                [rows, pd.DataFrame([row("not_measured", 1.0, source="a.json")] * 2)], ignore_index=True
+            ),
             "the row not_measured of a is there twice",
         ),
         (lambda rows: rows.assign(better=1.0), "column better is not one of its columns"),
@@ -70,6 +72,6 @@ def test_what_jobs_write_is_read(tmp_path: Path) -> None:
     rows.loc[0, ["x", *HYPERPARAMETERS]] = float("nan")
     rows.loc[1, HYPERPARAMETERS] = float("nan")
     reasons = [row("not_measured", 1.0, run="c", source=source) for source in ("evaluation.json", "corruptions.json")]
-    pd.concat([rows, pd.DataFrame(reasons)]).to_parquet(path)
+    pd.concat([rows, pd.DataFrame(reasons)], ignore_index=True).to_parquet(path)
     assert len(load_results(path)) == 5
     assert load_results(path, ("other",)).empty
