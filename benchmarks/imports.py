@@ -6,7 +6,7 @@ are measured in the same turns.
 
 import itertools
 import os
-import subprocess
+import subprocess  # nosec B404 # for new interpreters
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +56,7 @@ def once(modules: str, source: Path) -> tuple[float, str]:
     """Import modules in a new process; return the seconds, and which heavy packages are loaded then."""
     program = PROGRAM.format(heavy=HEAVY)
     environment = {**os.environ, "PYTHONPATH": str(source / "src")}
-    outcome = subprocess.run(
+    outcome = subprocess.run(  # nosec B603 # this interpreter, on modules of ours
         [sys.executable, "-c", program, modules],
         env=environment,
         cwd=source,

@@ -120,7 +120,7 @@ def entities(layout: Layout) -> Entities:
 
 @pytest.fixture
 def jobs(layout: Layout) -> dict[Path, Manifest]:
-    return History(jobs_of(Experiment.open(layout.root, REPOSITORY / "paper_figures"))).manifests
+    return History(jobs_of(Experiment.open(layout.root, layout.root.parents[1] / "paper_figures"))).manifests
 
 
 def read_entities(layout: Layout) -> Entities:

@@ -62,7 +62,9 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(
 def test_one_that_holds_no_state_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, KEY, kept=1)
     checkpoints.save(1, [1, 2, 3])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"step-00000001-.*: not a checkpoint of this program: it holds no state"):
+    with pytest.raises(
+        InputError, match=r"step-00000001-.*: not a checkpoint of this program: it holds no training state"
+    ):
         checkpoints.newest()
 
 
