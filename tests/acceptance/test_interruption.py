@@ -101,8 +101,16 @@ def terminate_the_scheduler(scheduler: subprocess.Popen[bytes], folder: Path, ch
 
 
 def lose_power(scheduler: subprocess.Popen[bytes], folder: Path, chance: random.Random) -> None:
-    """Of the files written last, some are cut off and some end in zeros, whatever Snakemake takes them for."""
+    """Of the files written last, some are cut off and some end in zeros, whatever Snakemake takes them for.
+
+    The next workflow looks for such files because this one was at work. Where none was, `dhel-kcl repair` and the audit
+    find them.
+    """
+    while not (at_work := list((folder / LAYOUT.running).glob("*"))) and scheduler.poll() is None:
+        time.sleep(0.05)
     kill_everything(folder)
+    if not at_work or not list((folder / LAYOUT.running).glob("*")):  # it ended, or had not yet begun
+        return
     places = (folder / LAYOUT.root, folder / ".snakemake" / "metadata")
     written = [path for place in places for path in place.rglob("*") if path.is_file() and path.stat().st_size]
     written.sort(key=lambda path: path.stat().st_mtime)
