@@ -407,6 +407,7 @@ def test_a_log_replaces_no_file_but_a_log(experiment: Path) -> None:
 
 
 def test_a_run_can_be_watched_until_it_ends(copy_of_finished: Path) -> None:
+    shutil.copy(REPOSITORY / "paper_figures" / "fig_training.py", copy_of_finished / "paper_figures")
     folder = copy_of_finished / "results" / "tiny" / "runs" / RUN
     log, outcome = folder / "training_log.csv", folder / "outcome.json"
     lines, end = log.read_text(encoding="utf-8").splitlines(keepends=True), outcome.read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from scheduler import have_ended, start_scheduler
 from workspace import TINY, make_workspace, run
 
 from dhel_kcl.files import TEMPORARY
@@ -194,3 +195,26 @@ def test_the_results_are_those_of_a_workflow_that_nobody_interrupted(keep_featur
     assert results(folder) == expected
     audited = run("dhel-kcl", "audit", str(LAYOUT.root), cwd=folder)
     assert audited.returncode == 0, audited.stderr
+
+
+@pytest.mark.parametrize("killed", ["scheduler", "launcher"])
+def test_the_processes_of_one_run_end_with_the_scheduler_and_with_their_launcher(killed: str, workspace: Path) -> None:
+    values = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    values["compute"]["gpus_per_run"] = 2
+    values["datasets"][0]["epochs"] = 1000
+    (workspace / "two.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    for arguments in (["configure", "two.yaml"], ["data", "results/tiny", "digits", "train"]):
+        assert run("dhel-kcl", *arguments, cwd=workspace).returncode == 0
+    program, run_id = str(Path(sys.executable).parent / "dhel-kcl"), "digits-dhel-temperature0.3-bs128-seed0"
+    log = workspace / "results" / "tiny" / "runs" / run_id / "training_log.csv"
+    how = "by the workflow" if killed == "scheduler" else "by hand"
+    with start_scheduler(how, program, "pretrain", str(workspace / "results" / "tiny"), run_id) as scheduler:
+        while not log.exists():
+            assert scheduler.poll() is None
+            time.sleep(0.1)
+        training = psutil.Process(scheduler.pid).children(recursive=True)
+        launcher = next(process for process in training if "torch.distributed.run" in process.cmdline())
+        workers = launcher.children()
+        assert len(workers) == 2
+        os.kill(scheduler.pid if killed == "scheduler" else launcher.pid, signal.SIGKILL)
+        assert have_ended(launcher, *workers)

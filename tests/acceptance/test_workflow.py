@@ -79,7 +79,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(copy_of_fi
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     rules = planned(copy_of_finished, config=changed)
-    assert {"measure", "collect", "explorer", "report", "audit", "fig_similarity"} <= set(rules)
+    assert {"measure", "collect", "explorer", "report", "audit", "fig_spectrum"} <= set(rules)
     assert not set(rules) & {"data", "pretrain"}
 
 
@@ -146,7 +146,7 @@ def test_an_edited_figure_script_redraws_without_retraining(copy_of_finished: Pa
     script.write_text(script.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     rules = planned(copy_of_finished)
     assert "fig_spectrum" in rules
-    assert not set(rules) & {"pretrain", "measure", "collect", "fig_training"}
+    assert not set(rules) & {"pretrain", "measure", "collect", "fig_batch_size"}
 
 
 def test_the_paper_grid_is_planned_in_full(workspace: Path) -> None:

@@ -156,24 +156,24 @@ def real_images(request: pytest.FixtureRequest, simclr: AugmentationConfig) -> C
 def in_another_process(
     make: Callable[..., TwoViewLoader],
     augmentation: AugmentationConfig,
-    *,
+    *options: dict[str, object],
     state: dict[str, object] | None = None,
-    **options: object,
 ) -> list[str]:
-    """Digests of two epochs, the first resumed at `state` if there is one."""
+    """Digests of two epochs of a loader with each of the options, the first resumed at `state` if there is one."""
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from dhel_kcl.experiment.config import AugmentationConfig\n"
         "from test_loader import epoch_digest, two_views\n"
         "augmentation = AugmentationConfig.model_validate_json(sys.argv[3])\n"
-        "loader = two_views(Path(sys.argv[2]), augmentation, **json.loads(sys.argv[4]))\n"
         "state = json.loads(sys.argv[5])\n"
-        "if state: loader.load_state_dict(state)\n"
-        "print(epoch_digest(loader), epoch_digest(loader))"
+        "for arguments in json.loads(sys.argv[4]):\n"
+        "    loader = two_views(Path(sys.argv[2]), augmentation, **arguments)\n"
+        "    if state: loader.load_state_dict(state)\n"
+        "    print(epoch_digest(loader), epoch_digest(loader))"
     )
     arguments = [str(Path(__file__).parent), str(make.path), augmentation.model_dump_json()]
-    arguments += [json.dumps(make.arguments | options), json.dumps(state)]
+    arguments += [json.dumps([make.arguments | each for each in options or ({},)]), json.dumps(state)]
     outcome = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return outcome.stdout.split()
 
@@ -195,8 +195,10 @@ class TestDeterminism:
         for options in ({"num_workers": 2}, {"num_workers": 4}, {"num_workers": 2, "os_cache": False}):
             loader = real_images(**options)
             assert [epoch_digest(loader), epoch_digest(loader)] == expected
-        for num_workers, os_cache in ((1, False), (2, True), (4, True)):
-            assert in_another_process(real_images, simclr, num_workers=num_workers, os_cache=os_cache) == expected
+        others = [
+            {"num_workers": number, "os_cache": os_cache} for number, os_cache in ((1, False), (2, True), (4, True))
+        ]
+        assert in_another_process(real_images, simclr, *others) == expected * len(others)
 
     @pytest.mark.parametrize("stop_after", [0, 1, 3])
     def test_a_resumed_epoch_goes_on_with_the_same_bytes(

@@ -31,12 +31,12 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
 
 
 def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_again(copy_of_finished: Path) -> None:
-    (copy_of_finished / LAYOUT.figures / "fig_training.png").unlink()
-    assert snakemake("fig_training", cwd=copy_of_finished).returncode == 0
+    (copy_of_finished / LAYOUT.figures / "fig_spectrum.png").unlink()
+    assert snakemake("fig_spectrum", cwd=copy_of_finished).returncode == 0
     status, output = audit(copy_of_finished)
     assert status == 1
     assert all(line.startswith(("error: results/tiny", "warning: ")) for line in output.splitlines()), output
-    assert "render-fig_training.json: changed since results/tiny/manifests/report.json recorded it" in output
+    assert "render-fig_spectrum.json: changed since results/tiny/manifests/report.json recorded it" in output
     assert "if that job was rerun, run the workflow again" in output
     assert snakemake(cwd=copy_of_finished).returncode == 0
     assert audit(copy_of_finished)[0] == 0

@@ -51,7 +51,7 @@ def append_byte(path: Path) -> None:
 
 def test_values_are_compared_whatever_the_code_is(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
     table, other = LAYOUT.tables / "table_linear_accuracy.md", LAYOUT.tables / "table_robustness.md"
-    picture = LAYOUT.figures / "fig_heatmap.pdf"
+    picture = LAYOUT.figures / "fig_spectrum.pdf"
     sound = table.read_bytes()
     replace(table, r"0\.\d+ test", "0.999 test")
     replace(LAYOUT.results.with_suffix(".csv"), r",linear_top1,h,,,[\d.]+", ",linear_top1,h,,,0.999")

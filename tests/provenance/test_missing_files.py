@@ -44,9 +44,9 @@ def test_of_an_experiment_that_is_whole_nothing_is_stale(experiment: Experiment)
 @pytest.mark.parametrize(
     ("gone", "job"),
     [
-        ("figures/fig_heatmap.pdf", "render of fig_heatmap"),
+        ("figures/fig_spectrum.pdf", "render of fig_spectrum"),
         ("tables/table_claims.md", "render of table_claims"),
-        ("manifests/render-fig_heatmap.json", "render of fig_heatmap"),
+        ("manifests/render-fig_spectrum.json", "render of fig_spectrum"),
         (f"runs/{RUN}/evaluation.json", f"evaluate of {RUN}"),
         (f"runs/{RUN}/evaluate.manifest.json", f"evaluate of {RUN}"),
         (f"runs/{RUN}/pretrain.manifest.json", f"pretrain of {RUN}"),
@@ -108,12 +108,12 @@ def test_runs_that_are_new_are_left_to_snakemake(experiment: Experiment) -> None
 
 
 def test_the_report_follows_the_scripts_that_there_are(experiment: Experiment) -> None:
-    script = SCRIPTS / "fig_heatmap.py"
+    script = SCRIPTS / "fig_spectrum.py"
     shutil.copy(script, SCRIPTS / "fig_other.py")
     assert said(opened()) == ["report of tiny is stale: it now reads fig_other.csv"]
     (SCRIPTS / "fig_other.py").unlink()
     script.unlink()
-    assert said(opened()) == ["report of tiny is stale: it no longer reads fig_heatmap.csv"]
+    assert said(opened()) == ["report of tiny is stale: it no longer reads fig_spectrum.csv"]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from dhel_kcl.files import sha256_file, write_json
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import load_manifest, locate
-from dhel_kcl.paper.render import points_equal, read_points
+from dhel_kcl.paper.render import read_points
 from dhel_kcl.provenance.release import redraw, verify
 from dhel_kcl.provenance.release import release as publish
 
@@ -63,45 +62,6 @@ def released(finished: Path, tmp_path: Path) -> Path:
     outcome = run("dhel-kcl", "release", "results/tiny", "--yes", "--output", str(tmp_path / "released"), cwd=finished)
     assert outcome.returncode == 0, outcome.stderr
     return tmp_path / "released"
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make to read the Makefile")
-def test_make_figures_in_a_clone_makes_every_shipped_product_again_without_torch_and_ffcv(tmp_path: Path) -> None:
-    top = coreutils("git", "rev-parse", "--show-toplevel", folder=REPOSITORY)
-    if top.returncode or not REPOSITORY.samefile(top.stdout.strip()):
-        pytest.skip("the tests do not lie in a git clone, so there is no commit to clone")
-    clone, absent = tmp_path / "clone", tmp_path / "absent"
-    cloned = coreutils("git", "clone", "--quiet", "--no-hardlinks", f"file://{REPOSITORY}", str(clone), folder=tmp_path)
-    assert cloned.returncode == 0, cloned.stderr
-    absent.mkdir()
-    for module in ("torch", "ffcv"):
-        (absent / f"{module}.py").write_text("raise ImportError('hidden by a test')", encoding="utf-8")
-    setup, command = coreutils("make", "--no-print-directory", "--dry-run", "figures", folder=clone).stdout.splitlines()
-    assert setup == "envs/setup.sh"
-    programs = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": f"{absent}{os.pathsep}{clone / 'src'}",
-    }
-    made = subprocess.run(
-        command, shell=True, cwd=clone, env=os.environ | programs, capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    releases = sorted((clone / "docs" / "results").iterdir())
-    assert len(releases) >= 3
-    for release in releases:
-        redrawn = clone / "results" / "redrawn" / release.name
-        tables = {f"{table}.parquet" for table in declarations.TABLES} & {path.name for path in release.iterdir()}
-        scripts = declarations.scripts(clone / "paper_figures").values()
-        names = [script.name for script in scripts if {f"{table}.parquet" for table in script.tables} <= tables]
-        assert len(names) >= 3
-        for name in names:
-            for new, old in zip(Layout(redrawn).products(name), Layout(release).products(name), strict=True):
-                assert new.stat().st_size > 50
-                if new.suffix == ".csv":
-                    assert points_equal(read_points(new), read_points(old))
-        assert (redrawn / "report.html").exists() == (redrawn / "explorer.html").exists()
-        assert (redrawn / "report.html").exists() == ("results.parquet" in tables)
-    assert coreutils("git", "status", "--porcelain", folder=clone).stdout == ""
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
