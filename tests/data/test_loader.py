@@ -234,7 +234,7 @@ class TestDeterminism:
         state = interrupted.state_dict()
         assert (state["epoch"], state["batch"]) == ((0, 2) if in_mid_epoch else (1, 0))
         expected = [first[2:], second] if in_mid_epoch else [second, third]
-        resumed = in_another_process(real_images, simclr, state=state, num_workers=2)
+        resumed = in_another_process(real_images, simclr, {"num_workers": 2}, state=state)
         assert resumed == [digest_of(*batches) for batches in expected]
 
     def test_after_the_last_batch_the_state_is_the_next_epoch(

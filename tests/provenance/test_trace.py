@@ -83,11 +83,11 @@ def test_a_row_is_named_by_its_values_or_by_its_number(cell: tuple[str, ...]) ->
 
 @pytest.mark.usefixtures("here")
 def test_a_figure_may_be_named_by_any_of_its_files_and_any_column_chosen() -> None:
-    told = of_cell("results/tiny/figures/fig_spectrum.png", "2", column="temperature")
-    points = pd.read_csv(LAYOUT.figures / "fig_spectrum.csv", dtype=str)
-    assert told[0].startswith(f"{points.loc[1, 'temperature']} is temperature in row 2 of ")
-    assert line(told, "it is temperature of 1 run")
-    assert line(told, f"run {points.loc[1, 'runs']}: temperature")
+    told = of_cell("results/tiny/figures/fig_effective_rank.png", "2", column="embedding_dim")
+    points = pd.read_csv(LAYOUT.figures / "fig_effective_rank.csv", dtype=str)
+    assert told[0].startswith(f"{points.loc[1, 'embedding_dim']} is embedding_dim in row 2 of ")
+    assert line(told, "it is embedding_dim of 1 run")
+    assert line(told, f"run {points.loc[1, 'runs']}: embedding_dim")
 
 
 @pytest.mark.usefixtures("here")
@@ -106,8 +106,8 @@ def test_a_statistic_of_several_runs_lists_each_of_them_with_its_value() -> None
 def test_a_point_of_a_curve_is_traced_to_its_position() -> None:
     points = pd.read_csv(LAYOUT.figures / "fig_spectrum.csv", dtype=str)
     told = of_cell("fig_spectrum", "2")
-    assert told[0].startswith(f"{points.loc[1, 'mean']} is covariance_singular_value (mean)")
-    assert line(told, f"run {points.loc[1, 'runs']}: covariance_singular_value {points.loc[1, 'mean']}")
+    assert told[0].startswith(f"{points.loc[1, 'mean']} is mean in row 2 of ")
+    assert line(told, f"run {points.loc[1, 'runs']}: singular_value {points.loc[1, 'mean']}")
     assert line(told, "representation.json: sha256")
 
 

@@ -11,8 +11,8 @@ from forked import can_fork, run_forked
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "tests" / "tiny.yaml"
 FINISHED = (
-    *("fig_batch_size", "fig_minimisers", "fig_spectrum"),
-    *("table_claims", "table_linear_accuracy", "table_robustness", "table_theory"),
+    *("fig_batch_size", "fig_effective_rank", "fig_minimisers", "fig_spectrum"),
+    *("table_claims", "table_linear_accuracy", "table_published", "table_robustness", "table_theory"),
 )
 """The figures and tables of the finished experiment, which each audit in the tests draws again.
 
