@@ -68,6 +68,19 @@ def test_deleting_a_figure_and_asking_for_it_rebuilds_that_figure_only(copy_of_f
     assert others == {path: path.stat().st_mtime_ns for path in others}
 
 
+def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_again(copy_of_finished: Path) -> None:
+    (copy_of_finished / LAYOUT.figures / "fig_spectrum.png").unlink()
+    assert snakemake("fig_spectrum", cwd=copy_of_finished).returncode == 0
+    audited = run("dhel-kcl", "audit", "results/tiny", cwd=copy_of_finished)
+    status, output = audited.returncode, audited.stdout + audited.stderr
+    assert status == 1
+    assert all(line.startswith(("error: results/tiny", "warning: ")) for line in output.splitlines()), output
+    assert "render-fig_spectrum.json: changed since results/tiny/manifests/report.json recorded it" in output
+    assert "if that job was rerun, run the workflow again" in output
+    assert snakemake(cwd=copy_of_finished).returncode == 0
+    assert run("dhel-kcl", "audit", "results/tiny", cwd=copy_of_finished).returncode == 0
+
+
 def test_each_target_and_group_has_a_rule_of_its_name(finished: Path) -> None:
     named = snakemake("--list-target-rules", cwd=finished).stdout.split()
     assert {*FINISHED, "figures", "tables", "explorer", "report", "audit", "all"} <= set(named)

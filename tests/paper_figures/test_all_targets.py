@@ -37,6 +37,8 @@ SCRIPTS = declarations.scripts(ROOT / "paper_figures")
 OF_THEORY = [name for name in NAMES if SCRIPTS[name].tables == ("theory",)]
 OF_RESULTS = [name for name in NAMES if name not in OF_THEORY]
 
+pytestmark = pytest.mark.xdist_group("all targets")  # drawing each of them once takes a while
+
 
 @pytest.fixture(scope="module")
 def source(tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Path]]:

@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 
 import pandas as pd
-from workspace import FINISHED, snakemake
+from workspace import FINISHED
 from workspace import run as run_program
 
 from dhel_kcl.files import read_json, sha256_file
@@ -28,18 +28,6 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
     assert counts["manifests"] == 3 + 4 * 6 + 2 + len(FINISHED) + 2
-
-
-def test_a_figure_drawn_again_leaves_the_report_behind_until_the_workflow_runs_again(copy_of_finished: Path) -> None:
-    (copy_of_finished / LAYOUT.figures / "fig_spectrum.png").unlink()
-    assert snakemake("fig_spectrum", cwd=copy_of_finished).returncode == 0
-    status, output = audit(copy_of_finished)
-    assert status == 1
-    assert all(line.startswith(("error: results/tiny", "warning: ")) for line in output.splitlines()), output
-    assert "render-fig_spectrum.json: changed since results/tiny/manifests/report.json recorded it" in output
-    assert "if that job was rerun, run the workflow again" in output
-    assert snakemake(cwd=copy_of_finished).returncode == 0
-    assert audit(copy_of_finished)[0] == 0
 
 
 def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:
