@@ -46,8 +46,8 @@ unless it needs them; torchvision, which builds the encoder, imports torch's com
 def commands() -> dict[str, str]:
     """Each command with the modules that it imports, separated by commas."""
     stages = {name: f"dhel_kcl.cli,{stage.module}" for name, stage in STAGES.items() if name != "configure"}
-    measured = ("features", "evaluate", "corruptions", "augmented_probe", "analyse")
-    together = ",".join(["dhel_kcl.cli", *(STAGES[name].module for name in measured)])
+    measured = (stage.module for stage in STAGES.values() if stage.rule == "measure")
+    together = ",".join(["dhel_kcl.cli", *measured])
     others = {name: f"dhel_kcl.cli,{module}" for name, module in OTHERS.items()}
     return {**others, **stages, "measure": together}
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from dhel_kcl import declarations
 from dhel_kcl.losses import IMQ, Gaussian, GaussianRiesz, Log, Riesz, build_loss
 
 
@@ -51,8 +52,8 @@ def test_the_config_is_left_as_it_was() -> None:
     assert config == {"name": "kcl", "kernel": "gaussian", "t": 2.0, "gamma": 16.0}
 
 
-NAMES = "name must be one of dcl, dhel, infonce, kcl, ntxent"
-KERNELS = "kernel must be one of gaussian, gaussian_riesz, imq, log, riesz"
+NAMES = f"name must be one of {', '.join(sorted(declarations.losses()))}"
+KERNELS = f"kernel must be one of {', '.join(sorted(declarations.kernels()))}"
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,21 @@ def test_the_stages_that_ran_their_times_and_their_hardware_are_shown(
     assert ["Model &lt;X&gt;", "2"] in rows
 
 
+def test_a_fact_about_some_machines_has_a_column_too(
+    inputs: dict[str, Path], make_manifest: Callable[..., Path]
+) -> None:
+    manifests = [
+        make_manifest("data", "a/train", outputs=["a"], hardware={"cpu": "X"}),
+        make_manifest("data", "a/test", outputs=["b"], hardware={"cpu": "X"}),
+        make_manifest("pretrain", "run", inputs=["a"], hardware={"cpu": "Y", "gpu": "Z"}),
+    ]
+    write_report(**inputs, manifests=manifests)
+    html = inputs["output"].read_text(encoding="utf-8")
+    assert "<th>cpu</th><th>gpu</th><th>jobs</th>" in html
+    assert "<td>X</td><td></td><td>2</td>" in html
+    assert "<td>Y</td><td>Z</td><td>1</td>" in html
+
+
 def test_the_report_gives_the_same_bytes_with_manifests_too(
     inputs: dict[str, Path], make_manifest: Callable[..., Path]
 ) -> None:
