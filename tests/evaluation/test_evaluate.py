@@ -21,6 +21,7 @@ from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.experiment.config import EvaluationConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
+from dhel_kcl.metrics import knn_accuracy
 from dhel_kcl.results.measurements import Evaluation
 
 CONFIG = EvaluationConfig(regularisation_c=[0.001, 0.1, 10.0])
@@ -142,7 +143,8 @@ def measured(folder: Path, features: dict[str, torch.Tensor], not_measured: dict
     outputs = folder / "evaluation.json", folder / "classifier.safetensors"
     evaluate(folder / "features.safetensors", CONFIG, 0, 1, *outputs)
     written = json.loads(outputs[0].read_text(encoding="utf-8"))
-    assert dict(Evaluation.model_validate(written).values()).keys() == written.keys() - {"test_hits"}
+    read = dict(Evaluation.model_validate(written).values())
+    assert read.keys() == written.keys() - {"test_hits", "knn_top1"}
     return written, load_classifier(outputs[1])
 
 
@@ -183,7 +185,7 @@ def test_a_class_with_one_training_image_costs_the_linear_accuracy_only(tmp_path
     features = make_features()
     features["train_label"][0] = 7
     written, said = measured(tmp_path, features)
-    assert written.keys() == {"knn_top1", "knn_neighbours", "test_images", "not_measured"}
+    assert written.keys() == {"knn_top1", "test_images", "not_measured"}
     assert said == "linear_top1: class 7 has one training image, which cannot be split"
 
 
@@ -195,12 +197,18 @@ def test_unlabelled_images_take_no_part(tmp_path: Path) -> None:
     assert sound["test_images"] == 20
 
 
-@pytest.mark.parametrize(("asked", "used"), [(3, 3), (20, 20), (500, 40)])
-def test_the_neighbours_that_voted_are_recorded(tmp_path: Path, asked: int, used: int) -> None:
+@pytest.mark.parametrize(
+    ("asked", "used"), [([3], ["3"]), ([20, 200], ["20", "40"]), ([200, 500], ["40"]), ([7, 3], ["3", "7"])]
+)
+def test_the_neighbours_that_voted_are_recorded(tmp_path: Path, asked: list[int], used: list[str]) -> None:
+    features = make_features()
     save_features(make_features(), tmp_path / "features.safetensors")
     outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
     evaluate(tmp_path / "features.safetensors", CONFIG.model_copy(update={"neighbours": asked}), 0, 1, *outputs)
-    assert json.loads(outputs[0].read_text(encoding="utf-8"))["knn_neighbours"] == used
+    accuracies = json.loads(outputs[0].read_text(encoding="utf-8"))["knn_top1"]
+    assert list(accuracies) == used
+    labelled = (features[name] for name in ("train_h", "train_label", "test_h", "test_label"))
+    assert accuracies[used[-1]] == knn_accuracy(*labelled, k=int(used[-1]))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,8 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     evaluate(tmp_path / "features.safetensors", CONFIG, 0, 1, *outputs)
     accuracies = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert accuracies["linear_top1"] > 0.9
-    assert accuracies["knn_top1"] > 0.9
+    assert accuracies["knn_top1"].keys() == {"20", "200"}
+    assert accuracies["knn_top1"]["20"] > 0.9
     loaded = load_classifier(outputs[1])
     assert isinstance(loaded, LinearClassifier)
     predicted = loaded.predict(test)

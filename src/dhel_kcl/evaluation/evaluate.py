@@ -128,8 +128,9 @@ def evaluate(
     For a diverged run, the JSON is an empty object and the classifier's file holds no tensors. Unlabelled images are
     ignored. Accuracies that cannot be measured are left out, and ``not_measured`` gives the reasons.
 
-    The JSON also has ``knn_neighbours``, the number of neighbours that voted (all training images if there are fewer
-    than `config.neighbours`), ``test_images``, the number of images that the accuracies were measured on, and
+    ``knn_top1`` has an accuracy for each number of neighbours that voted: those of `config.neighbours`, or all training
+    images if there are fewer. The JSON also has ``test_images``, the number of images that the accuracies were measured
+    on, and
     ``test_hits``, which of these the linear probe classified correctly (see `hits`), in the order of the test beton.
 
     Raises:
@@ -145,7 +146,7 @@ def evaluate(
     in_train, in_test = train_labels >= 0, test_labels >= 0
     counts = np.bincount(train_labels[in_train]), np.bincount(test_labels[in_test])
     classifier: LinearClassifier | None = None
-    measured: dict[str, float | str] = {}
+    measured: dict[str, float | str | dict[str, float]] = {}
     reasons: dict[str, str] = {}
     if reason := features.not_measured.get("h") or why_not_classified(*(list(map(int, each)) for each in counts)):
         reasons["h"] = reason
@@ -158,10 +159,9 @@ def evaluate(
                 measured = {**accuracies, "test_hits": pack_hits(hits)}
             except ValueError as error:
                 reasons["linear_top1"] = " ".join(str(error).split())
-            neighbours = min(config.neighbours, len(train))
+            neighbours = sorted({min(k, len(train)) for k in config.neighbours})
             try:
-                knn = knn_accuracy(*labelled, k=neighbours)
-                measured |= {"knn_top1": knn, "knn_neighbours": neighbours}
+                measured["knn_top1"] = {str(k): knn_accuracy(*labelled, k=k) for k in neighbours}
             except ValueError as error:
                 reasons["knn_top1"] = " ".join(str(error).split())
     content: dict[str, Any] = {**measured, "test_images": len(test)} if measured else {}
