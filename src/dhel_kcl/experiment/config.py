@@ -227,6 +227,21 @@ class EncoderConfig(StrictModel):
             raise ValueError(f"width: {self.width} leaves no channel of 64; use at least 0.01")
         return self
 
+    @property
+    def feature_dim(self) -> int:
+        """Dimension of the backbone's features h, and of the projector's hidden layer."""
+        return round(512 * self.width) * {"resnet18": 1, "resnet50": 4}[self.backbone]
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of the results should know about these settings, in one line, if anything."""
+        if self.feature_dim >= self.embedding_dim:
+            return None
+        return (
+            f"the projector's hidden layer has {self.feature_dim} channels, so z varies in at most {self.feature_dim} "
+            f"of its {self.embedding_dim} dimensions, whatever the loss; lower embedding_dim or raise width"
+        )
+
 
 class OptimizerConfig(StrictModel):
     """Optimiser settings; `learning_rate` is one number, or one number for each batch size of the grid."""
