@@ -61,11 +61,19 @@ TOUR: dict[str, tuple[Callable[[Representation], float], str]] = {
     ),
     "rank": (
         lambda x: metrics.rank(x["test"]),
-        "Number of directions with a variance above 1e-5, at most d.",
+        "Number of directions with a variance above 1e-5 of the largest, at most d.",
     ),
     "effective_rank": (
         lambda x: metrics.effective_rank(x["test"]),
         "Number of directions in use, without a threshold: exp of the entropy of the singular values, in [1, d].",
+    ),
+    "centred_effective_rank": (
+        lambda x: metrics.centred_effective_rank(x["test"]),
+        "The same after the mean is subtracted: directions in which the embeddings differ.",
+    ),
+    "participation_ratio": (
+        lambda x: metrics.participation_ratio(x["test"]),
+        "(sum of variances)^2 / sum of their squares; k equal variances give k.",
     ),
     "knn_accuracy": (
         knn_accuracy,

@@ -2,9 +2,10 @@
 
 Alignment (mean squared distance of the two views of an image) against uniformity (logarithm of the mean gaussian
 potential of different images), on l2-normalised backbone features h and projector outputs z; both are better when
-smaller, so the best corner is the lower left. One point per hyperparameter setting and batch size, averaged over
-seeds. The black ring marks each loss's setting and batch size with the highest accuracy on the validation split of the
-training set.
+smaller, so the best corner is the lower left. Uniformity is the mean of that of the first and of the second views, the
+images of alignment, unless the results have it for the unaugmented images only. One point per hyperparameter setting
+and batch size, averaged over seeds. The black ring marks each loss's setting and batch size with the highest accuracy
+on the validation split of the training set.
 """
 
 import matplotlib as mpl
@@ -18,16 +19,21 @@ from dhel_kcl.results.names import REPRESENTATION_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, join_runs, metric_rows, seed_means
 
 METRICS = ("alignment", "uniformity", "validation_top1")
+OPTIONAL_METRICS = ("uniformity_of_views",)
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """Return both measures per configuration and representation; `chosen` marks the ring."""
     keys = [*CONFIGURATION, "representation"]
+    of_views = set(OPTIONAL_METRICS) <= set(results["metric"])
     alignment, uniformity = (
         seed_means(metric_rows(results, metric), ["representation"])[[*keys, "mean", "n", "runs"]].rename(
-            columns={"mean": metric}
+            columns={"mean": name}
         )
-        for metric in ("alignment", "uniformity")
+        for name, metric in (
+            ("alignment", "alignment"),
+            ("uniformity", "uniformity_of_views" if of_views else "uniformity"),
+        )
     )
     both = alignment.merge(uniformity.drop(columns="n"), on=keys, suffixes=("", "_uniformity"))
     both = both.merge(chosen(results, ["dataset", "loss"]).assign(chosen=True), on=CONFIGURATION, how="left")

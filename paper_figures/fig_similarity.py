@@ -1,7 +1,8 @@
 """Pairwise similarities against the ideal law on the sphere.
 
-Density of the cosine similarity of two different test images, for the backbone's features h and the projector's output
-z, averaged over seeds. The black curve is the law of the similarity of two independent uniform points on the sphere of
+Density of the cosine similarity of two different test images, for the projector's output z, averaged over seeds. Older
+results have it for the backbone's features h too, which are never negative and hence far from any law on the whole
+sphere. The black curve is the law of the similarity of two independent uniform points on the sphere of
 the same dimension d, that is, (x + 1) / 2 follows Beta((d - 1) / 2, (d - 1) / 2). Each loss is shown at the
 hyperparameters and batch size with the highest accuracy on the validation split of the training set. The horizontal
 range is cut where every density is below 1% of the panel's highest.
@@ -29,6 +30,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     measured = best_of_each_loss(results, "similarity_density", "embedding_dim")
     density = measured[measured["metric"] == "similarity_density"]
     dimensions = measured[measured["metric"] == "embedding_dim"]
+    dimensions = dimensions[dimensions["representation"].isin(density["representation"])]
     keys = ["dataset", "representation", "mean"]
     spheres = dimensions.groupby(keys)["runs"].agg(join_runs).reset_index().rename(columns={"mean": "dimension"})
     laws = spheres.merge(pd.DataFrame({"x": IDEAL_GRID}), how="cross").assign(loss=IDEAL)

@@ -1,8 +1,9 @@
 """Accuracy of linear evaluation and of nearest neighbours.
 
-Test accuracy in [0, 1] on the frozen backbone's features: linear top-1 and top-5, and k nearest neighbours; mean ±
-standard deviation over n seeds. "Augmented" is the public protocol, a linear classifier trained by SGD on augmented
-images, where the experiment asks for it; the others are multinomial logistic regression on cached features. Each cell
+Test accuracy in [0, 1] on the frozen backbone's features: linear top-1 and top-5, and k nearest neighbours ("20-NN" for
+k = 20); mean ± standard deviation over n seeds. "Augmented" is the public protocol, a linear classifier trained by SGD
+on augmented images, where the experiment asks for it; the others are multinomial logistic regression on cached
+features. Each cell
 uses the hyperparameters with the highest accuracy on the validation split of the training set at that batch size,
 averaged over seeds; the CSV beside this table names them. With five seeds or more, a 95% bootstrap interval of the mean
 over seeds follows in brackets; with fewer seeds, such an interval would not cover the mean often enough. With one seed,
@@ -10,6 +11,8 @@ the brackets after "test" hold Wilson's 95% interval over test images, if their 
 accuracy are counted. If a loss diverged or could not be measured with every hyperparameter, its cell says so. An empty
 cell has no run.
 """
+
+import re
 
 import pandas as pd
 
@@ -21,6 +24,7 @@ from dhel_kcl.results.statistics import accuracy_interval, bootstrap_interval
 
 AUGMENTED = {"augmented_top1": "augmented linear top-1", "augmented_top5": "augmented linear top-5"}
 ACCURACIES = {"linear_top1": "linear top-1", "linear_top5": "linear top-5", **AUGMENTED, "knn_top1": "k-NN top-1"}
+KNN = re.compile(r"knn(\d+)_top1")
 METRICS = ("linear_top1", "linear_top5", "knn_top1", "validation_top1")
 OPTIONAL_METRICS = (*AUGMENTED, "diverged", "test_images")
 LOST = "linear_top1"
@@ -29,6 +33,7 @@ LOST = "linear_top1"
 def points(results: pd.DataFrame) -> pd.DataFrame:
     """Return accuracies at the chosen hyperparameters with both intervals, and the outcome of the seeds."""
     rows = metric_rows(results, *ACCURACIES).merge(chosen(results, PER_BATCH_SIZE), on=CONFIGURATION)
+    rows["metric"] = rows["metric"].where(rows["x"].isna(), [f"knn{k:.0f}_top1" for k in rows["x"]])
     keys = [*CONFIGURATION, "metric"]
     over_seeds = rows.groupby(keys, dropna=False)["value"].agg(
         low=lambda seeds: bootstrap_interval(seeds).low, high=lambda seeds: bootstrap_interval(seeds).high
@@ -51,7 +56,9 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
         index=["dataset", "metric", "loss"], columns="batch_size", values="cell", aggfunc="first"
     )
     table = table.fillna("").rename(columns=lambda size: f"Batch size {size}").reset_index().rename_axis(columns=None)
-    names = {"dataset": DATASET_NAMES, "metric": ACCURACIES, "loss": LOSS_NAMES}
+    neighbours = sorted(int(name[1]) for metric in table["metric"].unique() if (name := KNN.fullmatch(metric)))
+    accuracies = ACCURACIES | {f"knn{k}_top1": f"{k}-NN top-1" for k in neighbours}
+    names = {"dataset": DATASET_NAMES, "metric": accuracies, "loss": LOSS_NAMES}
     return for_print(table, names).rename(columns={"dataset": "Data set", "metric": "Accuracy", "loss": "Loss"})
 
 

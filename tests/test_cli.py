@@ -90,6 +90,17 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(("width", "warned"), [(0.03125, False), (0.015625, True)])
+def test_a_projector_narrower_than_z_is_a_line_of_warning(tmp_path: Path, width: float, warned: bool) -> None:
+    text = TINY.read_text(encoding="utf-8").replace("width: 0.0625", f"width: {width}")
+    (tmp_path / "narrow.yaml").write_text(text, encoding="utf-8")
+    outcome = run("dhel-kcl", "configure", "narrow.yaml", cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    said = "warning: datasets.digits.encoder: the projector's hidden layer has 8 channels, so z varies in at most 8 of"
+    assert (said in " ".join(outcome.stderr.split())) == warned
+    assert ("warning" in outcome.stderr) == warned
+
+
 def test_configure_resolves_every_default_and_lists_the_runs(experiment: Path) -> None:
     resolved = experiment / "results" / "tiny" / "config.yaml"
     assert load_config(resolved) == load_config(TINY)

@@ -269,6 +269,9 @@ def configure(
     from dhel_kcl.provenance.repair import check_free
 
     config, file = read_source(source)
+    for dataset in config.datasets:
+        if dataset.encoder.warning:
+            tell(f"warning: datasets.{dataset.name}.encoder: {dataset.encoder.warning}")
     layout = Layout(output or Path("results") / config.name)
     if not layout.config.exists():
         check_free(layout)

@@ -392,7 +392,7 @@ def test_a_hyperparameter_cannot_hide_another_column_of_the_results() -> None:
     ) == declarations.TAKEN
 
 
-@pytest.mark.parametrize(("config", "runs"), [("quickstart", "1902e4a3cad0"), ("config", "774c518d7b98")])
+@pytest.mark.parametrize(("config", "runs"), [("quickstart", "1902e4a3cad0"), ("config", "2b54af45ddff")])
 def test_the_papers_losses_and_data_sets_are_resolved_and_named_as_when_the_code_spelled_them_out(
     tmp_path: Path, config: str, runs: str
 ) -> None:

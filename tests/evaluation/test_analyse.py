@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from run_files import make_features
 from workspace import run as run_program
 
+from dhel_kcl import metrics
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.feature_cache import save_features
 from dhel_kcl.experiment.config import AnalysisConfig
@@ -49,6 +51,53 @@ def test_a_representation_without_direction_has_the_reason_in_its_place_and_the_
     assert "has no direction" in measured["h"]["not_measured"]
     assert measured["z"] == sound["z"]
     assert "features.safetensors: h not measured:" in " ".join(capsys.readouterr().err.split())
+
+
+def test_each_metric_is_of_the_images_that_it_says(tmp_path: Path) -> None:
+    features = make_features()
+    measured = analysed(features, tmp_path)
+    for name in ("h", "z"):
+        test, view1, view2 = (features[f"{place}_{name}"] for place in ("test", "test_view1", "test_view2"))
+        unit = torch.nn.functional.normalize(test.double())
+        expected = {
+            "alignment": metrics.alignment(view1, view2),
+            "uniformity_of_views": (metrics.uniformity(view1) + metrics.uniformity(view2)) / 2,
+            "uniformity": metrics.uniformity(test),
+            "rank": metrics.rank(unit),
+            "effective_rank": metrics.effective_rank(unit),
+            "centred_effective_rank": metrics.centred_effective_rank(unit),
+            "participation_ratio": metrics.participation_ratio(unit),
+            "embedding_dim": test.shape[1],
+        }
+        if name == "z":
+            expected["wasserstein_uniformity"] = metrics.wasserstein_uniformity(test)
+            expected |= {"rankme": metrics.effective_rank(features["train_z"]), "rankme_images": 40}
+        assert measured[name]["scalars"] == pytest.approx(expected)
+        assert ("similarity_density" in measured[name]) == (name == "z")
+
+
+def test_rankme_is_measured_on_raw_rows_of_25600_images_drawn_from_all_classes(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    features = make_features()
+    labels = np.repeat([0, 1], 20_000)
+    z = random.standard_normal((40_000, 3)) * np.where(labels, 100.0, 1.0)[:, None]
+    features |= {"train_label": torch.from_numpy(labels), "train_h": torch.ones(40_000, 4)}
+    features["train_z"] = torch.from_numpy(z + np.array([1000, 0, 0])).float()
+    scalars = analysed(features, tmp_path)["z"]["scalars"]
+    assert scalars["rankme_images"] == 25_600
+    assert scalars["rankme"] == pytest.approx(metrics.effective_rank(features["train_z"]), rel=0.01)
+    first = metrics.effective_rank(features["train_z"][:25_600])
+    assert abs(first / scalars["rankme"] - 1) > 0.05, "the beton is sorted by class"
+
+
+def test_embeddings_that_are_all_equal_have_no_spread(tmp_path: Path) -> None:
+    features = {
+        name: torch.full_like(tensor, 0.3) if name.endswith(("_h", "_z")) else tensor
+        for name, tensor in make_features().items()
+    }
+    for scalars in (content["scalars"] for content in analysed(features, tmp_path).values()):
+        assert scalars["effective_rank"] == pytest.approx(1)
+        assert (scalars["rank"], scalars["centred_effective_rank"], scalars["participation_ratio"]) == (0, 0, 0)
 
 
 def test_the_reason_of_features_that_are_not_finite_is_passed_on(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ COMPUTING = {
     "decoded data": ("data/sources/digits.py", "(255 / 16)", "(255 / 17)", {"data"}),
     "optimiser": ("training/optimizer.py", "return 0.5 * (1", "return 0.4 * (1", {"pretrain"}),
     "recorded event": ("training/pretrain.py", '{"weights": math.nan}', '{"weight": math.nan}', {"pretrain"}),
-    "neighbours": ("evaluation/evaluate.py", "neighbours = min(", "neighbours = max(", {"evaluate"}),
+    "neighbours": ("evaluation/evaluate.py", "{min(k, len(train))", "{max(k, len(train))", {"evaluate"}),
     "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain"}),
 }
 

@@ -15,7 +15,13 @@ ON_THE_SPHERE = {
     "similarity_histogram": lambda x: metrics.similarity_histogram(x, bins=4),
     "knn_accuracy": lambda x: metrics.knn_accuracy(x, np.zeros(len(x), int), x, np.zeros(len(x), int), k=1),
 }
-AS_GIVEN = {"rank": metrics.rank, "effective_rank": metrics.effective_rank, "singular_values": metrics.singular_values}
+AS_GIVEN = {
+    "rank": metrics.rank,
+    "effective_rank": metrics.effective_rank,
+    "centred_effective_rank": metrics.centred_effective_rank,
+    "participation_ratio": metrics.participation_ratio,
+    "singular_values": metrics.singular_values,
+}
 EVERY = ON_THE_SPHERE | AS_GIVEN
 
 

@@ -33,6 +33,7 @@ class ResultsBuilder:
         epochs: int = 200,
         width: float = 1.0,
         train_images: int = 50_000,
+        backbone: str = "resnet18",
         **hyperparameters: float,
     ) -> Callable[..., None]:
         """Declare a run; the function returned adds a value to it."""
@@ -41,7 +42,7 @@ class ResultsBuilder:
         run = {
             "run": f"{dataset}-{loss}-{values}-bs{batch_size}-seed{seed}",
             "dataset": dataset,
-            "backbone": "resnet18",
+            "backbone": backbone,
             "width": width,
             "epochs": epochs,
             "train_images": train_images,
@@ -56,7 +57,7 @@ class ResultsBuilder:
         def add(metric: str, value: float, representation: str = "", x: float = math.nan, corruption: str = "") -> None:
             source = {"source": f"results/{run['run']}/{metric}.json", "source_sha256": "0" * 64}
             place = {"representation": representation, "corruption": corruption, "x": x}
-            self.rows.append({**run, "metric": metric, **place, "value": value, **source})
+            self.rows.append({**run, "metric": metric, **place, "value": value, "test_hits": None, **source})
 
         return add
 

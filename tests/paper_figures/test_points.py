@@ -405,7 +405,7 @@ def test_representation_prints_one_row_per_embedding(target: Any, experiment: pd
 
 def published(target: Target, results: pd.DataFrame) -> pd.DataFrame:
     points = target.points(results)
-    assert len(points) == 22
+    assert len(points) == 64
     assert points["source"].notna().all()
     assert (points["reason"].isna() | (points["reason"] == "") == (points["n"] > 0)).all()
     return points
@@ -415,13 +415,14 @@ def test_an_exact_protocol_is_compared(target: Any, builder: Any) -> None:
     for seed, accuracy in enumerate((0.87, 0.89)):
         add = builder.run(batch_size=256, seed=seed, temperature=0.5)
         add("validation_top1", 0.5)
-        add("linear_top1", accuracy, "h")
+        add("augmented_top1", accuracy, "h")
+        add("linear_top1", 0.99, "h")
     other = builder.run(batch_size=256, temperature=0.1)
     other("validation_top1", 0.9)
-    other("linear_top1", 0.1, "h")
+    other("augmented_top1", 0.1, "h")
     points = published(target.table_published, builder.table())
     ours = points[points["n"] > 0]
-    assert ours["loss"].tolist() == ["DHEL (MV-DHEL with 2 views)"]
+    assert ours["loss"].tolist() == ["DHEL (2:1, MV-DHEL with 2 views)"]
     assert ours["mean"].tolist() == pytest.approx([88.0])
     assert ours["runs"].tolist() == [runs((0.5, 256))]
     printed = target.table_published.layout(points)
@@ -445,7 +446,7 @@ def test_an_exact_protocol_is_compared(target: Any, builder: Any) -> None:
 def test_anything_else_is_left_empty_with_the_reason(target: Any, builder: Any, change: Any, reason: str) -> None:
     add = builder.run(**{"temperature": 0.5, **change})
     add("validation_top1", 0.5)
-    add("linear_top1", 0.87, "h")
+    add("augmented_top1", 0.87, "h")
     points = published(target.table_published, builder.table())
     row = points[(points["dataset"] == "cifar10") & points["loss"].str.startswith("DHEL")].iloc[0]
     assert (row["reason"], row["n"], row["runs"]) == (reason, 0, "")
@@ -453,9 +454,39 @@ def test_anything_else_is_left_empty_with_the_reason(target: Any, builder: Any, 
 
 def test_published_numbers_that_no_run_can_match_say_why(target: Any, grid: pd.DataFrame) -> None:
     points = published(target.table_published, grid)
-    assert set(points.loc[points["batch_size"].isna(), "reason"]) == {"batch size not stated"}
+    without = points["batch_size"].isna() & (points["loss"] != "DHEL (1:1)")
+    assert set(points.loc[without, "reason"]) == {"batch size not stated"}
     assert set(points.loc[points["protocol"] == "kNN k=10", "reason"]) == {"evaluation differs"}
     assert set(points.loc[points["loss"] == "best two-view baseline", "reason"]) == {"not one loss"}
+    assert set(points.loc[points["loss"] == "DHEL (1:1)", "reason"]) == {"DHEL in the weighting 1:1, ours is 2:1"}
+    assert set(points.loc[points["protocol"] == "linear on cached features", "reason"]) == {"evaluation differs"}
+
+
+def test_logistic_regression_is_not_compared_with_published_probes(target: Any, builder: Any) -> None:
+    add = builder.run(batch_size=256, temperature=0.5)
+    add("validation_top1", 0.5)
+    add("linear_top1", 0.87, "h")
+    points = published(target.table_published, builder.table())
+    assert (points["n"] == 0).all()
+    assert "not run: linear probe on augmented images (evaluation.augmented_images)" in set(points["reason"])
+
+
+@pytest.mark.parametrize(("train_images", "listed"), [(126_689, []), (130_000, ["kaggle"])])
+def test_imagenet_100_is_compared_on_its_own_class_list_only(
+    target: Any, builder: Any, train_images: int, listed: list[str]
+) -> None:
+    add = builder.run("imagenet100", train_images=train_images, backbone="resnet50", temperature=0.5)
+    add("validation_top1", 0.5)
+    add("augmented_top1", 0.7, "h")
+    points = published(target.table_published, builder.table())
+    assert points.loc[points["n"] > 0, "class_list"].tolist() == listed
+    of_imagenet = points[points["dataset"] == "imagenet100"]
+    assert set(of_imagenet["class_list"]) == {"cmc", "kaggle", "own"}
+    own = of_imagenet.loc[of_imagenet["class_list"] == "own", "reason"]
+    assert set(own) == {"class list own not in this project"}
+    if not listed:
+        dhel = of_imagenet[of_imagenet["loss"].str.startswith("DHEL")].iloc[0]
+        assert dhel["reason"] == "not run: not on the whole training set of the class list kaggle"
 
 
 def test_bars_over_settings_and_over_seeds_are_told_apart(target: Any, make_experiment: Any) -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.data.corrupt import SEVERITIES
+from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
@@ -27,12 +28,12 @@ def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: Experime
             "validation_top1",
             "regularisation_c",
             "knn_top1",
-            "knn_neighbours",
             "test_images",
         ),
         *("augmented_top1", "augmented_top5", "corrupted_top1", "diverged", "gradient_norm", "waiting_for_data"),
         *("training_knn_top1", "training_effective_rank"),
-        *("alignment", "uniformity", "wasserstein_uniformity", "rank", "effective_rank", "embedding_dim"),
+        *("alignment", "uniformity_of_views", "uniformity", "rank", "effective_rank", "embedding_dim"),
+        *("centred_effective_rank", "participation_ratio", "wasserstein_uniformity", "rankme", "rankme_images"),
         *("singular_value", "similarity_density"),
         *("training_loss", "training_alignment", "training_energy", "learning_rate", "images_per_second"),
     }
@@ -52,17 +53,34 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
     evaluation = json.loads(layout.evaluation(RUN).read_text(encoding="utf-8"))
     top1 = rows[rows["metric"] == "linear_top1"].iloc[0]
     assert top1["value"] == evaluation["linear_top1"]
+    assert top1["test_hits"] == evaluation["test_hits"]
+    assert unpack_hits(top1["test_hits"], evaluation["test_images"]).mean() == top1["value"]
+    assert results["test_hits"].notna().equals(results["metric"] == "linear_top1")
     assert top1["source_sha256"] == sha256_file(layout.root / top1["source"])
     assert (rows.loc[rows["metric"] == "similarity_density", "x"].between(-1, 1)).all()
+
+
+def test_only_z_is_compared_with_the_uniform_law_and_has_rankme(results: pd.DataFrame) -> None:
+    of_z = {"wasserstein_uniformity", "similarity_density", "rankme", "rankme_images"}
+    measured = results.groupby("representation")["metric"].agg(set)
+    assert of_z <= measured["z"]
+    assert not of_z & measured["h"]
+    assert set(results.loc[results["metric"] == "rankme_images", "value"]) == {1437}, "all digits of the training set"
+
+
+def test_nearest_neighbours_are_counted_for_each_run(results: pd.DataFrame) -> None:
+    neighbours = results[results["metric"] == "knn_top1"].groupby("run")["x"].agg(list)
+    assert neighbours.tolist() == [[20, 200]] * len(neighbours)
 
 
 def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> None:
     curves = {"singular_value", "similarity_density", "images_per_second", "waiting_for_data", "learning_rate"}
     curves |= {
         "gradient_norm",
-        "diverged",
+        "diverged",  # its position is the step at which training ended
         "corrupted_top1",
-    }  # the latter's position is the step at which training ended
+        "knn_top1",
+    }
     is_curve = results["metric"].isin(curves) | results["metric"].str.startswith("training_")
     assert results.loc[is_curve, "x"].notna().all()
     assert results.loc[~is_curve, "x"].isna().all()
@@ -82,6 +100,6 @@ def test_the_csv_holds_the_same_table(results: pd.DataFrame, layout: Layout) -> 
     csv = pd.read_csv(
         layout.results.with_suffix(".csv"),
         keep_default_na=False,
-        na_values=dict.fromkeys(("temperature", "t", "c", "gamma", "x"), ""),
+        na_values=dict.fromkeys(("temperature", "t", "c", "gamma", "x", "test_hits"), ""),
     )
     pd.testing.assert_frame_equal(csv, results, check_dtype=False, check_exact=True)

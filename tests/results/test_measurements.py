@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_files import make_features, write_outcome
 
@@ -16,6 +17,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.evaluation.hits import pack_hits
 from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig
 from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
@@ -87,7 +89,19 @@ Change = Callable[[Any], object]
         ("evaluation.json", lambda content: content.update(best=0.9)),
         ("evaluation.json", lambda content: content.update(not_measured="everything is here")),
         ("evaluation.json", lambda content: content.update(test_images=0)),
+        ("evaluation.json", lambda content: content.update(test_images=10)),
+        ("evaluation.json", lambda content: content.pop("test_hits")),
+        ("evaluation.json", lambda content: content.update(test_hits=None)),
+        ("evaluation.json", lambda content: content.update(test_hits="")),
+        ("evaluation.json", lambda content: content.update(test_hits=pack_hits(np.arange(20) > 7))),
+        ("evaluation.json", lambda content: content.update(test_hits=pack_hits(np.arange(21) > 0))),
+        ("evaluation.json", lambda content: content.update(linear_top1=content["linear_top1"] - 0.05)),
         ("evaluation.json", lambda content: [content.pop(key) for key in list(content) if key != "test_images"]),
+        ("evaluation.json", lambda content: content.update(knn_top1=0.9)),
+        ("evaluation.json", lambda content: content.update(knn_top1={})),
+        ("evaluation.json", lambda content: content.update(knn_top1={"0": 0.9})),
+        ("evaluation.json", lambda content: content.update(knn_top1={"few": 0.9})),
+        ("evaluation.json", lambda content: content.update(knn_top1={"20": 1.1})),
         ("augmented_probe.json", lambda content: content.pop("augmented_top5")),
         ("augmented_probe.json", lambda content: content.update(augmented_top1=-0.1)),
         ("corruptions.json", lambda content: content.pop("jpeg")),
@@ -102,14 +116,21 @@ Change = Callable[[Any], object]
         ("representation.json", lambda content: content["h"]["scalars"].update(alignment="0.1")),
         ("representation.json", lambda content: content["h"]["scalars"].update(alignment=5.0)),
         ("representation.json", lambda content: content["h"]["scalars"].update(effective_rank=5.0)),
+        ("representation.json", lambda content: content["h"]["scalars"].update(participation_ratio=5.0)),
+        ("representation.json", lambda content: content["h"]["scalars"].update(rankme=2.0)),
+        ("representation.json", lambda content: content["h"].update(similarity_density=content["z"])),
+        ("representation.json", lambda content: content["z"]["scalars"].pop("rankme")),
+        ("representation.json", lambda content: content["z"]["scalars"].update(rankme=5.0)),
+        ("representation.json", lambda content: content["z"]["scalars"].update(rankme_images=0)),
+        ("representation.json", lambda content: content["z"].pop("similarity_density")),
         ("representation.json", lambda content: content["h"]["singular_value"].pop()),
         ("representation.json", lambda content: content["h"]["singular_value"].reverse()),
-        ("representation.json", lambda content: content["h"]["similarity_density"]["x"].pop()),
+        ("representation.json", lambda content: content["z"]["similarity_density"]["x"].pop()),
         (
             "representation.json",
-            lambda content: [content["h"]["similarity_density"][axis].pop() for axis in ("x", "value")],
+            lambda content: [content["z"]["similarity_density"][axis].pop() for axis in ("x", "value")],
         ),
-        ("representation.json", lambda content: content["h"]["similarity_density"]["value"].__setitem__(0, 99.0)),
+        ("representation.json", lambda content: content["z"]["similarity_density"]["value"].__setitem__(0, 99.0)),
     ],
 )
 def test_other_content_is_refused_in_one_line(sound: dict[str, str], tmp_path: Path, name: str, change: Change) -> None:
@@ -159,11 +180,12 @@ def refused(path: Path, text: str) -> None:
 
 def test_a_reason_is_a_row_beside_what_could_be_measured(sound: dict[str, str], tmp_path: Path) -> None:
     content = json.loads(sound["evaluation.json"])
-    del content["knn_top1"], content["knn_neighbours"]
+    del content["knn_top1"]
     content["not_measured"] = "knn_top1: row 3 of the embeddings is zero"
     (tmp_path / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
     rows = {row["metric"]: row for row in read_measurements(tmp_path / "evaluation.json")}
-    assert rows.keys() == content.keys()
+    assert rows.keys() == content.keys() - {"test_hits"}
+    assert [metric for metric, row in rows.items() if row["test_hits"]] == ["linear_top1"]
     assert (rows["not_measured"]["representation"], rows["not_measured"]["value"]) == ("h", 1.0)
     content = json.loads(sound["representation.json"])
     content["z"] = {"not_measured": "row 3 of the embeddings is zero"}

@@ -13,7 +13,8 @@ from torch import nn
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import EncoderConfig
-from dhel_kcl.training.encoder import build_encoder, load_encoder, save_encoder
+from dhel_kcl.metrics import rank
+from dhel_kcl.training.encoder import Encoder, build_encoder, load_encoder, save_encoder
 from dhel_kcl.training.tensor_files import write_tensors
 
 SMALL = EncoderConfig(width=0.0625, embedding_dim=16)
@@ -149,3 +150,22 @@ def test_missing_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="damaged"):
         load_encoder(SMALL, path)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("width", [0.0625, 0.3, 1.0])
+def test_the_configuration_knows_the_dimension_of_the_features(backbone: str, width: float) -> None:
+    config = EncoderConfig(backbone=backbone, width=width, embedding_dim=16)
+    with torch.device("meta"):
+        h, z = Encoder(config).eval()(torch.zeros(2, 3, 32, 32))
+    assert (h.shape[1], z.shape[1]) == (config.feature_dim, 16)
+
+
+def test_a_narrow_projector_caps_the_rank_of_z() -> None:
+    config = EncoderConfig(width=0.01, embedding_dim=16)
+    assert config.feature_dim == 5
+    assert config.warning is not None
+    encoder = build_encoder(config, seed=0).eval()
+    with torch.no_grad():
+        z = encoder.projector(torch.randn(100, 5, generator=torch.Generator().manual_seed(0)))
+    assert rank(z.double(), rtol=1e-10) <= 5

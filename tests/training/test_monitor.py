@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from dhel_kcl import metrics
 from dhel_kcl.data.beton import write_beton
@@ -49,11 +50,29 @@ def test_it_gives_the_metrics_of_the_same_sample_each_time(digits_beton: Path, e
     images, labels, _ = next(iter(OneViewLoader(digits_beton, batch_size=1437, image_size=8, shuffle=True)))
     with torch.no_grad():
         h, z = encoder.eval()(images)
-    assert measured["effective_rank_h"] == pytest.approx(metrics.effective_rank(h), rel=1e-4)
-    assert measured["effective_rank_z"] == pytest.approx(metrics.effective_rank(z), rel=1e-4)
-    bank = 1437 - 144
+    assert measured["effective_rank_h"] == pytest.approx(metrics.effective_rank(normalize(h)), rel=1e-4)
+    assert measured["effective_rank_z"] == pytest.approx(metrics.effective_rank(normalize(z)), rel=1e-4)
+    bank = 1437 - 718
     expected = metrics.knn_accuracy(h[:bank], labels[:bank], h[bank:], labels[bank:], k=5)
     assert measured["knn_top1"] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("images", "queries"), [(5000, 2000), (4000, 2000), (3001, 1500), (4, 2)])
+def test_two_thousand_images_are_classified_or_half_of_a_smaller_sample(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, queries: int
+) -> None:
+    source = open_source(DataConfig(kind="digits"), "train")
+    many = source.subset(np.resize(np.arange(1437), 5000))
+    write_beton(many, tmp_path / "many.beton")
+    asked = []
+    monkeypatch.setattr(
+        "dhel_kcl.training.monitor.knn_accuracy", lambda *labelled, k: asked.append([*map(len, labelled), k]) or 0.5
+    )
+    watching = monitor(tmp_path / "many.beton", images=max(20, images))
+    watching.config = watching.config.model_copy(update={"images": images})
+    watching.measure(encoder)
+    bank = images - queries
+    assert asked == [[bank, bank, queries, queries, min(20, bank)]]
 
 
 def test_unlabelled_images_have_no_nearest_neighbour_accuracy(encoder: Encoder, tmp_path: Path) -> None:

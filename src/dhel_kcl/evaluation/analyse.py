@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
@@ -14,8 +15,18 @@ from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.metrics.alignment_uniformity import alignment, uniformity
 from dhel_kcl.metrics.similarity import similarity_histogram
-from dhel_kcl.metrics.spectrum import effective_rank, rank, singular_values
+from dhel_kcl.metrics.spectrum import (
+    centred_effective_rank,
+    effective_rank,
+    participation_ratio,
+    rank,
+    singular_values,
+)
 from dhel_kcl.metrics.wasserstein import wasserstein_uniformity
+from dhel_kcl.seeding import derive_seed
+
+RANKME_IMAGES = 25_600
+"""How many training images RankMe is measured on (Garrido et al. 2023, arXiv 2210.02885)."""
 
 
 def analyse(
@@ -23,9 +34,14 @@ def analyse(
 ) -> None:
     """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
 
-    Everything is measured on l2-normalised rows: alignment on two random views of each test image, the rest on the
-    unaugmented images. If a representation cannot be measured (it is not finite, or the features of an image have no
-    direction), ``not_measured`` gives the reason instead. For a diverged run, the file is an empty object.
+    Both are measured on l2-normalised rows: ``alignment`` and ``uniformity_of_views`` on two random views of each test
+    image, ranks, spectrum and ``uniformity`` on the unaugmented images. For z, two things are added. The similarities
+    and their Wasserstein distance compare it with the uniform law on the sphere; h is never negative, so it cannot be
+    uniform. And ``rankme`` is the effective rank of raw rows of `RANKME_IMAGES` training images, drawn once for all
+    runs, or of all if there are fewer; ``rankme_images`` is their number.
+
+    If a representation cannot be measured (it is not finite, or the features of an image have no direction),
+    ``not_measured`` gives the reason instead. For a diverged run, the file is an empty object.
 
     Raises:
         InputError: the features are missing or damaged, or z does not have `projected_dim` dimensions.
@@ -48,24 +64,42 @@ def _measure(name: str, features: Features, config: AnalysisConfig) -> dict[str,
         return {"not_measured": features.not_measured[name]}
     x, view1, view2 = (features.tensors[f"{place}_{name}"] for place in ("test", "test_view1", "test_view2"))
     try:
-        return _describe(x, view1, view2, config)
+        content = _describe(x, view1, view2)
+        if name == "z":
+            of_z = _describe_z(x, features.tensors["train_z"], config)
+            content = content | of_z | {"scalars": content["scalars"] | of_z["scalars"]}
     except ValueError as error:
         return {"not_measured": " ".join(str(error).split())}
+    return content
 
 
-def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:
+def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor) -> dict[str, Any]:
     x = functional.normalize(x.double())
-    edges, density = similarity_histogram(x, bins=config.similarity_bins)
     return {
         "scalars": {
             "alignment": alignment(view1, view2),
+            "uniformity_of_views": (uniformity(view1) + uniformity(view2)) / 2,
             "uniformity": uniformity(x),
-            "wasserstein_uniformity": wasserstein_uniformity(x),
             "rank": rank(x),
             "effective_rank": effective_rank(x),
+            "centred_effective_rank": centred_effective_rank(x),
+            "participation_ratio": participation_ratio(x),
             "embedding_dim": x.shape[1],
         },
         "singular_value": singular_values(x).tolist(),
+    }
+
+
+def _describe_z(z: torch.Tensor, train_z: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:
+    random = np.random.default_rng(derive_seed(0, "rankme"))
+    drawn = random.choice(len(train_z), size=min(len(train_z), RANKME_IMAGES), replace=False)
+    edges, density = similarity_histogram(z, bins=config.similarity_bins)
+    return {
+        "scalars": {
+            "wasserstein_uniformity": wasserstein_uniformity(z),
+            "rankme": effective_rank(train_z[drawn]),
+            "rankme_images": len(drawn),
+        },
         "similarity_density": {"x": ((edges[:-1] + edges[1:]) / 2).tolist(), "value": density.tolist()},
     }
 

@@ -46,6 +46,10 @@ BatchSizeKey = Annotated[
 """A batch size as a key: in JSON, and hence in a resolved configuration, keys are strings."""
 Epochs = Annotated[Integer, Field(ge=1, le=10**6)]
 Neighbours = Annotated[Integer, Field(ge=1, le=10**6)]
+OneOrMoreNeighbours = Annotated[
+    list[Neighbours], Field(min_length=1), BeforeValidator(lambda k: [k] if isinstance(k, int) else k)
+]
+"""Numbers of neighbours; older configurations give one."""
 Pixels = Annotated[Integer, Field(ge=1, le=4096)]
 EmbeddingDim = Annotated[Integer, Field(ge=2, le=2**16)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**53)]  # larger integers are not all exact in floating point
@@ -223,6 +227,21 @@ class EncoderConfig(StrictModel):
             raise ValueError(f"width: {self.width} leaves no channel of 64; use at least 0.01")
         return self
 
+    @property
+    def feature_dim(self) -> int:
+        """Dimension of the backbone's features h, and of the projector's hidden layer."""
+        return round(512 * self.width) * {"resnet18": 1, "resnet50": 4}[self.backbone]
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader of the results should know about these settings, in one line, if anything."""
+        if self.feature_dim >= self.embedding_dim:
+            return None
+        return (
+            f"the projector's hidden layer has {self.feature_dim} channels, so z varies in at most {self.feature_dim} "
+            f"of its {self.embedding_dim} dimensions, whatever the loss; lower embedding_dim or raise width"
+        )
+
 
 class OptimizerConfig(StrictModel):
     """Optimiser settings; `learning_rate` is one number, or one number for each batch size of the grid."""
@@ -327,13 +346,14 @@ class EvaluationConfig(StrictModel):
     """Linear evaluation on cached features, with a grid of inverse regularisation strengths, and k-NN.
 
     The strength is chosen on `validation_fraction` of the training set; the classifier is then refitted on all of it.
+    k-NN is measured for each number of `neighbours`; 200 is that of Wu et al. 2018, arXiv 1805.01978.
     `augmented_images` adds the other protocol, each data set's `probe`; `corruptions` adds corrupted test images.
     """
 
     regularisation_c: Annotated[list[Strength], Field(min_length=1)] = [0.01, 0.1, 1.0, 10.0, 100.0]
     validation_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     max_iterations: Count = 200
-    neighbours: Neighbours = 20
+    neighbours: OneOrMoreNeighbours = [20, 200]
     augmented_images: Switch = False
     corruptions: Switch = False
 
@@ -345,12 +365,13 @@ class EvaluationConfig(StrictModel):
 class MonitorConfig(StrictModel):
     """Monitoring of the encoder while it trains, on a random sample of the pretraining images, not on the test set.
 
-    The effective rank is measured every `every_epochs` epochs. If the images are labelled, so is the accuracy of
-    `neighbours` nearest neighbours: nine tenths of the sample vote on the last tenth.
+    The effective rank is measured every `every_epochs` epochs on a sample of `images`. If these are labelled, so is the
+    accuracy of `neighbours` nearest neighbours: the sample votes on the last 2,000 of it, or on its last half if that
+    is smaller.
     """
 
     every_epochs: Epochs | None = None
-    images: Annotated[Integer, Field(ge=20, le=10**7)] = 5000
+    images: Annotated[Integer, Field(ge=20, le=10**7)] = 10_000
     neighbours: Neighbours = 20
 
 

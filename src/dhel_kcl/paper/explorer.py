@@ -138,8 +138,12 @@ def _library() -> Markup:
 
 
 def _scalars(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run and one column per scalar; scalars of both representations end in ``_h`` or ``_z``."""
+    """Return one row per run and one column per scalar; scalars of both representations end in ``_h`` or ``_z``.
+
+    Of several numbers of neighbours, the smallest is shown.
+    """
     scalars = table[~table["metric"].isin(["singular_value", "training_loss"])]
+    scalars = scalars.sort_values("x", kind="stable").drop_duplicates(["run", "metric", "representation", "source"])
     suffix = ("_" + scalars["representation"]).where(scalars["metric"] == "effective_rank", "")
     wide = scalars.assign(metric=scalars["metric"] + suffix).pivot_table("value", "run", "metric", sort=False)
     always = ["diverged", "linear_top1", "knn_top1", *_RANKS]  # NaN where every run diverged

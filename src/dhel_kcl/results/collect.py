@@ -20,6 +20,7 @@ from dhel_kcl.results.measurements import (
     AugmentedProbe,
     Corruptions,
     Evaluation,
+    RepresentationOfZ,
     Representations,
     read_measured,
     read_throughput,
@@ -41,7 +42,7 @@ _TRAINING_METRICS = {
 """For each column of a training log, its metric and the representation on which it is measured."""
 
 _THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
-_COLUMNS = ("metric", "representation", "corruption", "x", "value")
+_COLUMNS = ("metric", "representation", "corruption", "x", "value", "test_hits")
 
 Measurement = dict[str, Any]
 
@@ -54,10 +55,11 @@ def collect(experiment: Experiment) -> pd.DataFrame:
         ``train_images``, ``loss``, every hyperparameter of the losses (NaN if the run's loss does not
         have it), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
         (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
-        a curve (NaN for a scalar); ``value``;
-        ``source``, the file that holds the value, relative to the experiment's folder; and its
-        ``source_sha256``. If a file gives a reason why a representation or a part of it could not be measured, there
-        is a row of the metric ``not_measured`` with value 1.
+        a curve, for ``knn_top1`` the number of neighbours (NaN for a scalar); ``value``; ``test_hits``, in the row of
+        ``linear_top1`` alone: which labelled test images the linear probe classified correctly, packed by
+        `evaluation.hits`, in the order of the test beton; ``source``, the file that holds the value, relative to the
+        experiment's folder; and its ``source_sha256``. If a file gives a reason why a representation or a part of it
+        could not be measured, there is a row of the metric ``not_measured`` with value 1.
 
     Raises:
         InputError: a file is missing or damaged, or the file of a finished run is empty.
@@ -105,11 +107,11 @@ def training_rows(run: Run, log: Path) -> pd.DataFrame:
 
 
 def _table_of(source: Path) -> pd.DataFrame:
-    return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
+    return pd.DataFrame(read_measurements(source), columns=_COLUMNS).astype({"test_hits": "str"})
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
-    """Yield every value in one run's file of measurements, as (metric, representation, corruption, x, value).
+    """Yield every value in one run's file of measurements as a mapping of `_COLUMNS`.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -118,9 +120,15 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
         case "outcome.json":
             outcome = read_outcome(source)
             yield _measurement("diverged", "", outcome.step, outcome.diverged)
-        case "evaluation.json" | "augmented_probe.json":
-            kind = Evaluation if source.name == "evaluation.json" else AugmentedProbe
-            for metric, value in read_measured(source, kind).values():
+        case "evaluation.json":
+            evaluation = read_measured(source, Evaluation)
+            for metric, value in evaluation.values():
+                hits = evaluation.test_hits if metric == "linear_top1" else None
+                yield _measurement(metric, "h", math.nan, value, test_hits=hits)
+            for neighbours, value in (evaluation.knn_top1 or {}).items():
+                yield _measurement("knn_top1", "h", int(neighbours), value)
+        case "augmented_probe.json":
+            for metric, value in read_measured(source, AugmentedProbe).values():
                 yield _measurement(metric, "h", math.nan, value)
         case "corruptions.json":
             of_corruptions = read_measured(source, Corruptions)
@@ -131,16 +139,16 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
                 yield _measurement("not_measured", "h", math.nan, 1)
         case "representation.json":
             for representation, content in read_measured(source, Representations).contents():
-                if content.scalars is None or content.singular_value is None or content.similarity_density is None:
+                if content.scalars is None or content.singular_value is None:
                     yield _measurement("not_measured", representation, math.nan, 1)
                     continue
                 for metric, value in content.scalars.model_dump().items():
                     yield _measurement(metric, representation, math.nan, value)
                 for index, value in enumerate(content.singular_value, start=1):
                     yield _measurement("singular_value", representation, index, value)
-                density = content.similarity_density
-                for x, value in zip(density.x, density.value, strict=True):
-                    yield _measurement("similarity_density", representation, x, value)
+                if isinstance(content, RepresentationOfZ) and (density := content.similarity_density) is not None:
+                    for x, value in zip(density.x, density.value, strict=True):
+                        yield _measurement("similarity_density", representation, x, value)
         case "training_log.csv":
             for row in read_training_log(source):
                 for column, (metric, representation) in _TRAINING_METRICS.items():
@@ -154,9 +162,11 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
             raise ValueError(f"{source}: not a file of measurements")
 
 
-def _measurement(metric: str, representation: str, x: float, value: float, corruption: str = "") -> Measurement:
+def _measurement(
+    metric: str, representation: str, x: float, value: float, corruption: str = "", test_hits: str | None = None
+) -> Measurement:
     named = {"metric": metric, "representation": representation, "corruption": corruption}
-    return {**named, "x": float(x), "value": float(value)}
+    return {**named, "x": float(x), "value": float(value), "test_hits": test_hits}
 
 
 def _run_keys(run: Run, train_images: int) -> dict[str, Any]:

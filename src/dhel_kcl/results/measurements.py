@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
+from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.files import open_regular, read_json
 from dhel_kcl.training.outcome import LOG_COLUMNS, MOST, THROUGHPUT_COLUMNS
 
@@ -21,6 +22,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Reason = Annotated[str, Field(min_length=1, pattern=r"^[^\n]+$")]
 Count = Annotated[int, Field(ge=1, le=MOST)]
+NeighboursKey = Annotated[str, Field(pattern="^[1-9][0-9]{0,6}$")]
+"""A number of neighbours as a key of JSON."""
+
+
+Uniformity = Annotated[float, Field(ge=-8 - ROUNDING, le=ROUNDING)]
+EffectiveRank = Annotated[float, Field(ge=1 - ROUNDING)]
 
 
 class _Strict(BaseModel):
@@ -45,9 +52,9 @@ class _Measured(_Strict):
         return self
 
     def values(self) -> Iterator[tuple[str, float]]:
-        """Yield the measured values by name, in file order, then ``not_measured`` if something is missing."""
+        """Yield the single numbers by name, in file order, then ``not_measured`` if something is missing."""
         for name in type(self).model_fields:
-            if name != "not_measured" and (value := getattr(self, name)) is not None:
+            if isinstance(value := getattr(self, name), float | int):
                 yield name, value
         if self.not_measured is not None:
             yield "not_measured", 1.0
@@ -60,18 +67,25 @@ class Evaluation(_Measured):
     linear_top5: Share | None = None
     validation_top1: Share | None = None
     regularisation_c: Positive | None = None
-    knn_top1: Share | None = None
-    knn_neighbours: Count | None = None
+    knn_top1: Annotated[dict[NeighboursKey, Share], Field(min_length=1)] | None = None
     test_images: Count | None = None
+    test_hits: str | None = None
 
     @model_validator(mode="after")
-    def _has_whole_groups(self) -> "Evaluation":
-        linear = {"linear_top1", "linear_top5", "validation_top1", "regularisation_c"}
-        for group in (linear, {"knn_top1", "knn_neighbours"}):
-            if (absent := group - self.model_fields_set) and absent != group:
-                raise ValueError(f"{', '.join(sorted(absent))} missing")
+    def _has_all_of_the_linear_probe(self) -> "Evaluation":
+        linear = {"linear_top1", "linear_top5", "validation_top1", "regularisation_c", "test_hits"}
+        if (absent := linear - self.model_fields_set) and absent != linear:
+            raise ValueError(f"{', '.join(sorted(absent))} missing")
         if self.test_images is None and self.model_fields_set - {"not_measured"}:
             raise ValueError("test_images missing")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_the_hits(self) -> "Evaluation":
+        if self.test_hits is not None and self.test_images is not None:
+            share = float(unpack_hits(self.test_hits, self.test_images).mean())
+            if share != self.linear_top1:
+                raise ValueError(f"test_hits are {share} of the test images, and linear_top1 is {self.linear_top1}")
         return self
 
 
@@ -102,11 +116,21 @@ class Scalars(_Strict):
     """Metrics of one representation."""
 
     alignment: Annotated[float, Field(ge=0, le=4 + ROUNDING)]
-    uniformity: Annotated[float, Field(ge=-8 - ROUNDING, le=ROUNDING)]
-    wasserstein_uniformity: Annotated[float, Field(ge=-ROUNDING, le=2 + ROUNDING)]
+    uniformity_of_views: Uniformity
+    uniformity: Uniformity
     rank: Annotated[int, Field(ge=0, le=MOST)]
-    effective_rank: Annotated[float, Field(ge=1 - ROUNDING)]
+    effective_rank: EffectiveRank
+    centred_effective_rank: Annotated[float, Field(ge=0)]
+    participation_ratio: Annotated[float, Field(ge=0)]
     embedding_dim: Count
+
+
+class ScalarsOfZ(Scalars):
+    """Metrics of z, which can be compared with the uniform law on the sphere."""
+
+    wasserstein_uniformity: Annotated[float, Field(ge=-ROUNDING, le=2 + ROUNDING)]
+    rankme: EffectiveRank
+    rankme_images: Count
 
 
 class Density(_Strict):
@@ -127,11 +151,10 @@ class Density(_Strict):
 
 
 class Representation(_Measured):
-    """The measurements on h or on z."""
+    """The measurements on h, which are also made on z."""
 
     scalars: Scalars | None = None
     singular_value: list[Annotated[float, Field(ge=0)]] | None = None
-    similarity_density: Density | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Representation":
@@ -142,16 +165,24 @@ class Representation(_Measured):
         dim = self.scalars.embedding_dim
         if len(self.singular_value) != dim or sorted(self.singular_value, reverse=True) != self.singular_value:
             raise ValueError(f"singular_value is not a falling sequence of {dim} numbers")
-        if self.scalars.rank > dim or self.scalars.effective_rank > dim + ROUNDING:
+        names = ("rank", "effective_rank", "centred_effective_rank", "participation_ratio", "rankme")
+        if any(getattr(self.scalars, name, 0) > dim + ROUNDING for name in names):
             raise ValueError(f"a rank is above the dimension {dim}")
         return self
+
+
+class RepresentationOfZ(Representation):
+    """The measurements on z."""
+
+    scalars: ScalarsOfZ | None = None
+    similarity_density: Density | None = None
 
 
 class Representations(_Strict):
     """The content of ``representation.json``; empty for a diverged run."""
 
     h: Representation | None = None
-    z: Representation | None = None
+    z: RepresentationOfZ | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Representations":

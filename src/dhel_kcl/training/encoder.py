@@ -50,7 +50,7 @@ class _Backbone(ResNet):  # type: ignore[misc]
             self.conv1 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(channels)
-        self.output_dim = round(512 * config.width) * block.expansion
+        self.output_dim = config.feature_dim
         self.fc = nn.Identity()
 
     def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:

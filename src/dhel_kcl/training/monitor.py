@@ -8,12 +8,13 @@ from torch import Tensor
 
 from dhel_kcl.data.loader import OneViewLoader
 from dhel_kcl.experiment.config import MonitorConfig
+from dhel_kcl.metrics.embeddings import unit_rows
 from dhel_kcl.metrics.knn import knn_accuracy
 from dhel_kcl.metrics.spectrum import effective_rank
 from dhel_kcl.training.encoder import Encoder
 
 BATCH_SIZE = 250
-QUERIES = 0.1  # the share of the sample that is classified by the rest
+QUERIES = 2000  # how many images of the sample are classified by the rest, at most half of it
 
 
 class Monitor:
@@ -44,8 +45,9 @@ class Monitor:
     def measure(self, encoder: Encoder) -> dict[str, float]:
         """Return ``effective_rank_h``, ``effective_rank_z`` and, if the images have labels, ``knn_top1`` of h.
 
-        Images without a label are left out of ``knn_top1``, which needs two classes. A value is left out if an
-        embedding has no direction (a collapse to zero).
+        The effective ranks are of l2-normalised rows, as in the stage `analyse`. Images without a label are left out of
+        ``knn_top1``, which needs two classes. A value is left out if an embedding has no direction (a collapse to
+        zero).
         """
         was_training = encoder.training
         encoder.eval()
@@ -61,10 +63,10 @@ class Monitor:
         measured: dict[str, float] = {}
         for name, x in (("effective_rank_h", h), ("effective_rank_z", z)):
             with suppress(ValueError):
-                measured[name] = effective_rank(x)
+                measured[name] = effective_rank(unit_rows(x))
         h, label = h[label >= 0], label[label >= 0]
-        bank = len(h) - max(2, round(QUERIES * len(h)))
-        if bank >= 2 and len(label[:bank].unique()) >= 2:
+        bank = len(h) - min(QUERIES, len(h) // 2)
+        if len(h) >= 4 and len(label[:bank].unique()) >= 2:
             with suppress(ValueError):
                 measured["knn_top1"] = knn_accuracy(
                     h[:bank], label[:bank], h[bank:], label[bank:], k=min(self.config.neighbours, bank)
