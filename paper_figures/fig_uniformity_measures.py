@@ -6,10 +6,10 @@ uniform. Curves are the exact values, markers the measured ones. Both measures a
 0 at the uniform law to 1 at total collapse; below the diagonal, uniformity rates the deviation lower than W1 does.
 Bottom left and middle: excess of the limit functional over its value at the uniform law, for von Mises-Fisher laws and
 for uniform laws on sub-spheres; every curve ends at 0 for the uniform law, which a logarithmic scale cannot show.
-Bottom right: W1 of aligned minimisers of N pairs, and of the uniform random points where their descents started (grey).
+InfoNCE, NT-Xent and DCL have one functional, so their curves coincide. Bottom right: W1 of aligned minimisers of N
+pairs, and of the uniform random points where their descents started (grey), which is lower: a minimiser has no close
+pairs, and the cosines of N points of zero mean have the mean -1 / (N - 1).
 """
-
-import math
 
 import matplotlib as mpl
 import pandas as pd
@@ -30,6 +30,7 @@ LOOKS = {
     "point": ("share at a point", "s"),
     "antipodes": ("share at antipodes", "^"),
 }
+ROUNDING = 1e-12
 COLUMNS = ["metric", "loss", "embedding_dim", "batch_size", "x"]
 
 
@@ -70,7 +71,7 @@ def draw(points: pd.DataFrame) -> Figure:
         for look, curve in looks.losses_of(points[points["metric"] == metric]):
             x = curve["batch_size"] if metric == "wasserstein" else curve["x"]
             style = {"color": look.colour, "linestyle": look.dash, "marker": look.marker, "markersize": 2.5}
-            axes.plot(x, curve["value"].where(curve["value"] > 0, math.nan), linewidth=0.9, **style)
+            axes.plot(x, curve["value"].where((x > 0) & (curve["value"] > ROUNDING)), linewidth=0.9, **style)
         axes.set_yscale("log")
         axes.set_xscale("log", base=2)
     random = points[points["metric"] == "random_wasserstein"].drop_duplicates("batch_size")

@@ -106,7 +106,7 @@ def test_measures_of_a_law_come_with_their_exact_values(table: pd.DataFrame) -> 
     assert sorted(rows.loc[rows["metric"] == "sub_sphere_uniformity", "x"]) == [2, 4, 8]
 
 
-def test_minimisers_are_more_uniform_than_the_random_points_they_start_from(table: pd.DataFrame) -> None:
+def test_w1_of_minimisers_falls_with_their_number_and_holds_the_mean_cosines_part(table: pd.DataFrame) -> None:
     rows = table[table["check"] == "w1_of_minimisers"]
     both = rows.pivot_table(index=["loss", "batch_size"], columns="metric", values="value")
     larger = both.xs(16, level="batch_size")
