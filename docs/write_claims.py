@@ -14,6 +14,10 @@ from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, for_print
 
 DOCS = Path(__file__).parent
 EXPERIMENTS = sorted(table.parents[1].name for table in DOCS.glob("results/*/tables/table_claims.csv"))
+THEORY_COMMAND = (
+    "snakemake --cores 1 table_theory fig_minimisers fig_population_minimisers fig_minibatch_asymptotic "
+    "fig_uniformity_measures"
+)
 INTRODUCTION = f"""# Claims and verdicts
 
 This page lists every measurable claim of the paper's abstract, and its theorems, with what was measured here.
@@ -91,7 +95,7 @@ def _theorems(table: pd.DataFrame) -> list[str]:
     return [
         "\n## Theorems\n",
         "[Results, and the local minima that the theorems do not cover](results/theory/README.md).\n",
-        "```bash\nsnakemake --cores 1 table_theory fig_minimisers fig_minibatch_asymptotic\n```\n",
+        f"```bash\n{THEORY_COMMAND}\n```\n",
         _markdown(pd.DataFrame(shown)),
     ]
 

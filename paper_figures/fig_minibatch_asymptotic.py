@@ -1,10 +1,12 @@
 """Mini-batch loss against the batch size.
 
-Left and middle: expected loss of aligned embeddings drawn uniformly from the sphere, minus its growth (log M for
-InfoNCE, log 2M for NT-Xent and DCL, 2 log M for DHEL, nothing for KCL), against the batch size M, with the 95%
-confidence band of the mean over the batches drawn, and its predicted limit (dashed). Right: distance of the mean over
-all mini-batches of M pairs of one arbitrary population from the loss of the whole population, both minus growth;
-distances below 1e-16 are drawn at 1e-16.
+Left and middle: distance of the expected loss of aligned embeddings, drawn uniformly from the sphere, from its limit
+for large batches, against the batch size M, with the 95% confidence band of the mean over the batches drawn. The loss
+is taken less its growth: every sum inside a logarithm becomes a mean over its terms, M for InfoNCE, 2M - 1 for NT-Xent,
+2M - 2 for DCL and M - 1 in each of the two logarithms of DHEL; nothing is taken from KCL. This normalisation is
+invariant: if all similarities are equal, what is left does not depend on M. Right: distance of the mean over all mini-
+batches of M pairs of one arbitrary population from the loss of the whole population, both less growth; distances below
+1e-16 are drawn at 1e-16. At each M the losses are drawn side by side, so that none hides another.
 """
 
 import matplotlib as mpl
@@ -48,32 +50,34 @@ def draw(points: pd.DataFrame) -> Figure:
     uniform = points[points["check"] == "uniform"]
     is_kernel = uniform["loss"].str.startswith("kcl")
     for axes, part in ((family, uniform[~is_kernel]), (kernels, uniform[is_kernel])):
-        for look, curve in looks.losses_of(part):
-            looks.line_with_band(axes, curve["batch_size"], curve, look)
-            axes.axhline(curve["asymptote"].iloc[0], color=look.colour, linestyle="--", linewidth=0.8)
+        for look, curve, shift in _side_by_side(part):
+            from_limit = curve.assign(**{name: curve[name] - curve["asymptote"] for name in ("mean", "low", "high")})
+            looks.line_with_band(axes, curve["batch_size"] * 2**shift, from_limit, look)
+        axes.axhline(0, color="black", linestyle="--", linewidth=0.8)
         axes.set_title(f"uniform embeddings, $d = {part['embedding_dim'].iloc[0]}$")
         axes.set_xscale("log", base=2)
     parts = points[points["check"] == "mini_batches"]
-    for look, curve in looks.losses_of(parts):
-        distance = curve["distance"].clip(lower=ROUNDING)
-        population.plot(
-            curve["batch_size"],
-            distance,
-            color=look.colour,
-            marker=look.marker,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
+    for look, curve, shift in _side_by_side(parts):
+        (line,) = population.plot(
+            curve["batch_size"] + shift, curve["distance"].clip(lower=ROUNDING), color=look.colour, marker=look.marker
         )
+        line.set(markeredgecolor="white", markeredgewidth=0.4, linewidth=0.8)
     population.set_title(
         f"all mini-batches of {parts['batch_size'].max() + 1} pairs, $d = {parts['embedding_dim'].iloc[0]}$"
     )
     population.set_yscale("log")
     looks.whole_ticks(population)
-    family.set_ylabel("expected loss less growth")
-    kernels.set_ylabel("expected loss")
+    family.set_ylabel("expected loss less growth and limit")
+    kernels.set_ylabel("expected loss less limit")
     population.set_ylabel("distance from the full loss")
     for axes in (family, kernels, population):
         axes.set_xlabel("batch size $M$")
     limit = Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="limit")
     looks.legend(figure, [*looks.loss_handles(points), limit])
     return figure
+
+
+def _side_by_side(points: pd.DataFrame) -> list[tuple[looks.Look, pd.DataFrame, float]]:
+    """Return the points of each loss with a small shift, in the fixed order."""
+    losses = looks.losses_of(points)
+    return [(look, curve, 0.1 * (place - (len(losses) - 1) / 2)) for place, (look, curve) in enumerate(losses)]

@@ -18,11 +18,12 @@ import pandas as pd
 from dhel_kcl.results.claims import in_unit, theorem_verdicts, verdicts
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
 from dhel_kcl.results.theorems import METRICS as THEORY_METRICS
+from dhel_kcl.results.theorems import OPTIONAL_METRICS as MORE_THEORY_METRICS
 from dhel_kcl.results.theorems import theorems
 
 TABLES = ("results", "theory")
 METRICS = ("linear_top1", "validation_top1", "effective_rank", *THEORY_METRICS)
-OPTIONAL_METRICS = ("test_images", "diverged", "not_measured")
+OPTIONAL_METRICS = ("test_images", "diverged", "not_measured", *MORE_THEORY_METRICS)
 COMMAND = "snakemake --cores all"
 
 

@@ -69,8 +69,11 @@ def test_every_source_file_that_a_page_names_exists(page: str) -> None:
         assert any((REPOSITORY / place / name).is_file() for place in places), name
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("results", SHIPPED, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    ("results", "name"),
+    [(results, csv.stem) for results in SHIPPED for csv in sorted(results.glob("[ft]*s/*.csv"))],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_shipped_figures_and_tables_are_what_the_shipped_results_give(results: Path, name: str) -> None:
     script = SCRIPTS[name]
     folder = results / ("figures" if script.is_figure else "tables")

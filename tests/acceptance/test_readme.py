@@ -25,6 +25,10 @@ TINY_INSTEAD = {
 }
 """The tiny experiment, which the tests have run already, stands for the quickstart."""
 
+THEORY = (
+    "snakemake --cores 1 table_theory fig_minimisers fig_population_minimisers fig_minibatch_asymptotic "
+    "fig_uniformity_measures"
+)
 INSTEAD = {
     "make quickstart": (
         "make --dry-run quickstart",
@@ -32,9 +36,9 @@ INSTEAD = {
     ),
     "make test": ("make --dry-run test", "is what runs this test"),
     "snakemake --cores all": ("snakemake --cores all --dry-run --quiet", "2,160 runs on GPUs"),
-    "snakemake --cores 1 table_theory fig_minimisers fig_minibatch_asymptotic": (
+    THEORY: (
         "snakemake --cores 1 table_theory fig_minimisers --dry-run",
-        "half a minute; the tiny experiment has two of the targets",
+        "minutes; the tiny experiment has two of the targets",
     ),
     "snakemake --cores 2 table_claims --configfile config/cifar10_quarter.yaml": (
         "snakemake --cores 2 table_claims --configfile config/cifar10_quarter.yaml --dry-run --quiet",

@@ -35,9 +35,9 @@ SAYING = {
 }
 
 COMPUTING = {
-    "number": ("metrics/wasserstein.py", "BINS = 2**17", "BINS = 2**16", {"analyse"}),
-    "operator": ("metrics/wasserstein.py", "(d - 1) / 2", "(d + 1) / 2", {"analyse"}),
-    "default": ("metrics/alignment_uniformity.py", "t: float = 2)", "t: float = 3)", {"analyse"}),
+    "number": ("metrics/wasserstein.py", "BINS = 2**17", "BINS = 2**16", {"analyse", "theory"}),
+    "operator": ("metrics/wasserstein.py", "(d - 1) / 2", "(d + 1) / 2", {"analyse", "theory"}),
+    "default": ("metrics/alignment_uniformity.py", "t: float = 2)", "t: float = 3)", {"analyse", "theory"}),
     "spectrum": ("metrics/spectrum.py", "squares[0] > 1e-8", "squares[0] > 1e-9", {"analyse", "pretrain"}),
     "k-NN": ("metrics/knn.py", "TEMPERATURE = 0.07", "TEMPERATURE = 0.1", {"evaluate", "pretrain"}),
     "tiles": ("losses/streaming/tiles.py", "CPU_TILE_ROWS = 640", "CPU_TILE_ROWS = 320", {"pretrain", "theory"}),

@@ -159,20 +159,33 @@ def _analyse(
         add("similarity_density", density, representation, float(x))
 
 
+def _add_populations(add: Callable[..., None], loss: str) -> None:
+    """Populations of three and eight pairs; the second start of the latter ends in a local minimum."""
+    for n, m in [*itertools.product((3,), (2, 3)), *itertools.product((8,), range(2, 9))]:
+        undecided = loss in ("dhel", "dcl") and m == 2 and n > 3
+        beaten = loss == "ntxent" and n == 8 and m < 8
+        excess = [0.5 if undecided else 1e-4 if beaten else 0.0, 2.0, 0.0 if undecided or not beaten else 1e-4]
+        ends = {"mini_batch_loss": [1.0, 1.2, 1.0], "full_loss": [3 + value for value in excess]}
+        full = {"mini_batch_loss_of_full_minimiser": 1.0 + 1e-5 * beaten, "full_minimum": 3.0}
+        add("population", loss, m, 0, pairs=n, **ends, **full)
+
+
 def whole_theory(
     dimension: int = 3, starts: int = 3, population: int = 5, batch_sizes: tuple[int, ...] = (2, 16, 128, 1024)
 ) -> pd.DataFrame:
-    """Every metric of the three checks, as if each theorem held; start 1 of the gaussian kernel is stuck."""
+    """Every metric of all checks, as if each theorem held; start 1 of the gaussian kernel is stuck."""
     rows: list[dict[str, Any]] = []
 
     def add(check: str, loss: str, batch_size: int, seed: int, /, **values: Any) -> None:
         scale = KERNEL_SCALES.get(loss)
         numbers = {scale: 2.0, "gamma": 1.0} if scale else {"temperature": 0.5}
-        keys = {"run": f"{check}-{loss}-bs{batch_size}-seed{seed}", "check": check, "loss": loss}
+        detail = next(iter(values)).split("_")[0] if check == "uniformity_of_laws" else values.get("pairs", "")
+        keys = {"run": f"{check}-{loss}{detail}-bs{batch_size}-seed{seed}", "check": check, "loss": loss}
         keys |= dict.fromkeys(("temperature", "t", "c", "gamma"), math.nan) | numbers
         keys |= {"batch_size": batch_size, "embedding_dim": dimension, "seed": seed}
         for metric, content in values.items():
-            for x, value in enumerate(content) if isinstance(content, list) else [(math.nan, content)]:
+            numbered = enumerate(content) if isinstance(content, list) else [(math.nan, content)]
+            for x, value in content.items() if isinstance(content, dict) else numbered:
                 rows.append({**keys, "metric": metric, "x": float(x), "value": float(value)})
 
     for loss in (*TEMPERATURE_LOSSES, *KERNEL_SCALES):
@@ -194,6 +207,19 @@ def whole_theory(
             spread = 0.1 * np.random.default_rng(m).standard_normal(8) / m
             sampled = -2 + growth + spread - spread.mean() + (0 if kernel else 1 / m)
             add("uniform", loss, m, 0, loss=[*sampled], growth=growth, asymptote=-2.0)
+        _add_populations(add, loss)
+        limit = {"asymptote": -2.0, "mises_fisher": {0: -2.0, 1: -1.5, 8: -0.5}}
+        add("limit_functional", loss, 0, 0, **limit, sub_sphere={2: -1.0, dimension + 1: -2.0})
+        for n in (8, 64):
+            add("w1_of_minimisers", loss, n, 0, wasserstein=1.5 / n, random_wasserstein=3 / n)
+        for m in range(2, population + 1):
+            add("gradients", loss, m, 0, distance=0 if kernel else 1 / m - 1 / population)
+    for law, parameters in (("sub_sphere", (2, dimension + 1)), ("point", (0, 0.5, 1)), ("antipodes", (0, 0.5, 1))):
+        measures = {"wasserstein": {p: p / (dimension + 1) for p in parameters}}
+        measures["uniformity"] = {p: -2.0 * p / (dimension + 1) for p in parameters}
+        exact = {f"{law}_exact_{name}": values for name, values in measures.items()}
+        measured = {f"{law}_{name}": values for name, values in measures.items()}
+        add("uniformity_of_laws", "", 256, 0, **measured, **exact)
     return pd.DataFrame(rows)[THEORY_COLUMNS]
 
 

@@ -27,8 +27,8 @@ NAMES = [
         "fig_heatmap",
         "fig_minibatch_asymptotic",
     ],
-    *["fig_minimisers", "fig_rank_accuracy", "fig_rank_training", "fig_robustness"],
-    *["fig_similarity", "fig_spectrum", "fig_temperature", "fig_training"],
+    *["fig_minimisers", "fig_population_minimisers", "fig_rank_accuracy", "fig_rank_training", "fig_robustness"],
+    *["fig_similarity", "fig_spectrum", "fig_temperature", "fig_training", "fig_uniformity_measures"],
     *["table_claims", "table_comparisons", "table_corruptions", "table_linear_accuracy", "table_published"],
     *["table_representation", "table_robustness", "table_theory"],
 ]

@@ -28,8 +28,9 @@ def test_every_claim_of_theorems_that_hold_holds(table: Target, theory: pd.DataF
     points = table.points(theory)
     assert set(points["verdict"]) == {"holds"}
     assert points.groupby("loss")["claim"].count().to_dict() == {
-        **dict.fromkeys(["infonce", "ntxent", "dcl", "dhel"], 3 + 1 + 2),
-        **dict.fromkeys(["kcl_gaussian", "kcl_log", "kcl_imq"], 2 * 3 + 1 + 2),
+        **dict.fromkeys(["infonce", "ntxent"], 3 + 1 + 1 + 1 + 2 + 2 + 1),
+        **dict.fromkeys(["dcl", "dhel"], 3 + 1 + 1 + 2 + 2 + 2 + 1),
+        **dict.fromkeys(["kcl_gaussian", "kcl_log", "kcl_imq"], 2 * 3 + 1 + 1 + 2 + 2 + 2 + 1),
     }
 
 
@@ -72,6 +73,27 @@ def test_starts_that_stopped_in_local_minima_are_counted(table: Target, theory: 
             lambda v: v - 0.5,
             "depends on M (dcl, M = 2",
         ),
+        (
+            "check == 'population' and loss == 'kcl_log' and batch_size == 5 and metric == 'full_loss' and x == 2",
+            lambda v: v + 1e-6,
+            "mini-batch minimisers minimise the full loss (kcl_log, M = 5 of 8",
+        ),
+        (
+            "check == 'population' and loss == 'dhel' and batch_size == 2 and metric == 'full_loss' and x == 0",
+            lambda v: v - v + 3,
+            "some mini-batch minimisers do not minimise the full loss (dhel, M = 2 of 8",
+        ),
+        (
+            "check == 'gradients' and loss == 'kcl_imq' and batch_size == 2",
+            lambda v: v + 1e-6,
+            "every mean mini-batch gradient is the full gradient (kcl_imq, M = 2",
+        ),
+        (
+            "metric == 'mises_fisher' and loss == 'dcl' and x == 8",
+            lambda v: v - 2,
+            "the uniform law has the least limit functional (dcl, von Mises-Fisher laws",
+        ),
+        ("metric == 'wasserstein' and loss == 'ntxent'", lambda v: v * 4, "W1 of the minimisers tends to 0 (ntxent"),
     ],
 )
 def test_a_claim_that_fails_stops_the_target_and_says_by_how_much(
@@ -127,3 +149,29 @@ def test_the_mini_batch_loss_is_shown_less_its_growth(scripts: Path, theory: pd.
     parts = points.query("loss == 'dhel' and check == 'mini_batches'")
     assert parts["batch_size"].tolist() == [2, 3, 4]
     assert parts["distance"].tolist() == pytest.approx([1 / m - 1 / 5 for m in (2, 3, 4)])
+
+
+def test_the_expected_loss_is_drawn_from_its_limit(scripts: Path, theory: pd.DataFrame) -> None:
+    target = load_target(scripts / "fig_minibatch_asymptotic.py")
+    assert target.draw
+    family = target.draw(target.points(theory)).axes[0]
+    assert family.lines[3].get_ydata() == pytest.approx([1 / m for m in (2, 16, 128, 1024)])
+
+
+def test_population_minimisers_span_the_excess_of_the_best_starts_only(scripts: Path, theory: pd.DataFrame) -> None:
+    points = load_target(scripts / "fig_population_minimisers.py").points(theory)
+    found = points.set_index(["loss", "pairs", "batch_size"])
+    assert found.loc[("dhel", 8, 2), ["least", "most"]].tolist() == pytest.approx([0, 0.5])
+    assert found.loc[("ntxent", 8, 5), ["least", "most", "gap"]].tolist() == pytest.approx([1e-4, 1e-4, 1e-5])
+    assert found.loc[("kcl_log", 8, 5), ["least", "most", "gap"]].tolist() == [0, 0, 0]
+    assert set(points["reached"]) == {2}
+    assert set(points["starts"]) == {3}
+
+
+def test_measures_are_shares_of_their_ranges_and_functionals_an_excess(scripts: Path, theory: pd.DataFrame) -> None:
+    points = load_target(scripts / "fig_uniformity_measures.py").points(theory)
+    value = points.set_index(["metric", "x"])["value"]
+    lowest = math.log((1 - math.exp(-8)) / 8)  # of the uniform law in three dimensions
+    assert value["point_exact_uniformity", 1.0] == pytest.approx(1 + 2 / 4 / lowest)
+    assert value["antipodes_wasserstein", 1.0] == pytest.approx(1 / 4)
+    assert value["mises_fisher", 8.0].tolist() == pytest.approx([1.5] * 7)

@@ -397,13 +397,54 @@ class MiniBatchesConfig(StrictModel):
 
 
 class UniformConfig(StrictModel):
-    """Uniform embeddings: `embeddings` random ones for each batch size, in 4 to 256 batches."""
+    """Uniform embeddings: `embeddings` random ones for each batch size, in 4 to 4096 batches."""
 
     embedding_dim: EmbeddingDim = 16
     batch_sizes: Annotated[list[Annotated[Integer, Field(ge=2, le=2**17)]], Field(min_length=2)] = [
         2**k for k in range(1, 14)
     ]
     embeddings: Annotated[Integer, Field(ge=1, le=2**24)] = 8192
+
+
+class PopulationSize(StrictModel):
+    """A population of `pairs` free positive pairs in `embedding_dim` dimensions; time doubles with each pair."""
+
+    pairs: Annotated[Integer, Field(ge=3, le=14)]
+    embedding_dim: Annotated[Integer, Field(ge=2, le=256)]
+
+
+class PopulationConfig(StrictModel):
+    """Minimisers of the mean loss over all mini-batches of a population, from `starts` random starts."""
+
+    sizes: Annotated[list[PopulationSize], Field(min_length=1)] = [
+        PopulationSize(pairs=4, embedding_dim=3),
+        PopulationSize(pairs=8, embedding_dim=3),
+        PopulationSize(pairs=10, embedding_dim=4),
+    ]
+    starts: Annotated[Integer, Field(ge=1, le=10_000)] = 6
+    max_iterations: Count = 500
+
+
+class LimitFunctionalConfig(StrictModel):
+    """The limit functional of von Mises-Fisher laws and of uniform laws on sub-spheres."""
+
+    embedding_dim: Annotated[Integer, Field(ge=3, le=256)] = 16
+    concentrations: Annotated[list[Annotated[Number, Field(gt=0, le=32)]], Field(min_length=1)] = [1, 2, 4, 8, 16, 32]
+
+
+class MinimisersConfig(StrictModel):
+    """Wasserstein uniformity of aligned minimisers of each loss, for several numbers of pairs."""
+
+    embedding_dim: Annotated[Integer, Field(ge=2, le=256)] = 4
+    pairs: Annotated[list[Annotated[Integer, Field(ge=3, le=1024)]], Field(min_length=2)] = [8, 16, 32, 64, 128]
+    max_iterations: Count = 300
+
+
+class LawsConfig(StrictModel):
+    """Measures of uniformity on `embeddings` random embeddings of laws whose deviation from uniformity is known."""
+
+    embedding_dims: Annotated[list[Annotated[Integer, Field(ge=4, le=1024)]], Field(min_length=1)] = [16, 128]
+    embeddings: Annotated[Integer, Field(ge=16, le=2**15)] = 2048
 
 
 class TheoryConfig(StrictModel):
@@ -417,6 +458,10 @@ class TheoryConfig(StrictModel):
     minimise: MinimiseConfig = MinimiseConfig()
     mini_batches: MiniBatchesConfig = MiniBatchesConfig()
     uniform: UniformConfig = UniformConfig()
+    population: PopulationConfig = PopulationConfig()
+    limit_functional: LimitFunctionalConfig = LimitFunctionalConfig()
+    w1_of_minimisers: MinimisersConfig = MinimisersConfig()
+    uniformity_of_laws: LawsConfig = LawsConfig()
 
 
 class ComputeConfig(StrictModel):

@@ -106,7 +106,12 @@ class ExperimentConfig(StrictModel):
             if absent := sorted(set(grid.batch_sizes or ()).difference(self.batch_sizes)):
                 raise ValueError(f"losses.{number}.batch_sizes: {absent} not in the experiment's batch_sizes")
         _refuse_repeats("seeds", self.seeds)
-        _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
+        theory = self.theory
+        _refuse_repeats("theory.uniform.batch_sizes", theory.uniform.batch_sizes)
+        _refuse_repeats("theory.population.sizes", [(s.pairs, s.embedding_dim) for s in theory.population.sizes])
+        _refuse_repeats("theory.limit_functional.concentrations", theory.limit_functional.concentrations)
+        _refuse_repeats("theory.w1_of_minimisers.pairs", theory.w1_of_minimisers.pairs)
+        _refuse_repeats("theory.uniformity_of_laws.embedding_dims", theory.uniformity_of_laws.embedding_dims)
         for dataset in self.datasets:
             if self.evaluation.augmented_images and dataset.probe is None:
                 raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")

@@ -11,6 +11,11 @@ from dhel_kcl.results.names import LOSS_NAMES, in_order
 from dhel_kcl.results.robustness import join_runs
 
 METRICS = ("loss", "minimum", "alignment", "gram", "minimiser_gram", "growth", "asymptote")
+OPTIONAL_METRICS = (
+    *("distance", "mini_batch_loss", "full_loss", "mini_batch_loss_of_full_minimiser", "full_minimum", "pairs"),
+    *("mises_fisher", "sub_sphere", "wasserstein"),
+)
+"""Metrics of checks that a table made by an earlier version lacks."""
 
 MINIMUM = 1e-6  # relative
 VIEWS = 1e-6  # squared distance
@@ -19,6 +24,9 @@ EQUAL_AVERAGES = 1e-9  # relative, like the next two
 UNEQUAL_AVERAGES = 1e-3
 LIMIT_TIMES_BATCH_SIZE = 8
 STANDARD_ERRORS = 4
+EXCESS = 1e-8
+LEAST = 1e-9  # relative
+W1_TIMES_PAIRS = 4
 
 Claim = dict[str, Any]
 
@@ -34,7 +42,10 @@ def theorems(theory: pd.DataFrame) -> pd.DataFrame:
     if not undefined.empty:
         raise InputError(f"{', '.join(undefined['metric'].unique())} not finite in {join_runs(undefined['run'])}")
     claims = []
-    for check, claims_of in (("minimise", minima), ("mini_batches", averages), ("uniform", limits)):
+    for check, claims_of in (
+        *(("minimise", minima), ("mini_batches", averages), ("gradients", gradients), ("population", populations)),
+        *(("uniform", limits), ("limit_functional", limit_functionals), ("w1_of_minimisers", distances)),
+    ):
         rows = theory[theory["check"] == check]
         for loss in in_order(rows["loss"], LOSS_NAMES):
             claims += claims_of(rows[rows["loss"] == loss])
@@ -74,6 +85,87 @@ def averages(rows: pd.DataFrame) -> list[Claim]:
         claim, m, tolerance = "no mini-batch average is the full loss", distance.idxmin(), UNEQUAL_AVERAGES
     setting = f"M = {m} of {n}, d = {rows['embedding_dim'].iloc[0]}"
     return [_claim(rows, claim, setting, full, parts[m], tolerance, differs=not _is_kernel(rows))]
+
+
+def gradients(rows: pd.DataFrame) -> list[Claim]:
+    """Judge the mean gradient over all mini-batches of one population."""
+    distance = rows.set_index("batch_size")["value"]
+    n = distance.index.max()
+    parts = distance.drop(n)
+    if _is_kernel(rows):
+        claim, m, tolerance = "every mean mini-batch gradient is the full gradient", parts.idxmax(), EQUAL_AVERAGES
+    else:
+        claim, m, tolerance = "no mean mini-batch gradient is the full gradient", parts.idxmin(), UNEQUAL_AVERAGES
+    setting = f"M = {m} of {n}, d = {rows['embedding_dim'].iloc[0]}"
+    return [_claim(rows, claim, setting, 0, parts[m], tolerance, differs=not _is_kernel(rows))]
+
+
+def excess_over_full_minimum(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the full loss's excess over its minimum at the best minimisers of the mini-batch loss.
+
+    Args:
+        rows: rows of the check `population`.
+
+    Returns:
+        For each loss, pairs, embedding_dim and batch_size: ``least`` and ``most`` excess over the starts that reached
+        the lowest mini-batch loss to within `EXCESS`, ``starts`` and ``reached``, how many there are and did, ``gap``,
+        by how much the mini-batch loss of the full minimiser is above the lowest, and ``runs``.
+    """
+    scalars = rows[rows["x"].isna()].pivot_table(index="run", columns="metric", values="value")
+    ends = rows[rows["x"].notna()].pivot_table(index=["run", "x"], columns="metric", values="value")
+    losses, excess = ends["mini_batch_loss"], ends["full_loss"].sub(scalars["full_minimum"], level="run")
+    lowest = losses.groupby("run").min()
+    at_lowest = excess[losses.sub(lowest, level="run") <= EXCESS].groupby("run")
+    found = at_lowest.agg(["min", "max", "count"]).set_axis(["least", "most", "reached"], axis=1)
+    found["starts"] = losses.groupby("run").count()
+    found["gap"] = scalars["mini_batch_loss_of_full_minimiser"] - lowest
+    found["pairs"] = scalars["pairs"].astype(int)
+    keys = rows.drop_duplicates("run").set_index("run")[["loss", "embedding_dim", "batch_size"]]
+    found = keys.join(found).reset_index(names="runs").sort_values(["loss", "pairs", "embedding_dim", "batch_size"])
+    return found[[*(column for column in found if column != "runs"), "runs"]].reset_index(drop=True)
+
+
+def populations(rows: pd.DataFrame) -> list[Claim]:
+    """Judge whether minimisers of the mean mini-batch loss minimise the full loss, where theory says so or denies it.
+
+    KCL: the two losses are equal. N <= d + 1: by Jensen's inequality and M >= 3, only the simplex minimises either; for
+    M = 2 this holds for InfoNCE and NT-Xent, while every aligned population of zero mean minimises DHEL and DCL.
+    """
+    claims = []
+    for _, found in excess_over_full_minimum(rows).groupby(["pairs", "embedding_dim"]):
+        n, d = found[["pairs", "embedding_dim"]].iloc[0]
+        of_size = rows[rows["run"].isin(found["runs"])]
+        only_the_mean_counts = found["loss"].isin(["dhel", "dcl"]) & (found["batch_size"] == 2)
+        same = found if _is_kernel(rows) else found[~only_the_mean_counts & (n <= d + 1)]
+        if not same.empty:
+            worst = same.iloc[int(same["most"].abs().argmax())]
+            setting = f"M = {worst['batch_size']} of {n}, d = {d}"
+            claim = "mini-batch minimisers minimise the full loss"
+            claims.append(_claim(of_size, claim, setting, 0, worst["most"], EXCESS))
+        if only_the_mean_counts.any() and n > 3:
+            most = found.loc[only_the_mean_counts, "most"].iloc[0]
+            claim = "some mini-batch minimisers do not minimise the full loss"
+            claims.append(_claim(of_size, claim, f"M = 2 of {n}, d = {d}", 0, most, UNEQUAL_AVERAGES, differs=True))
+    return claims
+
+
+def limit_functionals(rows: pd.DataFrame) -> list[Claim]:
+    """Judge that the uniform law has the least limit functional of each family."""
+    limit = rows.loc[rows["metric"] == "asymptote", "value"].iloc[0]
+    families = {"mises_fisher": "von Mises-Fisher laws", "sub_sphere": "sub-spheres"}
+    claim, d = "the uniform law has the least limit functional", rows["embedding_dim"].iloc[0]
+    return [
+        _claim(rows, claim, f"{name}, d = {d}", limit, rows.loc[rows["metric"] == family, "value"].min(), LEAST)
+        for family, name in families.items()
+    ]
+
+
+def distances(rows: pd.DataFrame) -> list[Claim]:
+    """Judge the Wasserstein uniformity of minimisers, at the largest number of pairs."""
+    distance = rows[rows["metric"] == "wasserstein"].set_index("batch_size")["value"]
+    n, d = distance.index.max(), rows["embedding_dim"].iloc[0]
+    claim = "W1 of the minimisers tends to 0"
+    return [_claim(rows, claim, f"N = {n}, d = {d}", 0, distance[n], W1_TIMES_PAIRS / n)]
 
 
 def limits(rows: pd.DataFrame) -> list[Claim]:

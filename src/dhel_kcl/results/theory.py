@@ -1,11 +1,11 @@
-"""Check the theorems on the losses themselves: minimisers, all mini-batches of a population, uniform embeddings.
+"""Check the theorems on the losses themselves, and measures of uniformity on laws whose deviation is known.
 
 Everything is computed in float64 and in one thread, and depends only on the settings and their seed.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,18 +23,24 @@ from dhel_kcl.experiment.config import TheoryConfig
 from dhel_kcl.experiment.grid import loss_label
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.losses import PairLoss, build_loss  # the package, so that this stage's digest includes every loss
+from dhel_kcl.metrics.alignment_uniformity import uniformity
+from dhel_kcl.metrics.wasserstein import wasserstein_uniformity
 from dhel_kcl.results.table import write_results
 from dhel_kcl.seeding import derive_seed
 from dhel_kcl.theory.asymptotics import asymptote, growth
 from dhel_kcl.theory.configurations import cross_polytope, simplex
+from dhel_kcl.theory.laws import LAWS, Law, deviation, sample
+from dhel_kcl.theory.limit_functional import limit_functional
 from dhel_kcl.theory.minima import minimum
+from dhel_kcl.theory.population import Minimiser, descend, mean_over_batches
 
-MOST_REPLICATES = 256
+MOST_REPLICATES = 4096
 FEWEST_REPLICATES = 4
+SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 Row = dict[str, Any]
 Check = Callable[[], list[Row]]
-Values = Mapping[str, float | Sequence[float]]
+Values = Mapping[str, float | Sequence[float] | Mapping[float, float]]
 
 
 def verify(config: TheoryConfig) -> pd.DataFrame:
@@ -47,6 +53,17 @@ def verify(config: TheoryConfig) -> pd.DataFrame:
       whole population for the largest `batch_size`. Metrics `loss` and `growth`.
     - `uniform`: loss of aligned, uniformly distributed embeddings. Metrics `loss` (x = replicate), `growth` and
       `asymptote` (predicted).
+    - `gradients`: `distance` of the mean gradient over all mini-batches of the same population from the gradient of the
+      whole population, relative to the latter's norm.
+    - `population`: the mean loss over all mini-batches of `batch_size` out of `pairs` pairs, minimised over free views
+      from random starts, the last start being the best minimiser of the full loss. Metrics `mini_batch_loss` and
+      `full_loss` at the end of each descent (x = start), `mini_batch_loss_of_full_minimiser`, `full_minimum`, `pairs`.
+    - `limit_functional`: the limit functional of the von Mises-Fisher law, `mises_fisher` (x = concentration), and of
+      the uniform law on a sub-sphere, `sub_sphere` (x = its dimension), with the `asymptote` of the uniform law.
+    - `w1_of_minimisers`: `wasserstein` uniformity of an aligned minimiser of `batch_size` pairs, and of the uniform
+      random points where the descent started, `random_wasserstein`.
+    - `uniformity_of_laws`: measures of `batch_size` points of a law, `LAW_wasserstein` and `LAW_uniformity`, and the
+      exact values, `LAW_exact_wasserstein` and `LAW_exact_uniformity` (x = the law's parameter). It has no loss.
 
     Args:
         config: the losses' hyperparameters and the sizes of the checks.
@@ -57,7 +74,8 @@ def verify(config: TheoryConfig) -> pd.DataFrame:
     """
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        checks = [*_minimise(config), *_mini_batches(config), *_uniform(config)]
+        of_losses = (_minimise, _mini_batches, _uniform, _population, _limit_functional, _w1_of_minimisers)
+        checks = [check for checks in (*of_losses, _uniformity_of_laws) for check in checks(config)]
         shown = track(checks, description="theory", console=Console(stderr=True))
         return pd.DataFrame([row for check in shown for row in check()])
 
@@ -83,18 +101,30 @@ def _rows(
     embedding_dim: int,
     seed: int,
     values: Values,
+    detail: str | None = None,
 ) -> list[Row]:
-    """Return the tidy rows of one run; a metric's value is a number or a sequence indexed by x = 0, 1, ..."""
+    """Return the tidy rows of one run; a metric's value is a number, a sequence indexed by x = 0, 1, ..., or x: value.
+
+    `loss` is empty for a check without one. `detail` tells apart runs that would have the same name.
+    """
     numbers = {name: loss.get(name, math.nan) for name in ("temperature", "t", "c", "gamma")}
     settings = [f"{name}{value:g}" for name, value in numbers.items() if not math.isnan(value)]
-    name = "-".join([check, loss_label(loss), *settings, f"bs{batch_size}", f"d{embedding_dim}", f"seed{seed}"])
-    keys = {"run": name, "check": check, "loss": loss_label(loss), **numbers}
+    label = loss_label(loss) if loss else ""
+    sizes = [f"bs{batch_size}", f"d{embedding_dim}", f"seed{seed}"]
+    name = "-".join(filter(None, [check, label, *settings, detail, *sizes]))
+    keys = {"run": name, "check": check, "loss": label, **numbers}
     keys |= {"batch_size": batch_size, "embedding_dim": embedding_dim, "seed": seed}
     return [
         {**keys, "metric": metric, "x": float(x), "value": float(value)}
         for metric, content in values.items()
-        for x, value in (enumerate(content) if isinstance(content, Sequence) else [(math.nan, content)])
+        for x, value in _points(content)
     ]
+
+
+def _points(content: float | Sequence[float] | Mapping[float, float]) -> Iterable[tuple[float, float]]:
+    if isinstance(content, Mapping):
+        return content.items()
+    return enumerate(content) if isinstance(content, Sequence) else [(math.nan, content)]
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
@@ -162,9 +192,18 @@ def _mini_batches(config: TheoryConfig) -> Iterator[Check]:
 def _all_mini_batches(loss: dict[str, Any], population: Tensor, m: int, seed: int) -> list[Row]:
     _, n, d = population.shape
     evaluate = build_loss(loss)
-    batches = itertools.combinations(range(n), m)
-    mean = math.fsum(evaluate(*population[:, list(batch)]).item() for batch in batches) / math.comb(n, m)
-    return _rows("mini_batches", loss, m, d, seed, {"loss": mean, "growth": growth(loss, m)})
+    value, gradient = 0.0, torch.zeros_like(population)
+    for batch in itertools.combinations(range(n), m):
+        members = population[:, list(batch)].requires_grad_()
+        loss_of_batch = evaluate(*members)
+        gradient[:, list(batch)] += torch.autograd.grad(loss_of_batch, members)[0]
+        value += loss_of_batch.item()
+    batches = math.comb(n, m)
+    whole = population.clone().requires_grad_()
+    (full,) = torch.autograd.grad(evaluate(*whole), whole)
+    distance = (gradient / batches - full).norm() / full.norm()
+    rows = _rows("mini_batches", loss, m, d, seed, {"loss": value / batches, "growth": growth(loss, m)})
+    return rows + _rows("gradients", loss, m, d, seed, {"distance": float(distance)})
 
 
 def _uniform(config: TheoryConfig) -> Iterator[Check]:
@@ -179,6 +218,96 @@ def _uniform_batches(loss: dict[str, Any], m: int, d: int, replicates: int, seed
     sampled = [evaluate(z, z).item() for z in batches]  # a normal vector has a uniform direction
     values: Values = {"loss": sampled, "growth": growth(loss, m), "asymptote": asymptote(loss, d)}
     return _rows("uniform", loss, m, d, seed, values)
+
+
+def _population(config: TheoryConfig) -> Iterator[Check]:
+    for size, loss in itertools.product(config.population.sizes, _losses(config)):
+        yield partial(_minimise_mini_batches, loss, size.pairs, size.embedding_dim, config)
+
+
+def _minimise_mini_batches(loss: dict[str, Any], n: int, d: int, config: TheoryConfig) -> list[Row]:
+    starts = [
+        _normal(2, n, d, seed=derive_seed(config.seed, "population", n, d, start)).numpy()
+        for start in range(config.population.starts)
+    ]
+    iterations = config.population.max_iterations
+    losses = {m: mean_over_batches(loss, n, m) for m in range(2, n + 1)}
+    ends = {m: [descend(losses[m], start, iterations) for start in starts] for m in losses}
+    lowest = [min(found, key=_value) for found in ends.values()]
+    full = min((descend(losses[n], end.views, iterations) for end in lowest), key=_value)
+    rows = []
+    for m, mean_loss in losses.items():
+        found = [*ends[m], descend(mean_loss, full.views, iterations)]
+        values: Values = {
+            "mini_batch_loss": [end.value for end in found],
+            "full_loss": [losses[n](end.views)[0] for end in found],
+            "mini_batch_loss_of_full_minimiser": mean_loss(full.views)[0],
+            "full_minimum": full.value,
+            "pairs": n,
+        }
+        rows += _rows("population", loss, m, d, config.seed, values, detail=f"n{n}")
+    return rows
+
+
+def _value(minimiser: Minimiser) -> float:
+    return minimiser.value
+
+
+def _limit_functional(config: TheoryConfig) -> Iterator[Check]:
+    for loss in _losses(config):
+        yield partial(_families, loss, config)
+
+
+def _families(loss: dict[str, Any], config: TheoryConfig) -> list[Row]:
+    d, concentrations = config.limit_functional.embedding_dim, [0.0, *config.limit_functional.concentrations]
+    values: Values = {
+        "mises_fisher": {kappa: limit_functional(loss, d, kappa) for kappa in sorted(concentrations)},
+        "sub_sphere": {k: asymptote(loss, k) for k in range(2, d + 1)},
+        "asymptote": asymptote(loss, d),
+    }
+    return _rows("limit_functional", loss, 0, d, config.seed, values)
+
+
+def _w1_of_minimisers(config: TheoryConfig) -> Iterator[Check]:
+    for loss, n in itertools.product(_losses(config), config.w1_of_minimisers.pairs):
+        yield partial(_aligned_minimiser, loss, n, config)
+
+
+def _aligned_minimiser(loss: dict[str, Any], n: int, config: TheoryConfig) -> list[Row]:
+    d = config.w1_of_minimisers.embedding_dim
+    start = _normal(1, n, d, seed=derive_seed(config.seed, "w1_of_minimisers", n, d)).numpy()
+    loss_of_views = mean_over_batches(loss, n, n)
+
+    def aligned(views: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = loss_of_views(np.concatenate((views, views)))
+        return value, gradient.sum(axis=0, keepdims=True)
+
+    end = descend(aligned, start, config.w1_of_minimisers.max_iterations)
+    values: Values = {
+        "wasserstein": wasserstein_uniformity(end.views[0]),
+        "random_wasserstein": wasserstein_uniformity(start[0]),
+    }
+    return _rows("w1_of_minimisers", loss, n, d, config.seed, values)
+
+
+def _uniformity_of_laws(config: TheoryConfig) -> Iterator[Check]:
+    for d, law in itertools.product(config.uniformity_of_laws.embedding_dims, LAWS):
+        yield partial(_measure_law, law, d, config)
+
+
+def _measure_law(law: Law, d: int, config: TheoryConfig) -> list[Row]:
+    n = config.uniformity_of_laws.embeddings
+    halves = [2**power for power in range(1, d.bit_length()) if 2**power < d]
+    parameters = [float(k) for k in (*halves, d)] if law == "sub_sphere" else list(SHARES)
+    points = {p: sample(law, d, p, n, derive_seed(config.seed, law, d, n)) for p in parameters}
+    exact = {p: deviation(law, d, p) for p in parameters}
+    values: Values = {
+        f"{law}_wasserstein": {p: wasserstein_uniformity(points[p]) for p in parameters},
+        f"{law}_uniformity": {p: uniformity(points[p]) for p in parameters},
+        f"{law}_exact_wasserstein": {p: exact[p].wasserstein for p in parameters},
+        f"{law}_exact_uniformity": {p: exact[p].uniformity for p in parameters},
+    }
+    return _rows("uniformity_of_laws", {}, n, d, config.seed, values, detail=law)
 
 
 def run(job: Job) -> str:

@@ -39,13 +39,15 @@ def asymptote(loss_config: Mapping[str, Any], d: int) -> float:
     if loss_config["name"] == "kcl":
         return -2 * kernel_at_zero(loss_config) + 2 * energy_weight(loss_config) * _mean_kernel(loss_config, d)
     sharpness = 1 / float(loss_config["temperature"])
-    return -sharpness + _energies(loss_config) * _log_mean_exp_cosine(sharpness, d)
+    return -sharpness + energies(loss_config) * log_mean_exp_cosine(sharpness, d)
 
 
 def growth(loss_config: Mapping[str, Any], m: int) -> float:
     """Return the part of a mini-batch loss that grows with the number of pairs m; `asymptote` is the limit of the rest.
 
-    It is log m for InfoNCE, log 2m for NT-Xent and DCL, log m for each view's energy in DHEL, and 0 for KCL.
+    It is the logarithm of the number of terms that a logarithm of the loss sums, which turns each sum into a mean: log
+    m for InfoNCE, log(2m - 1) for NT-Xent, log(2m - 2) for DCL, log(m - 1) for each view's energy in DHEL, and 0 for
+    KCL. What is left does not change with m when all similarities are equal.
 
     Args:
         loss_config: a configuration for `dhel_kcl.losses.build_loss`.
@@ -57,15 +59,11 @@ def growth(loss_config: Mapping[str, Any], m: int) -> float:
     build_loss(loss_config)
     if m < 2:
         raise ValueError(f"a contrastive loss needs at least 2 positive pairs, got {m}")
-    match loss_config["name"]:
-        case "kcl":
-            return 0.0
-        case "ntxent" | "dcl":
-            return math.log(2 * m)
-    return _energies(loss_config) * math.log(m)
+    terms = {"infonce": m, "ntxent": 2 * m - 1, "dcl": 2 * m - 2, "dhel": m - 1}
+    return 0.0 if loss_config["name"] == "kcl" else energies(loss_config) * math.log(terms[loss_config["name"]])
 
 
-def _energies(config: Mapping[str, Any]) -> int:
+def energies(config: Mapping[str, Any]) -> int:
     """Return the number of logarithms that the energy sums."""
     match config["name"]:
         case "dhel" if config.get("both_views", True):
@@ -75,8 +73,10 @@ def _energies(config: Mapping[str, Any]) -> int:
     raise ValueError(f"the limit of {config['name']} is not known")
 
 
-def _log_mean_exp_cosine(a: float, d: int) -> float:
-    """Return the logarithm of E exp(a x.y) for x and y uniform on the sphere of R^d."""
+def log_mean_exp_cosine(a: float, d: int) -> float:
+    """Return the logarithm of E exp(a x.y), a >= 0, for x and y uniform on the sphere of R^d."""
+    if a == 0:
+        return 0.0
     order = d / 2 - 1
     scaled = ive(order, a)
     if scaled > np.finfo(float).tiny:
@@ -88,7 +88,7 @@ def _mean_kernel(config: Mapping[str, Any], d: int) -> float:
     """Return E k(x, y) for x and y uniform on the sphere of R^d."""
     match config:
         case {"kernel": "gaussian", "t": t}:
-            return math.exp(-2 * t + _log_mean_exp_cosine(2 * t, d))
+            return math.exp(-2 * t + log_mean_exp_cosine(2 * t, d))
         case {"kernel": "riesz" | "gaussian_riesz", "s": s}:
             if s >= d - 1:
                 raise ValueError(

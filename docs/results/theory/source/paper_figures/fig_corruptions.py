@@ -1,0 +1,44 @@
+"""Linear accuracy on corrupted test images.
+
+Top-1 accuracy (in [0, 1]) of linear evaluation on test images with one of five corruptions of CIFAR-10-C (Hendrycks &
+Dietterich, 2019), against its severity; 0 is the clean image, and "mean" is the mean over the five. Encoder and
+classifier have seen clean training images only, apart from the jitter of brightness and contrast and the blur that the
+training augmentation may include. Each loss is shown at the hyperparameters and batch size with the highest accuracy on
+the validation split of the training set; the light band is one standard deviation over seeds.
+"""
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dhel_kcl.paper import looks
+from dhel_kcl.results.choice import best_rows, with_mean_corruption
+from dhel_kcl.results.names import CORRUPTION_NAMES
+from dhel_kcl.results.robustness import CONFIGURATION, seed_means
+
+METRICS = ("validation_top1",)
+OPTIONAL_METRICS = ("corrupted_top1",)
+NOTHING = "No run was evaluated on corrupted images (evaluation.corruptions)."
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """Return seed means per data set, loss, corruption (including `mean`) and severity."""
+    means = seed_means(with_mean_corruption(best_rows(results, "corrupted_top1")), ["corruption", "x"])
+    return means.rename(columns={"x": "severity"})[
+        [*CONFIGURATION, "corruption", "severity", "mean", "std", "n", "runs"]
+    ]
+
+
+@mpl.rc_context(looks.RC)
+def draw(points: pd.DataFrame) -> Figure:
+    """Draw a column per data set, a row per corruption and one line and band per loss."""
+    spread = points["std"].fillna(0)
+    points = points.assign(low=points["mean"] - spread, high=points["mean"] + spread)
+    figure, panels = looks.facets(points, by="corruption", names=CORRUPTION_NAMES, share_y=True)
+    for panel in panels:
+        for look, part in looks.losses_of(panel.points):
+            looks.line_with_band(panel.axes, part["severity"], part, look)
+        panel.axes.set_xticks(sorted(set(panel.points["severity"])))
+    looks.label(panels, "linear top-1 accuracy", "severity")
+    looks.legend(figure, looks.loss_handles(points))
+    return figure

@@ -1,0 +1,39 @@
+rule collect:
+    """Gather every run's measurements into one tidy table."""
+    input:
+        asks_for("collect"),
+    output:
+        writes("collect", experiment.config.name),
+    log:
+        log_of("collect"),
+    benchmark:
+        benchmark_of("collect")
+    conda:
+        "../../envs/environment.yaml"
+    threads: compute.threads
+    resources:
+        **job_resources,
+    params:
+        experiment=layout.root,
+    shell:
+        "dhel-kcl --log {log} collect {params.experiment}"
+
+
+rule theory:
+    """Check the theorems numerically, without data or runs."""
+    input:
+        asks_for("theory"),
+    output:
+        writes("theory", experiment.config.name),
+    log:
+        log_of("theory"),
+    benchmark:
+        benchmark_of("theory")
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        **job_resources,
+    params:
+        experiment=layout.root,
+    shell:
+        "dhel-kcl --log {log} theory {params.experiment}"
