@@ -442,6 +442,7 @@ class TestSidecar:
             {"left_out": {"a": 1}},
             {"num_images": 1},
             {"max_size": [9, 9]},
+            {"jpeg_images": 1},
         ],
     )
     def test_one_that_was_edited_by_hand_is_refused(self, digits_copy: Path, edits: dict[str, object]) -> None:

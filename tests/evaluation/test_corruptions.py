@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,13 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dhel_kcl.data.beton import write_beton
 from dhel_kcl.data.corrupt import SEVERITIES, corrupt
 from dhel_kcl.data.loader import OneViewLoader
+from dhel_kcl.data.sources import open_source
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import LinearClassifier, save_classifier
 from dhel_kcl.evaluation.corruptions import corrupted_accuracies, evaluate
 from dhel_kcl.evaluation.evaluate import linear_probe
-from dhel_kcl.experiment.config import ComputeConfig, EncoderConfig, EvaluationConfig
+from dhel_kcl.experiment.config import ComputeConfig, DataConfig, EncoderConfig, EvaluationConfig
 from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
 from dhel_kcl.jobs.job import Job
@@ -96,6 +100,21 @@ def test_each_accuracy_is_that_of_scikit_learns_classifier_on_the_corrupted_imag
 
 def test_corruption_costs_accuracy(accuracies: dict[str, list[float]]) -> None:
     assert min(values[5] for values in accuracies.values()) < accuracies["jpeg"][0] - 0.1
+
+
+@pytest.mark.parametrize(("storage", "suffix"), [("jpg", ".png"), ("raw", ".JPEG")])
+def test_images_that_were_compressed_already_are_not_compressed_again(
+    encoder: Encoder,
+    probe: tuple[dict[str, float], LinearClassifier],
+    tmp_path: Path,
+    storage: Literal["raw", "jpg"],
+    suffix: str,
+) -> None:
+    source = open_source(DataConfig(kind="digits"), "test")
+    names = [f"{name}{suffix}" for name in source.names]
+    beton = tmp_path / "test.beton"
+    assert write_beton(replace(source, names=names), beton, storage=storage).compressed
+    assert set(measure(encoder, probe[1], beton)) == set(SEVERITIES) - {"jpeg"}
 
 
 @pytest.mark.parametrize("options", [{"num_workers": 2}, {"batch_size": 100}, {"batch_size": 7, "num_workers": 3}])

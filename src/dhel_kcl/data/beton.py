@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dhel_kcl.data.progress import writing_display
-from dhel_kcl.data.sources import ImageArray, ImageSource, LabelArray
+from dhel_kcl.data.sources import FORMATS, ImageArray, ImageSource, LabelArray
 from dhel_kcl.errors import InputError, escaped, few, listed, quoted
 from dhel_kcl.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 from dhel_kcl.jobs.layout import sidecar_path
@@ -51,6 +51,7 @@ class BetonInfo(BaseModel):
         fields: the FFCV type of each field, in the order of the beton.
         page_bytes: size of a page, a power of two.
         class_counts: images of each class, and of `UNLABELLED` if there are any.
+        jpeg_images: how many of the images came from files that are JPEG by their names.
         storage: raw pixels or JPEG.
         jpeg_quality: 1 to 100; None for raw storage.
         max_resolution: longest side allowed, in pixels; larger images were reduced to it.
@@ -72,6 +73,7 @@ class BetonInfo(BaseModel):
     fields: dict[str, str]
     page_bytes: int
     class_counts: dict[str, int]
+    jpeg_images: int
     storage: Literal["raw", "jpg"]
     jpeg_quality: int | None
     max_resolution: int | None
@@ -82,6 +84,11 @@ class BetonInfo(BaseModel):
     left_out: dict[str, int]
     versions: dict[str, str]
     sidecar_sha256: str = ""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether any image was compressed as JPEG before or in the beton."""
+        return self.storage == "jpg" or self.jpeg_images > 0
 
 
 def write_beton(
@@ -175,6 +182,7 @@ def write_beton(
             fields=FIELDS,
             page_bytes=page_bytes,
             class_counts=counts | ({UNLABELLED: labels[-1]} if labels[-1] else {}),
+            jpeg_images=sum(Path(source.names[index]).suffix.lower() in FORMATS["JPEG"] for index in sizes),
             storage=storage,
             jpeg_quality=jpeg_quality if storage == "jpg" else None,
             max_resolution=max_resolution,
