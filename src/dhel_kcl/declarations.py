@@ -20,8 +20,8 @@ KINDS = Path(__file__).parent / "data" / "sources"
 
 TAKEN = {
     *("name", "kernel", "batch_sizes", "run", "dataset", "backbone", "width", "epochs", "train_images", "loss"),
-    *("learning_rate", "batch_size", "seed", "metric", "representation", "corruption", "x", "value", "source"),
-    "source_sha256",
+    *("learning_rate", "batch_size", "seed", "metric", "representation", "corruption", "x", "value"),
+    *("test_hits", "source", "source_sha256"),
 }
 """Names that no hyperparameter may have: keys of a loss's entry, and the other columns of the results."""
 

@@ -49,7 +49,8 @@ def features(encoder: Encoder, digits_betons: dict[str, Path]) -> dict[str, np.n
 @pytest.fixture(scope="module")
 def probe(features: dict[str, np.ndarray]) -> tuple[dict[str, float], LinearClassifier]:
     arrays = (features[name] for name in ("train", "train_label", "test", "test_label"))
-    return linear_probe(*arrays, CONFIG, seed=0)
+    measured, classifier, _ = linear_probe(*arrays, CONFIG, seed=0)
+    return measured, classifier
 
 
 def measure(encoder: Encoder, classifier: LinearClassifier, test: Path, **options: int) -> dict[str, list[float]]:

@@ -17,6 +17,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import LinearClassifier, load_classifier, save_classifier
 from dhel_kcl.evaluation.evaluate import evaluate, linear_probe
 from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.experiment.config import EvaluationConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
@@ -32,7 +33,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_real_images_are_classified_as_well_as_logistic_regression_is_known_to(digits: tuple[np.ndarray, ...]) -> None:
-    accuracies, _ = linear_probe(*digits, CONFIG, seed=0)
+    accuracies, *_ = linear_probe(*digits, CONFIG, seed=0)
     assert 0.90 < accuracies["linear_top1"] < 0.97
     assert accuracies["linear_top1"] < accuracies["linear_top5"] <= 1
     assert accuracies["regularisation_c"] in CONFIG.regularisation_c
@@ -40,8 +41,8 @@ def test_real_images_are_classified_as_well_as_logistic_regression_is_known_to(d
 
 def test_the_test_labels_do_not_influence_the_chosen_regularisation(digits: tuple[np.ndarray, ...]) -> None:
     train, train_labels, test, test_labels = digits
-    honest, _ = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
-    shuffled, _ = linear_probe(train, train_labels, test, np.roll(test_labels, 1), CONFIG, seed=0)
+    honest, *_ = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
+    shuffled, *_ = linear_probe(train, train_labels, test, np.roll(test_labels, 1), CONFIG, seed=0)
     assert shuffled["regularisation_c"] == honest["regularisation_c"]
     assert shuffled["validation_top1"] == honest["validation_top1"]
     assert shuffled["linear_top1"] < 0.3
@@ -50,7 +51,7 @@ def test_the_test_labels_do_not_influence_the_chosen_regularisation(digits: tupl
 def test_random_features_give_chance() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(2000, 8)), generator.integers(0, 10, 2000)
-    accuracies, _ = linear_probe(features[:1000], labels[:1000], features[1000:], labels[1000:], CONFIG, seed=0)
+    accuracies, *_ = linear_probe(features[:1000], labels[:1000], features[1000:], labels[1000:], CONFIG, seed=0)
     assert accuracies["linear_top1"] == pytest.approx(0.1, abs=0.05)
     assert accuracies["linear_top5"] == pytest.approx(0.5, abs=0.1)
 
@@ -66,7 +67,7 @@ def test_the_classifier_that_is_kept_predicts_what_scikit_learn_does_from_standa
     train, train_labels, test, test_labels = digits
     train, train_labels = (part[np.isin(train_labels, classes)] for part in (train, train_labels))
     test, test_labels = (part[np.isin(test_labels, classes)] for part in (test, test_labels))
-    accuracies, classifier = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
+    accuracies, classifier, hits = linear_probe(train, train_labels, test, test_labels, CONFIG, seed=0)
     save_classifier(classifier, tmp_path / "classifier.safetensors")
     loaded = load_classifier(tmp_path / "classifier.safetensors")
     assert isinstance(loaded, LinearClassifier)
@@ -77,6 +78,7 @@ def test_the_classifier_that_is_kept_predicts_what_scikit_learn_does_from_standa
     np.testing.assert_array_equal(predicted, regression.predict(scaler.transform(test)))
     assert set(predicted) == set(classes)
     assert np.mean(predicted == test_labels) == accuracies["linear_top1"]
+    np.testing.assert_array_equal(hits, predicted == test_labels)
 
 
 def test_equal_classifiers_are_written_as_equal_bytes(digits: tuple[np.ndarray, ...], tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_images_of_classes_without_training_images_are_errors_also_in_the_first_
 ) -> None:
     train, train_labels, test, test_labels = digits
     kept = train_labels < known
-    accuracies, _ = linear_probe(train[kept], train_labels[kept], test, test_labels, CONFIG, seed=0)
+    accuracies, *_ = linear_probe(train[kept], train_labels[kept], test, test_labels, CONFIG, seed=0)
     share = float(np.mean(test_labels < known))
     assert accuracies["linear_top1"] <= accuracies["linear_top5"] <= share
     if in_top5 is not None:
@@ -140,7 +142,7 @@ def measured(folder: Path, features: dict[str, torch.Tensor], not_measured: dict
     outputs = folder / "evaluation.json", folder / "classifier.safetensors"
     evaluate(folder / "features.safetensors", CONFIG, 0, 1, *outputs)
     written = json.loads(outputs[0].read_text(encoding="utf-8"))
-    assert dict(Evaluation.model_validate(written).values()).keys() == written.keys()
+    assert dict(Evaluation.model_validate(written).values()).keys() == written.keys() - {"test_hits"}
     return written, load_classifier(outputs[1])
 
 
@@ -239,6 +241,9 @@ def test_evaluation_reads_backbone_features(digits: tuple[np.ndarray, ...], tmp_
     predicted = loaded.predict(test)
     assert accuracies["linear_top1"] == pytest.approx(np.mean(predicted == test_labels), abs=1 / len(test))
     assert accuracies["test_images"] == len(test)
+    hits = unpack_hits(accuracies["test_hits"], len(test))
+    assert hits.mean() == accuracies["linear_top1"]
+    assert np.mean(hits != (predicted == test_labels)) <= 1 / len(test)
 
 
 def test_evaluating_leaves_the_bytes_of_the_encoder_as_pretraining_wrote_them(
@@ -279,5 +284,5 @@ def test_what_the_beton_s_job_accepts_can_be_split(fraction: float, classes: int
         with pytest.raises(InputError, match="validation_fraction"):
             linear_probe(train, labels, train, labels, config, seed=0)
     else:
-        measured, _ = linear_probe(train, labels, train, labels, config, seed=0)
+        measured, *_ = linear_probe(train, labels, train, labels, config, seed=0)
         assert 0 <= measured["linear_top1"] <= 1

@@ -15,7 +15,7 @@ NUMBERS = {*HYPERPARAMETERS, "width", "epochs", "train_images", "learning_rate",
 
 def row(metric: str, value: float, **other: object) -> dict[str, object]:
     values: dict[str, object] = {name: 1.0 if name in NUMBERS else "" for name in COLUMNS["results"]}
-    return {**values, "run": "a", "metric": metric, "value": value, **other}
+    return {**values, "run": "a", "metric": metric, "value": value, "test_hits": None, **other}
 
 
 def table() -> pd.DataFrame:
@@ -53,6 +53,7 @@ def given(column: str, value: object) -> Change:
             ),
             "the row not_measured of a is there twice",
         ),
+        (lambda rows: rows.assign(test_hits="/w=="), "test_hits are in the row training_loss of a"),
         (lambda rows: rows.assign(better=1.0), "column better is not one of its columns"),
     ],
 )
@@ -75,3 +76,14 @@ def test_what_jobs_write_is_read(tmp_path: Path) -> None:
     pd.concat([rows, pd.DataFrame(reasons)], ignore_index=True).to_parquet(path)
     assert len(load_results(path)) == 5
     assert load_results(path, ("other",)).empty
+
+
+def test_hits_of_the_test_images_are_read_and_missing_in_tables_from_before_they_were_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.parquet"
+    rows = table().assign(test_hits=["8A==", None, None])
+    rows.to_parquet(path)
+    assert load_results(path)["test_hits"].fillna("").tolist() == ["8A==", "", ""]
+    rows.drop(columns="test_hits").to_parquet(path)
+    older = load_results(path)
+    assert list(older) == COLUMNS["results"]
+    assert older["test_hits"].isna().all()

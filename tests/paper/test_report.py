@@ -63,8 +63,8 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
         SCRIPT.format(name="table_b", function="layout", body="return points"), encoding="utf-8"
     )
     texts = ("run", "dataset", "backbone", "loss", "metric", "representation", "corruption", "source", "source_sha256")
-    row: dict[str, str | float] = {name: "" if name in texts else 0.0 for name in RESULT_COLUMNS}
-    row |= {"run": "run<1>", "loss": "dhel", "metric": "linear_top1"}
+    row: dict[str, str | float | None] = {name: "" if name in texts else 0.0 for name in RESULT_COLUMNS}
+    row |= {"run": "run<1>", "loss": "dhel", "metric": "linear_top1", "test_hits": None}
     results = tmp_path / "results" / "results.parquet"
     results.parent.mkdir()
     pd.DataFrame([{**row, "value": 0.875}]).to_parquet(results)

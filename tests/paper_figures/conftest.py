@@ -56,7 +56,7 @@ class ResultsBuilder:
         def add(metric: str, value: float, representation: str = "", x: float = math.nan, corruption: str = "") -> None:
             source = {"source": f"results/{run['run']}/{metric}.json", "source_sha256": "0" * 64}
             place = {"representation": representation, "corruption": corruption, "x": x}
-            self.rows.append({**run, "metric": metric, **place, "value": value, **source})
+            self.rows.append({**run, "metric": metric, **place, "value": value, "test_hits": None, **source})
 
         return add
 

@@ -88,7 +88,7 @@ def forge_cell(report: Path) -> None:
 
 
 def set_metric(path: Path) -> None:
-    write_json(path, read_json(path) | {"linear_top1": 0.999})
+    write_json(path, read_json(path) | {"knn_top1": 0.999})
 
 
 def files() -> list[Path]:
@@ -193,7 +193,7 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
 @pytest.mark.parametrize(
     ("file", "damage", "blamed", "said"),
     [
-        (LAYOUT.evaluation(RUN), set_metric, LAYOUT.results, f"linear_top1 of {RUN} is not what runs/{RUN}/evaluation"),
+        (LAYOUT.evaluation(RUN), set_metric, LAYOUT.results, f"knn_top1 of {RUN} is not what runs/{RUN}/evaluation"),
         (LAYOUT.figures / "fig_spectrum.csv", replace_text("0.", "1."), None, "results.parquet gives different values"),
         (LAYOUT.tables / "table_theory.csv", replace_text("0.", "1."), None, "theory.parquet gives different values"),
         (LAYOUT.tables / "table_robustness.md", replace_text("0.", "1."), None, "does not show the values of"),

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.data.corrupt import SEVERITIES
+from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
@@ -52,6 +53,9 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
     evaluation = json.loads(layout.evaluation(RUN).read_text(encoding="utf-8"))
     top1 = rows[rows["metric"] == "linear_top1"].iloc[0]
     assert top1["value"] == evaluation["linear_top1"]
+    assert top1["test_hits"] == evaluation["test_hits"]
+    assert unpack_hits(top1["test_hits"], evaluation["test_images"]).mean() == top1["value"]
+    assert results["test_hits"].notna().equals(results["metric"] == "linear_top1")
     assert top1["source_sha256"] == sha256_file(layout.root / top1["source"])
     assert (rows.loc[rows["metric"] == "similarity_density", "x"].between(-1, 1)).all()
 
@@ -82,6 +86,6 @@ def test_the_csv_holds_the_same_table(results: pd.DataFrame, layout: Layout) -> 
     csv = pd.read_csv(
         layout.results.with_suffix(".csv"),
         keep_default_na=False,
-        na_values=dict.fromkeys(("temperature", "t", "c", "gamma", "x"), ""),
+        na_values=dict.fromkeys(("temperature", "t", "c", "gamma", "x", "test_hits"), ""),
     )
     pd.testing.assert_frame_equal(csv, results, check_dtype=False, check_exact=True)

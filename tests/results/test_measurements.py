@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from run_files import make_features, write_outcome
 
@@ -16,6 +17,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.evaluate import evaluate
 from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.evaluation.hits import pack_hits
 from dhel_kcl.experiment.config import AnalysisConfig, EvaluationConfig
 from dhel_kcl.experiment.grid import ExperimentConfig
 from dhel_kcl.jobs.experiment import Experiment
@@ -87,6 +89,13 @@ Change = Callable[[Any], object]
         ("evaluation.json", lambda content: content.update(best=0.9)),
         ("evaluation.json", lambda content: content.update(not_measured="everything is here")),
         ("evaluation.json", lambda content: content.update(test_images=0)),
+        ("evaluation.json", lambda content: content.update(test_images=10)),
+        ("evaluation.json", lambda content: content.pop("test_hits")),
+        ("evaluation.json", lambda content: content.update(test_hits=None)),
+        ("evaluation.json", lambda content: content.update(test_hits="")),
+        ("evaluation.json", lambda content: content.update(test_hits=pack_hits(np.arange(20) > 7))),
+        ("evaluation.json", lambda content: content.update(test_hits=pack_hits(np.arange(21) > 0))),
+        ("evaluation.json", lambda content: content.update(linear_top1=content["linear_top1"] - 0.05)),
         ("evaluation.json", lambda content: [content.pop(key) for key in list(content) if key != "test_images"]),
         ("augmented_probe.json", lambda content: content.pop("augmented_top5")),
         ("augmented_probe.json", lambda content: content.update(augmented_top1=-0.1)),
@@ -163,7 +172,8 @@ def test_a_reason_is_a_row_beside_what_could_be_measured(sound: dict[str, str], 
     content["not_measured"] = "knn_top1: row 3 of the embeddings is zero"
     (tmp_path / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
     rows = {row["metric"]: row for row in read_measurements(tmp_path / "evaluation.json")}
-    assert rows.keys() == content.keys()
+    assert rows.keys() == content.keys() - {"test_hits"}
+    assert [metric for metric, row in rows.items() if row["test_hits"]] == ["linear_top1"]
     assert (rows["not_measured"]["representation"], rows["not_measured"]["value"]) == ("h", 1.0)
     content = json.loads(sound["representation.json"])
     content["z"] = {"not_measured": "row 3 of the embeddings is zero"}

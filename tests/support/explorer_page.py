@@ -33,7 +33,7 @@ def run_table(
     keys = {"run": f"cifar10-{loss}-bs{batch_size}-seed0", "loss": loss, "batch_size": batch_size, "seed": 0}
     keys |= {"dataset": "cifar10", "backbone": "resnet18", "width": 0.25, "epochs": epochs, "train_images": 50_000}
     keys |= {"temperature": 0.5, "t": math.nan, "c": math.nan, "gamma": math.nan, "learning_rate": 1.0}
-    return measured.assign(**keys, corruption="", source="file", source_sha256="0")[RESULT_COLUMNS]
+    return measured.assign(**keys, corruption="", test_hits=None, source="file", source_sha256="0")[RESULT_COLUMNS]
 
 
 class Page:

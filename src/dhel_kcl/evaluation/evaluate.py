@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -20,6 +21,7 @@ from dhel_kcl.console import console
 from dhel_kcl.errors import InputError
 from dhel_kcl.evaluation.classifier import Array, LinearClassifier, save_classifier, why_not_classified
 from dhel_kcl.evaluation.feature_cache import load_features
+from dhel_kcl.evaluation.hits import pack_hits
 from dhel_kcl.experiment.config import EvaluationConfig
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
@@ -29,7 +31,7 @@ from dhel_kcl.seeding import derive_seed
 
 def linear_probe(
     train: Array, train_labels: Array, test: Array, test_labels: Array, config: EvaluationConfig, seed: int
-) -> tuple[dict[str, float], LinearClassifier]:
+) -> tuple[dict[str, float], LinearClassifier, NDArray[np.bool_]]:
     """Fit and test a multinomial logistic regression on standardised features.
 
     The inverse regularisation strength is the one with the best top-1 accuracy on a stratified validation split of the
@@ -46,7 +48,7 @@ def linear_probe(
 
     Returns:
         A dictionary of ``linear_top1``, ``linear_top5`` and ``validation_top1`` in [0, 1] and the chosen
-        ``regularisation_c``; and the classifier.
+        ``regularisation_c``; the classifier; and whether it classified each test image correctly, ``(K,)``.
 
     Raises:
         InputError: the validation split, or the rest of the training set, has fewer images than there are classes.
@@ -83,13 +85,14 @@ def linear_probe(
     in_top5 = int(known.sum())
     if len(classes) > 5 and in_top5:
         in_top5 = int(top_k_accuracy_score(test_labels[known], scores[known], k=5, labels=classes, normalize=False))
+    hits: NDArray[np.bool_] = classes[scores.argmax(axis=1)] == test_labels
     measured = {
-        "linear_top1": float(np.mean(classes[scores.argmax(axis=1)] == test_labels)),
+        "linear_top1": float(hits.mean()),
         "linear_top5": in_top5 / len(test),
         "validation_top1": accuracies[best],
         "regularisation_c": best,
     }
-    return measured, _folded(classifier)
+    return measured, _folded(classifier), hits
 
 
 def _fitted(c: float, config: EvaluationConfig, features: Array, labels: Array) -> Pipeline:
@@ -126,7 +129,8 @@ def evaluate(
     ignored. Accuracies that cannot be measured are left out, and ``not_measured`` gives the reasons.
 
     The JSON also has ``knn_neighbours``, the number of neighbours that voted (all training images if there are fewer
-    than `config.neighbours`), and ``test_images``, the number of images that the accuracies were measured on.
+    than `config.neighbours`), ``test_images``, the number of images that the accuracies were measured on, and
+    ``test_hits``, which of these the linear probe classified correctly (see `hits`), in the order of the test beton.
 
     Raises:
         InputError: the features are missing or damaged, `config` does not fit them, or z does not have `projected_dim`
@@ -141,7 +145,7 @@ def evaluate(
     in_train, in_test = train_labels >= 0, test_labels >= 0
     counts = np.bincount(train_labels[in_train]), np.bincount(test_labels[in_test])
     classifier: LinearClassifier | None = None
-    measured: dict[str, float] = {}
+    measured: dict[str, float | str] = {}
     reasons: dict[str, str] = {}
     if reason := features.not_measured.get("h") or why_not_classified(*(list(map(int, each)) for each in counts)):
         reasons["h"] = reason
@@ -150,7 +154,8 @@ def evaluate(
         labelled = train, train_labels[in_train], test, test_labels[in_test]
         with threadpool_limits(threads):
             try:
-                measured, classifier = linear_probe(*labelled, config, seed)
+                accuracies, classifier, hits = linear_probe(*labelled, config, seed)
+                measured = {**accuracies, "test_hits": pack_hits(hits)}
             except ValueError as error:
                 reasons["linear_top1"] = " ".join(str(error).split())
             neighbours = min(config.neighbours, len(train))

@@ -48,7 +48,7 @@ from dhel_kcl.results.robustness import HYPERPARAMETERS
 RESULT_COLUMNS = [
     *["run", "dataset", "backbone", "width", "epochs", "train_images"],
     *["loss", *HYPERPARAMETERS, "learning_rate", "batch_size", "seed"],
-    *["metric", "representation", "corruption", "x", "value", "source", "source_sha256"],
+    *["metric", "representation", "corruption", "x", "value", "test_hits", "source", "source_sha256"],
 ]
 THEORY_COLUMNS = [
     *["run", "check", "loss", "temperature", "t", "c", "gamma"],
@@ -57,14 +57,18 @@ THEORY_COLUMNS = [
 COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
 """Columns of each tidy table."""
 _TEXTS = {
-    *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption", "source", "source_sha256"),
-    "check",
+    *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption"),
+    *("test_hits", "source", "source_sha256", "check"),
 }
 """Columns with text; the others have numbers."""
-_MAY_LACK = {*HYPERPARAMETERS, "x"}
-"""Columns of numbers in which a value may be missing."""
+_MAY_LACK = {*HYPERPARAMETERS, "x", "test_hits"}
+"""Columns in which a value may be missing."""
+_NOT_IN_OLDER_TABLES = {"test_hits"}
+"""Columns that a table may lack, because there are tables from before they existed."""
 _COUNTS = {"epochs", "train_images", "batch_size", "seed", "embedding_dim"}
-_OF_A_ROW = ("metric", "representation", "corruption", "x", "value", "source", "source_sha256")
+_PLACE = ("metric", "representation", "corruption", "x")
+"""Columns in which the rows of a run differ."""
+_OF_A_ROW = (*_PLACE, "value", "test_hits", "source", "source_sha256")
 """Columns in which the rows of a run may differ."""
 _SHARES = r".*_top[15]|diverged|not_measured"
 """Metrics that lie in [0, 1]."""
@@ -195,15 +199,20 @@ def load_results(path: Path, metrics: tuple[str, ...] | None = None, table: str 
         if others := sorted({name for name in columns if name not in COLUMNS[table] or columns.count(name) > 1}):
             raise ValueError(f"column {others[0]} is not one of its columns, each once")
         filters = None if metrics is None else [("metric", "in", list(metrics))]
-        results = pd.read_parquet(path, columns=COLUMNS[table], filters=filters)
+        asked = [name for name in COLUMNS[table] if name in columns or name not in _NOT_IN_OLDER_TABLES]
+        results = pd.read_parquet(path, columns=asked, filters=filters)
     except Exception as error:  # the reader raises many types of errors for damaged Parquet
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
             f"{path}: not a readable {table} table ({reason}); delete it and run its rule again"
         ) from error
+    for position, name in enumerate(COLUMNS[table]):
+        if name not in results:
+            results.insert(position, name, pd.Series(index=results.index, dtype="str"))
     for column in results:
         is_number = pd.api.types.is_numeric_dtype(results[column]) and not pd.api.types.is_bool_dtype(results[column])
-        is_text = pd.api.types.is_string_dtype(results[column]) and not results[column].isna().any()
+        there = results[column].dropna() if column in _MAY_LACK else results[column]
+        is_text = pd.api.types.is_string_dtype(there) and not there.isna().any()
         if not (is_text if column in _TEXTS else is_number):
             kind = "text" if column in _TEXTS else "numbers"
             raise InputError(
@@ -228,7 +237,10 @@ def _impossible(rows: pd.DataFrame) -> str | None:
         if found.any():
             row = rows[found].iloc[0]
             return f"{column} is {row[column]} in the row {row['metric']} of {row['run']}"
-    of_the_row = rows[["run", *(name for name in _OF_A_ROW[:-3] if name in rows)]]
+    if "test_hits" in rows and (stray := rows["test_hits"].notna() & (rows["metric"] != "linear_top1")).any():
+        row = rows[stray].iloc[0]
+        return f"test_hits are in the row {row['metric']} of {row['run']}"
+    of_the_row = rows[["run", *(name for name in _PLACE if name in rows)]]
     if "source" in rows:  # several files of a run may give a reason for what they lack
         of_the_row = of_the_row.assign(source=rows["source"].where(rows["metric"] == "not_measured"))
     if (again := of_the_row.duplicated()).any():

@@ -41,7 +41,7 @@ _TRAINING_METRICS = {
 """For each column of a training log, its metric and the representation on which it is measured."""
 
 _THROUGHPUT_METRICS = ("images_per_second", "waiting_for_data")
-_COLUMNS = ("metric", "representation", "corruption", "x", "value")
+_COLUMNS = ("metric", "representation", "corruption", "x", "value", "test_hits")
 
 Measurement = dict[str, Any]
 
@@ -54,7 +54,8 @@ def collect(experiment: Experiment) -> pd.DataFrame:
         ``train_images``, ``loss``, every hyperparameter of the losses (NaN if the run's loss does not
         have it), ``learning_rate``, ``batch_size``, ``seed``); ``metric``, ``representation``
         (``h``, ``z`` or empty); ``corruption`` (of the test images, or empty); ``x``, the position on
-        a curve (NaN for a scalar); ``value``;
+        a curve (NaN for a scalar); ``value``; ``test_hits``, in the row of ``linear_top1`` alone: which labelled test
+        images the linear probe classified correctly, packed by `evaluation.hits`, in the order of the test beton;
         ``source``, the file that holds the value, relative to the experiment's folder; and its
         ``source_sha256``. If a file gives a reason why a representation or a part of it could not be measured, there
         is a row of the metric ``not_measured`` with value 1.
@@ -105,11 +106,11 @@ def training_rows(run: Run, log: Path) -> pd.DataFrame:
 
 
 def _table_of(source: Path) -> pd.DataFrame:
-    return pd.DataFrame(read_measurements(source), columns=_COLUMNS)
+    return pd.DataFrame(read_measurements(source), columns=_COLUMNS).astype({"test_hits": "str"})
 
 
 def read_measurements(source: Path) -> Iterator[Measurement]:
-    """Yield every value in one run's file of measurements, as (metric, representation, corruption, x, value).
+    """Yield every value in one run's file of measurements as a mapping of `_COLUMNS`.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -118,9 +119,13 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
         case "outcome.json":
             outcome = read_outcome(source)
             yield _measurement("diverged", "", outcome.step, outcome.diverged)
-        case "evaluation.json" | "augmented_probe.json":
-            kind = Evaluation if source.name == "evaluation.json" else AugmentedProbe
-            for metric, value in read_measured(source, kind).values():
+        case "evaluation.json":
+            evaluation = read_measured(source, Evaluation)
+            for metric, value in evaluation.values():
+                hits = evaluation.test_hits if metric == "linear_top1" else None
+                yield _measurement(metric, "h", math.nan, value, test_hits=hits)
+        case "augmented_probe.json":
+            for metric, value in read_measured(source, AugmentedProbe).values():
                 yield _measurement(metric, "h", math.nan, value)
         case "corruptions.json":
             of_corruptions = read_measured(source, Corruptions)
@@ -154,9 +159,11 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
             raise ValueError(f"{source}: not a file of measurements")
 
 
-def _measurement(metric: str, representation: str, x: float, value: float, corruption: str = "") -> Measurement:
+def _measurement(
+    metric: str, representation: str, x: float, value: float, corruption: str = "", test_hits: str | None = None
+) -> Measurement:
     named = {"metric": metric, "representation": representation, "corruption": corruption}
-    return {**named, "x": float(x), "value": float(value)}
+    return {**named, "x": float(x), "value": float(value), "test_hits": test_hits}
 
 
 def _run_keys(run: Run, train_images: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dhel_kcl.data.corrupt import SEVERITIES
 from dhel_kcl.errors import InputError
+from dhel_kcl.evaluation.hits import unpack_hits
 from dhel_kcl.files import open_regular, read_json
 from dhel_kcl.training.outcome import LOG_COLUMNS, MOST, THROUGHPUT_COLUMNS
 
@@ -45,9 +46,9 @@ class _Measured(_Strict):
         return self
 
     def values(self) -> Iterator[tuple[str, float]]:
-        """Yield the measured values by name, in file order, then ``not_measured`` if something is missing."""
+        """Yield the measured numbers by name, in file order, then ``not_measured`` if something is missing."""
         for name in type(self).model_fields:
-            if name != "not_measured" and (value := getattr(self, name)) is not None:
+            if not isinstance(value := getattr(self, name), str | None):
                 yield name, value
         if self.not_measured is not None:
             yield "not_measured", 1.0
@@ -63,15 +64,24 @@ class Evaluation(_Measured):
     knn_top1: Share | None = None
     knn_neighbours: Count | None = None
     test_images: Count | None = None
+    test_hits: str | None = None
 
     @model_validator(mode="after")
     def _has_whole_groups(self) -> "Evaluation":
-        linear = {"linear_top1", "linear_top5", "validation_top1", "regularisation_c"}
+        linear = {"linear_top1", "linear_top5", "validation_top1", "regularisation_c", "test_hits"}
         for group in (linear, {"knn_top1", "knn_neighbours"}):
             if (absent := group - self.model_fields_set) and absent != group:
                 raise ValueError(f"{', '.join(sorted(absent))} missing")
         if self.test_images is None and self.model_fields_set - {"not_measured"}:
             raise ValueError("test_images missing")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_the_hits(self) -> "Evaluation":
+        if self.test_hits is not None and self.test_images is not None:
+            share = float(unpack_hits(self.test_hits, self.test_images).mean())
+            if share != self.linear_top1:
+                raise ValueError(f"test_hits are {share} of the test images, and linear_top1 is {self.linear_top1}")
         return self
 
 
