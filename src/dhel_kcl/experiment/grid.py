@@ -27,6 +27,7 @@ from dhel_kcl.experiment.config import (
     Positive,
     Seed,
     StrictModel,
+    StudyConfig,
     TheoryConfig,
     built_in_augmentations,
 )
@@ -81,6 +82,7 @@ class ExperimentConfig(StrictModel):
     analysis: AnalysisConfig = AnalysisConfig()
     monitor: MonitorConfig = MonitorConfig()
     theory: TheoryConfig = TheoryConfig()
+    study: StudyConfig = StudyConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="before")
@@ -107,6 +109,12 @@ class ExperimentConfig(StrictModel):
                 raise ValueError(f"losses.{number}.batch_sizes: {absent} not in the experiment's batch_sizes")
         _refuse_repeats("seeds", self.seeds)
         _refuse_repeats("theory.uniform.batch_sizes", self.theory.uniform.batch_sizes)
+        names = [dataset.name for dataset in self.datasets]
+        for key in ("datasets", "baselines", "proposals"):
+            _refuse_repeats(f"study.{key}", getattr(self.study, key) or [])
+        for key in ("datasets", "chance"):
+            if absent := sorted(set(getattr(self.study, key) or ()).difference(names)):
+                raise ValueError(f"study.{key}: {absent[0]} is not in the experiment; it has {', '.join(names)}")
         for dataset in self.datasets:
             if self.evaluation.augmented_images and dataset.probe is None:
                 raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")
@@ -210,8 +218,12 @@ class OnlyConfig(StrictModel):
                 losses.append(grid.model_copy(update={"batch_sizes": own if grid.batch_sizes else None}))
         if not losses:
             raise ValueError("leaves no run")
+        kept = set(self.dataset or there["dataset"])
+        judged = [name for name in config.study.datasets or () if name in kept] or None
+        chance = {name: share for name, share in config.study.chance.items() if name in kept}
         parts = {
-            "datasets": [each for each in config.datasets if each.name in (self.dataset or there["dataset"])],
+            "datasets": [each for each in config.datasets if each.name in kept],
+            "study": config.study.model_copy(update={"datasets": judged, "chance": chance}),
             "losses": losses,
             "batch_sizes": sizes,
             "seeds": [seed for seed in config.seeds if seed in (self.seed or config.seeds)],
