@@ -311,7 +311,7 @@ class _Remade:
 
 def _check_tables(layout: Layout, remade: _Remade, outcome: Outcome) -> None:
     """Compare the tidy tables' CSV, which people read, with the Parquet, which programs read."""
-    for name, stage in (("results", "collect"), ("theory", "theory")):
+    for name, stage in (("results", "collect"), ("theory", "theory"), ("verdicts", "judge")):
         table = layout.table(name)
         written = table.with_suffix(".csv")
         with outcome.blaming(written), tempfile.TemporaryDirectory() as folder:

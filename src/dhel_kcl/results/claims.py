@@ -21,6 +21,7 @@ from dhel_kcl.results.contrasts import Estimate, Runs, Shared, Weights
 from dhel_kcl.results.decision import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Contrasts, decide
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, in_order
 from dhel_kcl.results.robustness import HYPERPARAMETERS, join_runs, metric_rows
+from dhel_kcl.results.table import VERDICT_COLUMNS
 
 ACCURACY, RATIO = "accuracy", "ratio"
 """Units: a difference of accuracies, in [-1, 1]; and the logarithm of a ratio."""
@@ -236,13 +237,6 @@ CLAIMS = {
 }
 """The claims by their key in the configuration's `study.claims`."""
 
-COLUMNS = (
-    *("run", "claim", "dataset", "loss", "baseline", "role", "unit", "metric", "estimate", "low", "high"),
-    *("smallest_effect", "p", "p_holm", "error_low", "error_high", "standard_error", "degrees", "seeds", "cells"),
-    *("contains", "against_baseline", "state", "reason", "lost", "scale", "runs"),
-)
-"""Columns of the verdicts, see `judge`."""
-
 
 @dataclass
 class _Row:
@@ -286,13 +280,13 @@ def judge(results: pd.DataFrame, study: StudyConfig) -> pd.DataFrame:
     rows += _of_several(rows, study)
     table = pd.DataFrame([_facts(row, study) for row in rows])
     if table.empty:
-        return pd.DataFrame(columns=[*COLUMNS])
+        return pd.DataFrame(columns=[*VERDICT_COLUMNS])
     decided = [
         _decided(table[table["role"] == role], rows, study.alpha, corrected=role == "confirmatory")
         for role in ("confirmatory", "exploratory")
     ]
     table = pd.concat(decided).sort_index()
-    return _without_contradicted_sets(table)[[*COLUMNS]].reset_index(drop=True)
+    return _without_contradicted_sets(table)[[*VERDICT_COLUMNS]].reset_index(drop=True)
 
 
 def _judged(results: pd.DataFrame, study: StudyConfig) -> list[str]:
@@ -541,23 +535,69 @@ def _without_contradicted_sets(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def theorem_verdicts(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def summarise(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Summarise the verdicts: a row for each data set, claim and loss, with what was found against each baseline."""
+    for (dataset, key, loss), rows in verdicts.groupby(["dataset", "claim", "loss"], sort=False):
+        first, claim = rows.iloc[0], CLAIMS[str(key)]
+        found = rows[rows["estimate"].notna()]
+        reasons = dict.fromkeys(reason for reason in rows["reason"] if reason)
+        yield {
+            "claim": claim.statement,
+            "loss": loss,
+            "dataset": dataset,
+            "role": first["role"],
+            "measured": "; ".join(
+                " against ".join(filter(None, (in_unit(*each), LOSS_NAMES.get(baseline, ""))))
+                for baseline, *each in found[["baseline", "estimate", "low", "high", "unit"]].itertuples(index=False)
+            ),
+            "smallest_effect": in_unit(first["smallest_effect"], math.nan, math.nan, first["unit"]),
+            "p_holm": first["p_holm"] if first["role"] == "confirmatory" else first["p"],
+            "state": first["state"],
+            "reason": "; ".join(reasons) if len(reasons) == 1 or first["state"] == NOT_RUN else _reasons(rows),
+            "seeds": rows["seeds"].max(),
+            "cells": rows["cells"].max(),
+            "contains": "; ".join(dict.fromkeys(filter(None, rows["contains"]))),
+            "lost": "; ".join(dict.fromkeys(filter(None, rows["lost"]))),
+            "evidence": " ".join(claim.evidence),
+            "scale": first["scale"],
+            "runs": join_runs(rows["runs"]),
+        }
+
+
+def _reasons(rows: pd.DataFrame) -> str:
+    """Return the reasons of the baselines that have one."""
+    stated = rows[rows["reason"] != ""]
+    return "; ".join(f"{LOSS_NAMES.get(row.baseline, '')}: {row.reason}" for row in stated.itertuples())
+
+
+def in_unit(value: float, low: float, high: float, unit: str) -> str:
+    """Format an estimate with its interval: a difference in points, or a ratio."""
+    points = unit == ACCURACY
+    shown = [f"{100 * each:+.1f}" if points else f"x{math.exp(each):.2f}" for each in (value, low, high)]
+    return shown[0] + ("" if pd.isna(low) else f" [{shown[1]}, {shown[2]}]")
+
+
+def summarise_theorems(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Judge each theorem over all its losses; show the case that is nearest to the tolerance."""
     for claim, rows in theorems.groupby("claim", sort=False):
         holding = rows["verdict"] == "holds"
         ratio = rows["error"] / rows["tolerance"]
         nearest = rows.iloc[int(np.argmax(ratio.where(~rows["differs"], 1 / ratio)))]
+        limit = f"{nearest['tolerance']:.0e}, {'to be exceeded' if nearest['differs'] else 'not to be exceeded'}"
         yield {
             "claim": claim,
             "loss": ";".join(rows["loss"].unique()),
             "dataset": THEORY,
-            "measured": f"holds in {holding.sum()} of {len(rows)} cases",
-            "margin": nearest["error"],
-            "tolerance": nearest["tolerance"],
-            "unit": "error",
-            "tolerance_is": "to be exceeded" if nearest["differs"] else "not to be exceeded",
-            "verdict": SUPPORTED if holding.all() else CONTRADICTED,
+            "role": THEORY,
+            "measured": f"holds in {holding.sum()} of {len(rows)} cases; nearest error {nearest['error']:.0e}",
+            "smallest_effect": limit,
+            "p_holm": math.nan,
+            "state": SUPPORTED if holding.all() else CONTRADICTED,
             "reason": "",
+            "seeds": 0,
+            "cells": len(rows),
+            "contains": "",
+            "lost": "",
             "evidence": "table_theory",
             "scale": f"{nearest['setting']} ({LOSS_NAMES[nearest['loss']]})",
             "runs": join_runs(rows["runs"]),

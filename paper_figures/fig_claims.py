@@ -1,0 +1,90 @@
+"""Verdicts on the claims.
+
+Each row is a claim about a loss against one baseline: the estimate with its interval, positive where the claim holds,
+in units of the smallest effect of interest (the grey band is one such effect on both sides). Colour is the verdict on
+the claim, which needs all baselines; the ends of the intervals are those that decide, corrected for the size of the
+family. Hollow markers have no interval, because there is one seed. Exploratory claims are in panels of their own,
+uncorrected. Claims for which nothing could be compared are not shown.
+"""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dhel_kcl.paper import looks
+from dhel_kcl.results.claims import CLAIMS
+from dhel_kcl.results.decision import STATES
+from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, in_order
+
+TABLES = ("results", "verdicts")
+METRICS = ("linear_top1",)
+OPTIONAL_METRICS = ("effective_rank",)
+NOTHING = "No two losses have cells in common."
+COLOURS = dict(zip(STATES, ("#117733", "#0077bb", "#777777", "#cc3311", "#bbbbbb"), strict=True))
+MOST = 6.0
+"""Estimates and intervals end here, in smallest effects; an arrow marks what lies beyond."""
+
+
+def points(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparisons that have an estimate, in units of the smallest effect."""
+    shown = verdicts[verdicts["estimate"].notna()].reset_index(drop=True)
+    units = {name: shown[name] / shown["smallest_effect"] for name in ("estimate", "low", "high")}
+    columns = ["dataset", "role", "claim", "loss", "baseline"]
+    return pd.concat(
+        [shown[columns], pd.DataFrame(units), shown[["smallest_effect", "seeds", "state", "runs"]]], axis=1
+    )
+
+
+@mpl.rc_context({**looks.RC, "axes.grid": False})
+def draw(points: pd.DataFrame) -> Figure:
+    """Draw a column per data set, and a panel per claim with a row per loss and baseline."""
+    points = points.assign(baseline=points["baseline"].fillna(""))
+    panels = points[["role", "claim"]].drop_duplicates().sort_values("role", kind="stable")
+    heights = [_rows(points, claim) for claim in panels["claim"]]
+    datasets = in_order(points["dataset"], {**DATASET_NAMES, "all": "all"})
+    figure = Figure(
+        (looks.TEXT_WIDTH, 0.6 + 0.105 * sum(len(each) for each in heights) + 0.3 * len(heights)), layout="constrained"
+    )
+    ratios = [len(each) + 1.2 for each in heights]
+    grid = figure.subplots(len(panels), len(datasets), squeeze=False, sharex=True, height_ratios=ratios)
+    for line, (role, claim), rows in zip(grid, panels.itertuples(index=False), heights, strict=True):
+        for axes, dataset in zip(line, datasets, strict=True):
+            part = points[(points["claim"] == claim) & (points["dataset"] == dataset)]
+            axes.axvspan(-1, 1, color="#eeeeee", linewidth=0)
+            axes.axvline(0, color="#999999", linewidth=0.6)
+            for row in part.itertuples():
+                _draw_row(axes, rows.index((row.loss, row.baseline)), row)
+            labels = [LOSS_NAMES[a] + (f" against {LOSS_NAMES[b]}" if b else "") for a, b in rows]
+            axes.set_yticks(range(len(rows)), labels if axes is line[0] else [""] * len(rows), fontsize=6)
+            axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-MOST, MOST))
+            axes.tick_params(axis="y", length=0)
+        suffix = " (exploratory)" if role == "exploratory" else ""
+        line[0].set_title(CLAIMS[claim].statement + suffix, loc="left", fontsize=7)
+    for axes, dataset in zip(grid[-1], datasets, strict=True):
+        axes.set_xlabel(f"{DATASET_NAMES.get(dataset, dataset)}: effect / smallest effect of interest")
+    present = [state for state in STATES if state in set(points["state"])]
+    looks.legend(figure, [Line2D([], [], color=COLOURS[state], marker="o", label=state) for state in present])
+    return figure
+
+
+def _rows(points: pd.DataFrame, claim: str) -> list[tuple[str, str]]:
+    """Return the losses and baselines of a panel, from the top."""
+    own = points[points["claim"] == claim][["loss", "baseline"]].drop_duplicates()
+    return [*own.itertuples(index=False, name=None)]
+
+
+def _draw_row(axes: mpl.axes.Axes, y: int, row: Any) -> None:
+    colour, estimate = COLOURS[row.state], float(np.clip(row.estimate, -MOST, MOST))
+    known = not pd.isna(row.low)
+    if known:
+        low, high = np.clip([row.low, row.high], -MOST, MOST)
+        axes.plot([low, high], [y, y], color=colour, linewidth=1.1)
+    beyond = abs(row.estimate) > MOST
+    marker = (">" if row.estimate > 0 else "<") if beyond else "o"
+    axes.plot(
+        estimate, y, marker, color=colour, markersize=3, markerfacecolor=colour if known else "white", clip_on=False
+    )
