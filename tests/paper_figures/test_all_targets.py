@@ -304,7 +304,7 @@ def test_the_report_shows_every_target(
         rendered,
         output,
         [load_target(script.path) for script in declarations.scripts(scripts).values()],
-        theory,
+        [theory],
         explorer=None,
         manifests=(),
         experiment=results.parent,

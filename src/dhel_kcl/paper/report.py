@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from dhel_kcl import declarations
+from dhel_kcl.declarations import Script
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import sha256_file
@@ -121,13 +122,23 @@ def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
     layout, every = experiment.layout, experiment.targets
     there = {name: script for name, script in every.items() if all(map(Path.is_file, layout.products(name)))}
     experiment = replace(experiment, chosen=there)
-    targets = [load_target(script.path) for script in there.values()]
+    targets = [load_target(script.path) for script in there.values() if has_something_to_show(layout, script)]
     page = layout.report.read_text(encoding="utf-8", errors="replace")
     tables = [path for path in map(layout.table, declarations.TABLES) if path.is_file()]
     if wrong := list(contradictions(page, layout.config, tables, layout.figures, layout.tables, targets)):
         return False, wrong
     called = load_manifest(layout.manifest("report")).command
     return page == report_of(experiment, Path(called[-1]) if called else layout.root), []
+
+
+def has_something_to_show(layout: Layout, script: Script) -> bool:
+    """Return whether a product is a table, or a figure with a point; a figure without one is a sentence.
+
+    Raises:
+        InputError: the figure's numbers are missing or unreadable.
+    """
+    csv = next(path for path in layout.products(script.name) if path.suffix == ".csv")
+    return not script.is_figure or not read_points(csv).empty
 
 
 def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None) -> str:
@@ -150,7 +161,7 @@ def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None)
         shown.figures,
         shown.tables,
         shown.report,
-        [load_target(script.path) for script in experiment.targets.values()],
+        [load_target(script.path) for script in experiment.targets.values() if has_something_to_show(shown, script)],
         [path for path in (layout.theory, layout.verdicts) if path.is_file()],
         shown.explorer,
         [path for path in manifests if path.exists()] if drawn else manifests,
