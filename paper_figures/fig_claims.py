@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dhel_kcl.paper import looks
-from dhel_kcl.results.claims import CLAIMS
+from dhel_kcl.results.claims import CLAIMS, in_reading_order
 from dhel_kcl.results.decision import STATES
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES, in_order
 
@@ -31,7 +31,7 @@ MOST = 6.0
 
 def points(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return the comparisons that have an estimate, in units of the smallest effect."""
-    shown = verdicts[verdicts["estimate"].notna()].reset_index(drop=True)
+    shown = in_reading_order(verdicts[verdicts["estimate"].notna()])
     units = {name: shown[name] / shown["smallest_effect"] for name in ("estimate", "low", "high")}
     columns = ["dataset", "role", "claim", "loss", "baseline"]
     return pd.concat(

@@ -14,7 +14,7 @@ from functools import partial
 import pandas as pd
 
 from dhel_kcl.paper.cells import number, p_value
-from dhel_kcl.results.claims import ACCURACY, CLAIMS, in_unit
+from dhel_kcl.results.claims import ACCURACY, CLAIMS, in_reading_order, in_unit
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
 
 TABLES = ("results", "verdicts")
@@ -25,7 +25,7 @@ NOTHING = "No two losses have cells in common."
 
 def points(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return the verdicts' rows that have an estimate."""
-    return verdicts[verdicts["estimate"].notna()].drop(columns=["run", "scale"]).reset_index(drop=True)
+    return in_reading_order(verdicts[verdicts["estimate"].notna()]).drop(columns=["run", "scale"])
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:

@@ -535,9 +535,23 @@ def _without_contradicted_sets(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def in_reading_order(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Sort verdicts: confirmatory ones first, then by data set, claim, loss and baseline."""
+    orders = {
+        "role": ["confirmatory", "exploratory"],
+        "dataset": [*in_order(set(verdicts["dataset"]) - {ALL}, DATASET_NAMES), ALL],
+        "claim": [*CLAIMS],
+        "loss": [*LOSS_NAMES],
+        "baseline": ["", *LOSS_NAMES],
+    }
+    return verdicts.sort_values(
+        [*orders], key=lambda column: column.map(orders[str(column.name)].index), ignore_index=True
+    )
+
+
 def summarise(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Summarise the verdicts: a row for each data set, claim and loss, with what was found against each baseline."""
-    for (dataset, key, loss), rows in verdicts.groupby(["dataset", "claim", "loss"], sort=False):
+    for (dataset, key, loss), rows in in_reading_order(verdicts).groupby(["dataset", "claim", "loss"], sort=False):
         first, claim = rows.iloc[0], CLAIMS[str(key)]
         found = rows[rows["estimate"].notna()]
         reasons = dict.fromkeys(reason for reason in rows["reason"] if reason)

@@ -129,17 +129,21 @@ def decide(family: Contrasts, alpha: float, corrected: bool = True) -> Decisions
     nothing = np.where(known, 0.0, np.nan)
     low = family.estimate - error * stats.t.isf(error_low, degrees) + nothing
     high = family.estimate + error * stats.t.isf(error_high, degrees) + nothing
-    against = _by_interval(low, high, family)
-    state = np.full(number, INCONCLUSIVE, dtype="<U16")
-    for each in (EQUIVALENT, SUPPORTED):
-        state[_of_each(np.minimum, (against == each).astype(float), family.hypothesis, number) == 1] = each
-    state[_of_each(np.maximum, (against == CONTRADICTED).astype(float), family.hypothesis, number) == 1] = CONTRADICTED
+    within = (low > -family.smallest) & (high < family.smallest)
+    against = _by_interval(low, high, within, family)
+
+    def all_of(contrasts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return _of_each(np.minimum, contrasts.astype(float), family.hypothesis, number) == 1
+
+    failed = ~all_of(against != CONTRADICTED)
+    equivalent = all_of(within & ~family.no_effect)
+    states = [CONTRADICTED, SUPPORTED, EQUIVALENT]
+    state = np.select([failed, all_of(against == SUPPORTED), equivalent], states, INCONCLUSIVE).astype("<U16")
     return Decisions(low, high, error_low + nothing, error_high + nothing, against, p, p_holm, state)
 
 
-def _by_interval(low: Floats, high: Floats, family: Contrasts) -> NDArray[np.str_]:
-    """Return the state of each contrast that its interval gives."""
-    inside = (low > -family.smallest) & (high < family.smallest)
+def _by_interval(low: Floats, high: Floats, inside: NDArray[np.bool_], family: Contrasts) -> NDArray[np.str_]:
+    """Return the state of each contrast by its interval, which may lie `inside` the smallest effect on both sides."""
     outside = (low > family.smallest) | (high < -family.smallest)
     states = np.select([low > 0, high < 0, inside], [SUPPORTED, CONTRADICTED, EQUIVALENT], INCONCLUSIVE)
     of_none = np.select([inside, outside], [SUPPORTED, CONTRADICTED], INCONCLUSIVE)
