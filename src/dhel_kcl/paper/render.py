@@ -271,7 +271,7 @@ def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
     read = (*target.metrics, *target.optional_metrics)
     tidy = [load_results(path, (*read, *EXCUSES), name) for path, name in zip(tables, target.tables, strict=True)]
     rows = [part[part["metric"].isin(read)].reset_index(drop=True) for part in tidy]
-    present = {metric for part in rows for metric in part["metric"].unique()}
+    present = {metric for part in rows if "value" in part for metric in part["metric"].unique()}  # not in verdicts
     absent = [metric for metric in target.metrics if metric not in present]
     named = " and ".join(map(str, tables))
     excused = any(map(_is_excused, tidy))

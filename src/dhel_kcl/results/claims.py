@@ -503,7 +503,7 @@ def _facts(row: _Row, study: StudyConfig) -> dict[str, Any]:
 
 def _decided(table: pd.DataFrame, rows: list[_Row], alpha: float, corrected: bool) -> pd.DataFrame:
     """Add what the rule decides about the rows of one role."""
-    number = table.groupby(["dataset", "claim", "loss"], sort=False).ngroup().to_numpy(np.int64)
+    number = table.groupby(["dataset", "claim", "loss"], sort=False).ngroup().to_numpy().astype(np.int64)
     family = Contrasts(
         table["estimate"].to_numpy(float),
         table["standard_error"].to_numpy(float),
@@ -561,7 +561,7 @@ def summarise(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "dataset": dataset,
             "role": first["role"],
             "measured": "; ".join(
-                " against ".join(filter(None, (in_unit(*each), LOSS_NAMES.get(baseline, ""))))
+                " against ".join(filter(None, (in_unit(*each), LOSS_NAMES.get(str(baseline), ""))))
                 for baseline, *each in found[["baseline", "estimate", "low", "high", "unit"]].itertuples(index=False)
             ),
             "smallest_effect": in_unit(first["smallest_effect"], math.nan, math.nan, first["unit"]),
@@ -581,7 +581,7 @@ def summarise(verdicts: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _reasons(rows: pd.DataFrame) -> str:
     """Return the reasons of the baselines that have one."""
     stated = rows[rows["reason"] != ""]
-    return "; ".join(f"{LOSS_NAMES.get(row.baseline, '')}: {row.reason}" for row in stated.itertuples())
+    return "; ".join(f"{LOSS_NAMES.get(str(row.baseline), '')}: {row.reason}" for row in stated.itertuples())
 
 
 def in_unit(value: float, low: float, high: float, unit: str) -> str:

@@ -133,7 +133,7 @@ def decide(family: Contrasts, alpha: float, corrected: bool = True) -> Decisions
     against = _by_interval(low, high, within, family)
 
     def all_of(contrasts: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return _of_each(np.minimum, contrasts.astype(float), family.hypothesis, number) == 1
+        return np.asarray(_of_each(np.minimum, contrasts.astype(float), family.hypothesis, number) == 1)
 
     failed = ~all_of(against != CONTRADICTED)
     equivalent = all_of(within & ~family.no_effect)
