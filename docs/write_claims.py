@@ -32,11 +32,11 @@ its verdicts on them are not those of a study that was planned beforehand.
 
 - **Measured** is positive (a ratio: above 1) where the claim holds, against each baseline that was run: a difference of
   accuracies in points, or a ratio of effective ranks, with its interval.
-- **supported**: every interval is above no effect. **contradicted**: at least one is below. **equivalent**: all lie
-  within the smallest effect of interest on both sides. **inconclusive**: none of these. **not run**: nothing to compare.
+- **supported**: every interval is above no effect; **contradicted**: at least one is below; **equivalent**: all lie
+  within the smallest effect of interest on both sides; **inconclusive**: none of these; **not run**: nothing compared.
 - With one seed nothing about trained networks is judged; the values are shown.
-- Confirmatory claims of an experiment are one family, corrected by Holm's method. Exploratory ones were decided on after
-  such data had been seen; they are not corrected.
+- Confirmatory claims of an experiment are one family, corrected by Holm's method. Exploratory ones were decided on
+  after such data had been seen; they are not corrected.
 - An interval of accuracies allows for other seeds and for other test images. These results were measured before hits
   were stored, so the second part is a bound that takes the losses to fail on images independently, which is cautious.
 """
