@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -67,7 +68,12 @@ def draw(points: pd.DataFrame) -> Figure:
     for axes, dataset in zip(grid[-1], datasets, strict=True):
         axes.set_xlabel(f"{DATASET_NAMES.get(dataset, dataset)}: effect / smallest effect of interest")
     present = [state for state in STATES if state in set(points["state"])]
-    looks.legend(figure, [Line2D([], [], color=COLOURS[state], marker="o", label=state) for state in present])
+    handles: list[Artist] = [Line2D([], [], color=COLOURS[state], marker="o", label=state) for state in present]
+    if points["low"].isna().any():
+        handles.append(
+            Line2D([], [], color="#777777", marker="o", markerfacecolor="white", linestyle="", label="no interval")
+        )
+    looks.legend(figure, handles)
     return figure
 
 

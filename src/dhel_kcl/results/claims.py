@@ -521,7 +521,7 @@ def _decided(table: pd.DataFrame, rows: list[_Row], alpha: float, corrected: boo
     nowhere = absent.groupby(number).transform("all")
     table.loc[nowhere, "state"] = NOT_RUN
     flat = ~absent & ~(table["standard_error"] > 0) & (table["reason"] == "")
-    table.loc[flat, "reason"] = "the values of the seeds have no spread"
+    table.loc[flat, "reason"] = "no spread over seeds can be estimated"
     return table
 
 
