@@ -401,6 +401,8 @@ class TheoryConfig(StrictModel):
 
 BASELINES = ("infonce", "ntxent", "dcl")
 PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
+STRENGTHS = ("temperature", "gamma")
+"""The hyperparameter that orders the settings of a loss: the first of these that the loss has."""
 
 
 class ClaimConfig(StrictModel):

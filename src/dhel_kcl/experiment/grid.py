@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import (
+    STRENGTHS,
     AnalysisConfig,
     BatchSize,
     ComputeConfig,
@@ -115,6 +116,11 @@ class ExperimentConfig(StrictModel):
         for key in ("datasets", "chance"):
             if absent := sorted(set(getattr(self.study, key) or ()).difference(names)):
                 raise ValueError(f"study.{key}: {absent[0]} is not in the experiment; it has {', '.join(names)}")
+        for loss, centre in self.study.centres.items():
+            own = [run.hyperparameters for run in self._enumerate() if run.loss_label == loss]
+            strengths = {next((each[name] for name in STRENGTHS if name in each), None) for each in own}
+            if own and centre not in strengths:
+                raise ValueError(f"study.centres.{loss}: {centre:g} is no {' or '.join(STRENGTHS)} of its grid")
         for dataset in self.datasets:
             if self.evaluation.augmented_images and dataset.probe is None:
                 raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")

@@ -17,15 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from statsmodels.api import OLS
 
+from dhel_kcl.experiment.config import STRENGTHS
 from dhel_kcl.results.robustness import HYPERPARAMETERS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Weights = dict[int, float]
 """The weight of each run in a contrast, by the run's position in `Runs.table`."""
-
-STRENGTHS = ("temperature", "gamma")
-"""The hyperparameter that orders the settings of a loss: the first of these that the loss has."""
 
 ABSENT = -math.inf
 
