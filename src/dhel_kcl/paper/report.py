@@ -153,15 +153,16 @@ def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None)
     Raises:
         InputError: as `report_text`.
     """
-    layout, manifests = experiment.layout, reported(experiment)
-    shown = drawn or layout
+    layout, shown = experiment.layout, drawn or experiment.layout
+    targets = {name: script for name, script in experiment.targets.items() if has_something_to_show(shown, script)}
+    manifests = reported(replace(experiment, chosen=targets))
     return report_text(
         layout.config,
         layout.results,
         shown.figures,
         shown.tables,
         shown.report,
-        [load_target(script.path) for script in experiment.targets.values() if has_something_to_show(shown, script)],
+        [load_target(script.path) for script in targets.values()],
         [path for path in (layout.theory, layout.verdicts) if path.is_file()],
         shown.explorer,
         [path for path in manifests if path.exists()] if drawn else manifests,
