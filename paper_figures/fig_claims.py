@@ -7,6 +7,7 @@ family. Hollow markers have no interval, because there is one seed. Exploratory 
 uncorrected. Claims for which nothing could be compared are not shown.
 """
 
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -47,12 +48,13 @@ def draw(points: pd.DataFrame) -> Figure:
     panels = points[["role", "claim"]].drop_duplicates().sort_values("role", kind="stable")
     heights = [_rows(points, claim) for claim in panels["claim"]]
     datasets = in_order(points["dataset"], {**DATASET_NAMES, "all": "all"})
-    figure = Figure(
-        (looks.TEXT_WIDTH, 0.6 + 0.105 * sum(len(each) for each in heights) + 0.3 * len(heights)), layout="constrained"
-    )
+    titles = [fill(_title(role, claim), 100 // len(datasets)) for role, claim in panels.itertuples(index=False)]
+    lines = sum(title.count("\n") for title in titles)
+    height = 0.8 + 0.105 * sum(map(len, heights)) + 0.3 * len(heights) + 0.11 * lines
+    figure = Figure((looks.TEXT_WIDTH, height), layout="constrained")
     ratios = [len(each) + 1.2 for each in heights]
     grid = figure.subplots(len(panels), len(datasets), squeeze=False, sharex=True, height_ratios=ratios)
-    for line, (role, claim), rows in zip(grid, panels.itertuples(index=False), heights, strict=True):
+    for line, claim, title, rows in zip(grid, panels["claim"], titles, heights, strict=True):
         for axes, dataset in zip(line, datasets, strict=True):
             part = points[(points["claim"] == claim) & (points["dataset"] == dataset)]
             axes.axvspan(-1, 1, color="#eeeeee", linewidth=0)
@@ -63,10 +65,10 @@ def draw(points: pd.DataFrame) -> Figure:
             axes.set_yticks(range(len(rows)), labels if axes is line[0] else [""] * len(rows), fontsize=6)
             axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-MOST, MOST))
             axes.tick_params(axis="y", length=0)
-        suffix = " (exploratory)" if role == "exploratory" else ""
-        line[0].set_title(CLAIMS[claim].statement + suffix, loc="left", fontsize=7)
+        line[0].set_title(title, loc="left", fontsize=7)
     for axes, dataset in zip(grid[-1], datasets, strict=True):
-        axes.set_xlabel(f"{DATASET_NAMES.get(dataset, dataset)}: effect / smallest effect of interest")
+        axes.set_xlabel(DATASET_NAMES.get(dataset, f"{dataset} data sets" if dataset == "all" else dataset))
+    figure.supxlabel("effect / smallest effect of interest", fontsize=8)
     present = [state for state in STATES if state in set(points["state"])]
     handles: list[Artist] = [Line2D([], [], color=COLOURS[state], marker="o", label=state) for state in present]
     if points["low"].isna().any():
@@ -75,6 +77,10 @@ def draw(points: pd.DataFrame) -> Figure:
         )
     looks.legend(figure, handles)
     return figure
+
+
+def _title(role: str, claim: str) -> str:
+    return CLAIMS[claim].statement + (" (exploratory)" if role == "exploratory" else "")
 
 
 def _rows(points: pd.DataFrame, claim: str) -> list[tuple[str, str]]:

@@ -166,7 +166,8 @@ def test_nothing_is_covered_or_cut(
     }[shape]()
     target = load_target(scripts / f"{name}.py")
     assert target.draw
-    assert_nothing_is_covered_or_cut(target.draw(target.points(experiment)))
+    tables = {"results": experiment, "verdicts": judge(experiment, StudyConfig())}
+    assert_nothing_is_covered_or_cut(target.draw(target.points(*(tables[name] for name in target.tables))))
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name in OF_THEORY])
