@@ -57,7 +57,7 @@ def draw(points: pd.DataFrame) -> Figure:
     rows["y"] = [i + 0.4 * loss for i, loss in enumerate((rows["loss"] != rows["loss"].shift()).cumsum())]
     datasets = in_order(points["dataset"], DATASET_NAMES)
     width = looks.TEXT_WIDTH if len(datasets) > 1 else looks.COLUMN_WIDTH
-    figure = Figure((width, 1 + 0.13 * rows["y"].max()), layout="constrained")
+    figure = Figure((width, 1.3 + 0.13 * rows["y"].max()), layout="constrained")
     panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for axes, dataset in zip(panels, datasets, strict=True):
         cells = points[points["dataset"] == dataset].merge(rows, on=ROW)
