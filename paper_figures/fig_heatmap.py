@@ -1,9 +1,10 @@
 """Linear accuracy of every setting.
 
 Top-1 accuracy of linear evaluation on the frozen backbone, in percent and averaged over seeds, for each loss and
-hyperparameter setting (rows) and each batch size (columns). The colour scale is the same for all losses of a data set.
-A hatched cell has no accuracy because all its runs diverged or could not be measured; an empty cell was not run. A star
-marks a cell with some such runs; its mean is over the others.
+hyperparameter setting (rows) and each batch size (columns). The colour scale is the same for all losses of a data set
+and spans at least ten points, so that small differences look small. A hatched cell has no accuracy because all its runs
+diverged or could not be measured; an empty cell was not run. A star marks a cell with some such runs; its mean is over
+the others.
 """
 
 from typing import Any
@@ -25,6 +26,8 @@ METRICS = ("linear_top1",)
 OPTIONAL_METRICS = ("diverged", "not_measured")
 ROW = ["loss", *HYPERPARAMETERS]
 SYMBOLS = {"temperature": r"$\tau$", "t": "$t$", "c": "$c$", "gamma": r"$\gamma$"}
+LEAST_SPAN = 10
+"""Percentage points that the colour scale spans at least."""
 HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": "#888888", "hatch": "//////"}
 
 
@@ -54,12 +57,14 @@ def draw(points: pd.DataFrame) -> Figure:
     rows["y"] = [i + 0.4 * loss for i, loss in enumerate((rows["loss"] != rows["loss"].shift()).cumsum())]
     datasets = in_order(points["dataset"], DATASET_NAMES)
     width = looks.TEXT_WIDTH if len(datasets) > 1 else looks.COLUMN_WIDTH
-    figure = Figure((width, 1 + 0.13 * rows["y"].max()), layout="constrained")
+    figure = Figure((width, 1.3 + 0.13 * rows["y"].max()), layout="constrained")
     panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
     for axes, dataset in zip(panels, datasets, strict=True):
         cells = points[points["dataset"] == dataset].merge(rows, on=ROW)
         sizes = sorted(set(cells["batch_size"]))
-        norm = Normalize(cells["mean"].min(), cells["mean"].max())
+        low, high = cells["mean"].min(), cells["mean"].max()
+        room = max(0, LEAST_SPAN - (high - low)) / 2
+        norm = Normalize(low - room, high + room)
         colours = ScalarMappable(norm, "viridis")
         for x, y, mean, n, lost in cells[["batch_size", "y", "mean", "n", "lost"]].to_numpy():
             look = {"facecolor": colours.to_rgba(mean)} if n else HATCH
@@ -73,7 +78,8 @@ def draw(points: pd.DataFrame) -> Figure:
         axes.set(title=DATASET_NAMES.get(dataset, dataset), xlabel="batch size")
         axes.tick_params(length=0, labelsize=6.5)
         if cells["n"].any():
-            figure.colorbar(colours, ax=axes, orientation="horizontal", pad=0.01, aspect=25, format="{x:.3g}")
+            bar = figure.colorbar(colours, ax=axes, orientation="horizontal", pad=0.01, aspect=25, format="{x:.3g}")
+            bar.set_label("linear top-1 accuracy (%)")
     without_accuracy = points[points["n"] == 0]
     all_diverged = (without_accuracy["diverged"] == without_accuracy["lost"]).all()
     said = "diverged" if all_diverged else "diverged or not measured"

@@ -3,8 +3,9 @@
 Top-1 accuracy of linear evaluation (in [0, 1]) on the frozen backbone, averaged over seeds, against the temperature
 of the InfoNCE family and DHEL, and the kernel scale and energy weight of KCL. At each value and batch size, the other
 hyperparameters of the loss are those with the highest accuracy on the validation split of the training set. The line is
-the mean over the batch sizes that have an accuracy, and the light band is their range. A hyperparameter for which a
-loss has only one value is not shown.
+the mean over the batch sizes at which every value of the loss's hyperparameter has an accuracy, so that all points of a
+line are over the same batch sizes, and the light band is their range. A hyperparameter for which a loss has only one
+value, or no such batch size, is not shown.
 """
 
 import matplotlib as mpl
@@ -17,7 +18,7 @@ from dhel_kcl.results.names import HYPERPARAMETER_NAMES
 from dhel_kcl.results.robustness import CONFIGURATION, HYPERPARAMETERS, join_runs, metric_rows, seed_means
 
 METRICS = ("linear_top1", "validation_top1")
-NOTHING = "Each loss has one value only of each of its hyperparameters."
+NOTHING = "No loss has two values of a hyperparameter at one batch size."
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +29,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
         own = results[results[hyperparameter].notna()]
         curve = means.merge(chosen(own, [*PER_BATCH_SIZE, hyperparameter]), on=CONFIGURATION)
         part = (
-            curve.rename(columns={hyperparameter: "hyperparameter_value"})
+            _balanced(curve, hyperparameter)
+            .rename(columns={hyperparameter: "hyperparameter_value"})
             .groupby(["dataset", "loss", "hyperparameter_value"])
             .agg(
                 mean=("mean", "mean"),
@@ -44,6 +46,13 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     points = pd.concat([part for part in parts if not part.empty] or parts)
     values = points.groupby(["dataset", "loss", "hyperparameter"])["hyperparameter_value"]
     return points[values.transform("size") > 1].reset_index(drop=True)
+
+
+def _balanced(curve: pd.DataFrame, hyperparameter: str) -> pd.DataFrame:
+    """Return the rows at the batch sizes at which each value of a loss's hyperparameter has an accuracy."""
+    values = curve.groupby(["dataset", "loss"])[hyperparameter].transform("nunique")
+    here = curve.groupby(["dataset", "loss", "batch_size"])[hyperparameter].transform("nunique")
+    return curve[here == values]
 
 
 @mpl.rc_context(looks.RC)

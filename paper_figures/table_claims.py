@@ -1,39 +1,43 @@
 """Claims of the paper and what was measured.
 
-Each claim, for each loss and data set it is about, with its tolerance. A claim is supported if the margin is above the
-tolerance, not supported if it is below minus the tolerance, and otherwise not testable at this scale, as it is
-if nothing could be compared. A verdict applies only to the stated scale. Accuracies are of linear
-evaluation on the test set, in [0, 1]. At each batch size, every loss has the hyperparameters with the highest accuracy
-on the validation split of the training set, and the baseline is the loss among InfoNCE, NT-Xent and DCL with the
-highest such accuracy; a margin is a difference of accuracies or of their ranges. For the effective rank, the baseline
-is the one with the highest rank, and margins are relative. A range is the best minus the worst accuracy over the
-settings, averaged as in table_robustness, and the baseline is the one with the smallest range. The number after
-"over" counts the settings; more settings make a wider range. As the steadiest of three, this baseline benefits from
-chance. A theorem is supported if it holds for every loss; its margin is the error nearest to the tolerance, and
-table_theory has the details.
+Each claim, for each loss and data set it is about. "Measured" is positive (a ratio: above 1) where the claim holds: a
+difference of linear top-1 test accuracies in points, or a ratio of effective ranks, against each baseline, with its
+interval. A claim is supported if it holds against each baseline (every lower end is above no effect), contradicted if
+it fails against at least one (an upper end is below no effect), equivalent if every interval lies within the smallest
+effect of interest on both sides, and otherwise inconclusive; not run means that nothing could be compared. That
+accuracy does not depend on the batch size is supported if the interval lies within the smallest effect. With one seed
+nothing is judged. The confirmatory claims are one family, corrected by Holm's method; exploratory ones, decided on
+after such data had been seen, are not corrected and show a plain p. Only cells (a setting at a batch size) that both
+losses have are compared, diverged runs count as chance, and strengths (temperature, or gamma of KCL) are matched by
+rank around a centre that validation chooses on the other seeds. "Includes" says what the intervals allow for. A verdict
+applies to the stated scale only. table_comparisons has every number. A theorem is supported if it holds for every loss,
+see table_theory.
 """
 
 import pandas as pd
 
-from dhel_kcl.results.claims import in_unit, theorem_verdicts, verdicts
+from dhel_kcl.paper.cells import p_value
+from dhel_kcl.results.claims import summarise, summarise_theorems
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
 from dhel_kcl.results.theorems import METRICS as THEORY_METRICS
 from dhel_kcl.results.theorems import OPTIONAL_METRICS as MORE_THEORY_METRICS
 from dhel_kcl.results.theorems import theorems
 
-TABLES = ("results", "theory")
-METRICS = ("linear_top1", "validation_top1", "effective_rank", *THEORY_METRICS)
-OPTIONAL_METRICS = ("test_images", "diverged", "not_measured", *MORE_THEORY_METRICS)
+TABLES = ("results", "theory", "verdicts")
+METRICS = ("linear_top1", *THEORY_METRICS)
+OPTIONAL_METRICS = ("effective_rank", *MORE_THEORY_METRICS)
 COMMAND = "snakemake --cores all"
 
 
-def points(results: pd.DataFrame, theory: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per claim, loss and data set, and one per theorem."""
-    return pd.DataFrame([*verdicts(results), *theorem_verdicts(theorems(theory))])
+def points(results: pd.DataFrame, theory: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per claim, loss and data set, exploratory ones last, and one per theorem."""
+    rows = pd.DataFrame([*summarise(verdicts), *summarise_theorems(theorems(theory))])
+    return rows.sort_values("role", key=lambda role: role == "exploratory", kind="stable", ignore_index=True)
 
 
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """Lay out a row per claim, loss and data set."""
+    states = points["state"].where(points["role"] != "exploratory", points["state"] + " (exploratory)")
     reasons = points["reason"].fillna("")
     return pd.DataFrame(
         {
@@ -41,9 +45,12 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
             "Loss": [", ".join(LOSS_NAMES[loss] for loss in cell.split(";")) for cell in points["loss"]],
             "Data set": points["dataset"].map(lambda name: DATASET_NAMES.get(name, name)),
             "Measured": points["measured"].fillna(""),
-            "Margin": [in_unit(value, unit, "+") for value, unit in zip(points["margin"], points["unit"], strict=True)],
-            "Tolerance": list(map(in_unit, points["tolerance"], points["unit"])),
-            "Verdict": [": ".join(filter(None, pair)) for pair in zip(points["verdict"], reasons, strict=True)],
+            "Smallest effect": points["smallest_effect"],
+            "p": points["p_holm"].map(p_value),
+            "Verdict": [": ".join(filter(None, pair)) for pair in zip(states, reasons, strict=True)],
+            "Seeds": [str(seeds) if seeds else "" for seeds in points["seeds"]],
+            "Includes": points["contains"].fillna(""),
+            "Lost runs": points["lost"].fillna(""),
             "Command": [f"{COMMAND} {evidence}" for evidence in points["evidence"]],
             "Scale": points["scale"],
         }

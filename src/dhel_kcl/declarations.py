@@ -25,7 +25,7 @@ TAKEN = {
 }
 """Names that no hyperparameter may have: keys of a loss's entry, and the other columns of the results."""
 
-TABLES = ("results", "theory")
+TABLES = ("results", "theory", "verdicts")
 """The tidy tables that a figure or table script can read."""
 
 _FIRST = ("temperature", "t", "c", "gamma")
@@ -181,7 +181,7 @@ def read_script(path: Path) -> Script:
     constants = _constants(tree.body)
     tables, data = constants.get("TABLES", ("results",)), constants.get("DATA", ())
     if not (isinstance(tables, tuple) and tables and set(tables) <= set(TABLES)):
-        raise InputError(f"{path}: TABLES must be a tuple of {' and '.join(TABLES)}, not {tables!r}")
+        raise InputError(f"{path}: TABLES must be a tuple of {', '.join(TABLES)}, not {tables!r}")
     if not (isinstance(data, tuple) and all(isinstance(file, str) for file in data)):
         raise InputError(f"{path}: DATA must be a tuple of paths, such as ('config/published_results.csv',)")
     return Script(path, title.rstrip("."), " ".join(caption.split()), tables, tuple(map(Path, data)))

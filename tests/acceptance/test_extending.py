@@ -247,7 +247,7 @@ def test_an_edit_outdates_the_figures_and_tables_that_import_it(clone: Path) -> 
     before = drawing_digests(clone)
     figures = {name for name in before if name.startswith("fig_")}
     for name, expected in {
-        "src/dhel_kcl/results/claims.py": {"table_claims"},
+        "src/dhel_kcl/results/claims.py": {"fig_claims", "table_claims", "table_comparisons"},
         "src/dhel_kcl/results/theorems.py": {"table_claims", "table_theory"},
         "src/dhel_kcl/results/published.py": {"table_published"},
         "src/dhel_kcl/paper/looks.py": {*figures, "explorer"},
@@ -306,7 +306,7 @@ OPEN = KIND[KIND.index("    def open") :]
             FIGURE,
             "METRICS =",
             'TABLES = ("runs",)\nMETRICS =',
-            "TABLES must be a tuple of results and theory",
+            "TABLES must be a tuple of results, theory, verdicts",
         ),
     ],
 )

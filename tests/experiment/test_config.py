@@ -88,6 +88,17 @@ def _set(values: dict[str, Any], path: str, value: Any) -> None:
         ("datasets.0.data", {"kind": "mnist"}, "datasets.0.data.kind"),
         ("datasets.0.name", "../up", "should match pattern"),
         ("theory.temprature", 0.5, "theory.temprature: unknown key"),
+        ("study", {"claim": {}}, "study.claim: unknown key"),
+        ("study", {"claims": {"accuracies": None}}, "study.claims.accuracies: unknown key"),
+        ("study", {"claims": {"accuracy": {"smallest_effect": 0}}}, "greater than 0"),
+        ("study", {"claims": {"accuracy": {"smallest_effect": 1, "role": "main"}}}, "'confirmatory' or 'exploratory'"),
+        ("study", {"axis": "epochs"}, "study.axis: Input should be 'batch_size'"),
+        ("study", {"baselines": ["simclr"]}, "study: baselines: no loss simclr; there are "),
+        ("study", {"proposals": ["dhel", "dcl"]}, "study: baselines: dcl is also one of proposals"),
+        ("study", {"datasets": ["cifar10"]}, "study.datasets: cifar10 is not in the experiment; it has digits"),
+        ("study", {"chance": {"cifar10": 0.1}}, "study.chance: cifar10 is not in the experiment; it has digits"),
+        ("study", {"datasets": ["digits", "digits"]}, "study.datasets: repeated values digits"),
+        ("study", {"centres": {"dhel": 0.5}}, "study.centres.dhel: 0.5 is no temperature or gamma of its grid"),
         ("theory.mini_batches.population", 30, "less than or equal to 14"),
         ("theory.uniform.batch_sizes", [2, 8, 8], "theory.uniform.batch_sizes: repeated values 8"),
         ("theory.population", {"sizes": [{"pairs": 15, "embedding_dim": 3}]}, "less than or equal to 14"),
@@ -337,6 +348,23 @@ def test_a_release_that_lists_the_built_in_augmentations_is_read(release: Path) 
     read = load_config(release / "config.yaml")
     for dataset, written in zip(read.datasets, yaml.safe_load(text)["datasets"], strict=True):
         assert dataset.augmentation.model_dump(mode="json") == listed[written["augmentation"]]
+
+
+def test_the_digest_of_a_study_changes_with_what_is_judged_and_with_nothing_else(values: dict[str, Any]) -> None:
+    plain = parse_config(values, "test").study.sha256
+    values["seeds"] = [5]
+    assert parse_config(values, "test").study.sha256 == plain
+    values["study"] = {"claims": {"accuracy": {"smallest_effect": 0.02}}}
+    changed = parse_config(values, "test").study
+    assert changed.sha256 != plain
+    assert changed.claims.batch_size is not None, "the other claims keep their defaults"
+
+
+def test_a_part_of_a_grid_is_judged_on_its_own_data_sets(values: dict[str, Any]) -> None:
+    values["datasets"].append({**values["datasets"][0], "name": "more"})
+    values["study"] = {"datasets": ["digits", "more"], "chance": {"more": 0.1}}
+    part = parse_config({**values, "only": {"dataset": "digits"}}, "test")
+    assert (part.study.datasets, part.study.chance) == (["digits"], {})
 
 
 def test_the_built_in_augmentations() -> None:

@@ -210,7 +210,10 @@ def test_a_script_with_a_sentence_for_it_may_have_nothing_to_show(folder: Path) 
         (lambda text: text.replace("def points", "def other"), "does not define points"),
         (lambda text: text.replace("def draw", "def other"), "does not define draw or layout"),
         (lambda text: text.replace("METRICS", "OTHER"), "does not define METRICS"),
-        (lambda text: text.replace("METRICS", 'TABLES = ("other",)\nMETRICS'), "TABLES must be a tuple of results and"),
+        (
+            lambda text: text.replace("METRICS", 'TABLES = ("other",)\nMETRICS'),
+            "TABLES must be a tuple of results, theory, verdicts",
+        ),
         (lambda text: text.replace("METRICS", "import table_tiny\nMETRICS"), "table_tiny'; a script imports installed"),
     ],
 )

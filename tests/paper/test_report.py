@@ -94,7 +94,7 @@ def write_report(
 ) -> None:
     targets = [load_target(script.path) for script in scripts(scripts_dir).values()]
     folder = results.parent
-    shown = (config_path, results, figures_dir, tables_dir, output, targets, None, explorer, manifests, folder)
+    shown = (config_path, results, figures_dir, tables_dir, output, targets, (), explorer, manifests, folder)
     write_page(report_text(*shown), output)
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from dhel_kcl.data.corrupt import SEVERITIES
+from dhel_kcl.experiment.config import StudyConfig
 from dhel_kcl.paper.render import RESULT_COLUMNS, THEORY_COLUMNS
+from dhel_kcl.results.claims import judge
 
 SCRIPTS = Path(__file__).parent.parent.parent / "paper_figures"
 TEMPERATURE_LOSSES = ("infonce", "ntxent", "dcl", "dhel")
@@ -236,7 +238,7 @@ def make_theory() -> Callable[..., pd.DataFrame]:
 @pytest.fixture(scope="session")
 def tables(experiment: pd.DataFrame, theory: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Each tidy table by the name that scripts give it."""
-    return {"results": experiment, "theory": theory}
+    return {"results": experiment, "theory": theory, "verdicts": judge(experiment, StudyConfig())}
 
 
 @pytest.fixture

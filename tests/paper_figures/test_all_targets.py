@@ -12,16 +12,19 @@ from matplotlib.figure import Figure
 
 from dhel_kcl import declarations
 from dhel_kcl.errors import InputError
+from dhel_kcl.experiment.config import StudyConfig
 from dhel_kcl.files import sha256_file
 from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.paper.render import load_target, points_equal, read_points, rederive, render
 from dhel_kcl.paper.report import report_text
+from dhel_kcl.results.claims import judge
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = [
     *[
         "fig_alignment_uniformity",
         "fig_batch_size",
+        "fig_claims",
         "fig_corruptions",
         "fig_effective_rank",
         "fig_heatmap",
@@ -165,7 +168,8 @@ def test_nothing_is_covered_or_cut(
     }[shape]()
     target = load_target(scripts / f"{name}.py")
     assert target.draw
-    assert_nothing_is_covered_or_cut(target.draw(target.points(experiment)))
+    tables = {"results": experiment, "verdicts": judge(experiment, StudyConfig())}
+    assert_nothing_is_covered_or_cut(target.draw(target.points(*(tables[name] for name in target.tables))))
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name in OF_THEORY])
@@ -200,12 +204,14 @@ def test_a_target_that_may_have_nothing_to_show_says_why(
     results = tmp_path / "results.parquet"
     one_loss = make_experiment(("cifar10",), ("dhel",))
     one_loss[one_loss["metric"] != "training_effective_rank"].to_parquet(results)
+    judge(one_loss, StudyConfig()).to_parquet(tmp_path / "verdicts.parquet")
     figure, table = (scripts / f"{name}.py" for name in ("fig_rank_training", "table_comparisons"))
     for script in (figure, table):
-        points = read_points(render(script, [results], tmp_path)[0])
+        tables = [Layout(tmp_path).table(name) for name in SCRIPTS[script.stem].tables]
+        points = read_points(render(script, tables, tmp_path)[0])
         assert points.empty
         assert points.columns[-1] == "runs"
-        assert points_equal(points, rederive(script, [results]))
+        assert points_equal(points, rederive(script, tables))
     assert load_target(table).nothing in (tmp_path / "table_comparisons.md").read_text(encoding="utf-8")
     draw = load_target(figure).draw
     assert draw
@@ -246,6 +252,7 @@ def test_runs_that_all_diverged_or_could_not_be_measured_give_a_sentence(
         results.loc[results["metric"] == "diverged", "value"] = 0.0
     results.to_parquet(tmp_path / "results.parquet")
     theory.to_parquet(tmp_path / "theory.parquet")
+    judge(results, StudyConfig()).to_parquet(tmp_path / "verdicts.parquet")
     tables = [tmp_path / f"{table}.parquet" for table in SCRIPTS[name].tables]
     csv, shown, *_ = render(scripts / f"{name}.py", tables, tmp_path / "out")
     points, target = read_points(csv), load_target(scripts / f"{name}.py")
@@ -300,7 +307,7 @@ def test_the_report_shows_every_target(
         rendered,
         output,
         [load_target(script.path) for script in declarations.scripts(scripts).values()],
-        theory,
+        [theory],
         explorer=None,
         manifests=(),
         experiment=results.parent,

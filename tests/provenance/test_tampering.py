@@ -233,6 +233,7 @@ def test_a_metric_signed_again_in_its_own_manifest_is_not_the_one_that_was_colle
         (LAYOUT.figures / "fig_spectrum.pdf", append_byte, None, "does not show the values of fig_spectrum.csv"),
         (LAYOUT.results.with_suffix(".csv"), replace_text("0.", "1."), None, "results.parquet gives different values"),
         (LAYOUT.theory.with_suffix(".csv"), replace_text("0.", "1."), None, "theory.parquet gives different values"),
+        (LAYOUT.verdicts.with_suffix(".csv"), replace_text("not run", "supported"), None, "verdicts.parquet gives"),
         (LAYOUT.report, forge_cell, None, "does not match the experiment"),
         (LAYOUT.report, replace_text("<figure>", '<figure><img src="a.png">'), None, "does not match the experiment"),
         (
@@ -280,6 +281,11 @@ def test_a_theorem_that_a_forged_table_contradicts_is_found(experiment: Layout) 
     table.loc[(table["loss"] == "dhel") & (table["metric"] == "minimum"), "value"] -= 0.5
     forge(LAYOUT.theory, table)
     assert "theory.parquet gives different values" in named(LAYOUT.figures / "fig_minimisers.csv")[0]
+
+
+def test_a_verdict_that_the_results_contradict_is_found(experiment: Layout) -> None:
+    forge(LAYOUT.verdicts, pd.read_parquet(LAYOUT.verdicts).assign(state="supported"))
+    assert "results.parquet gives different verdicts; rerun judge" in named(LAYOUT.verdicts)[0]
 
 
 def test_a_point_forged_in_the_explorer_is_found(experiment: Layout) -> None:

@@ -19,6 +19,26 @@ rule collect:
         "dhel-kcl --log {log} collect {params.experiment}"
 
 
+rule judge:
+    """Judge the claims by the settings of the study."""
+    input:
+        asks_for("judge"),
+    output:
+        writes("judge", experiment.config.name),
+    log:
+        log_of("judge"),
+    benchmark:
+        benchmark_of("judge")
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        **job_resources,
+    params:
+        experiment=layout.root,
+    shell:
+        "dhel-kcl --log {log} judge {params.experiment}"
+
+
 rule theory:
     """Check the theorems numerically, without data or runs."""
     input:

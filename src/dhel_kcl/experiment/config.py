@@ -28,6 +28,7 @@ from pydantic_core import CoreSchema
 
 from dhel_kcl import declarations
 from dhel_kcl.experiment.strict_yaml import read_yaml
+from dhel_kcl.files import sha256_json
 
 # The bounds are far beyond any practical need. They exclude values that would crash a library, make a file name
 # impossible, or be rounded by another program. Booleans and strings are not accepted as numbers.
@@ -462,6 +463,72 @@ class TheoryConfig(StrictModel):
     limit_functional: LimitFunctionalConfig = LimitFunctionalConfig()
     w1_of_minimisers: MinimisersConfig = MinimisersConfig()
     uniformity_of_laws: LawsConfig = LawsConfig()
+
+
+BASELINES = ("infonce", "ntxent", "dcl")
+PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
+STRENGTHS = ("temperature", "gamma")
+"""The hyperparameter that orders the settings of a loss: the first of these that the loss has."""
+
+
+class ClaimConfig(StrictModel):
+    """How one claim is judged.
+
+    `smallest_effect` is the smallest effect of interest: a difference of accuracies (0.01 is a point), or for effective
+    ranks a ratio less 1. A `confirmatory` claim is in the family that is corrected for its size; an `exploratory` one
+    is shown apart, uncorrected.
+    """
+
+    smallest_effect: Annotated[Number, Field(gt=0, lt=1)]
+    role: Literal["confirmatory", "exploratory"] = "confirmatory"
+
+
+class ClaimsConfig(StrictModel):
+    """The claims that are judged, see `results/claims.py`; null leaves one out."""
+
+    accuracy: ClaimConfig | None = ClaimConfig(smallest_effect=0.005)
+    batch_size: ClaimConfig | None = ClaimConfig(smallest_effect=0.01)
+    small_batches: ClaimConfig | None = ClaimConfig(smallest_effect=0.005)
+    hyperparameters: ClaimConfig | None = ClaimConfig(smallest_effect=0.01)
+    both: ClaimConfig | None = ClaimConfig(smallest_effect=0.01)
+    no_batch_size: ClaimConfig | None = ClaimConfig(smallest_effect=0.01)
+    rank: ClaimConfig | None = ClaimConfig(smallest_effect=0.1)
+    rank_h: ClaimConfig | None = ClaimConfig(smallest_effect=0.1, role="exploratory")
+    rank_at_alignment: ClaimConfig | None = ClaimConfig(smallest_effect=0.1, role="exploratory")
+    several_data_sets: ClaimConfig | None = ClaimConfig(smallest_effect=0.005)
+
+
+class StudyConfig(StrictModel):
+    """What is judged, and by which standard: written and committed before the first run of a study.
+
+    `datasets` are all of the experiment's if it is null. `axis` is the column of the results that holds the number of
+    negatives. `centres` are the strengths (temperatures, or KCL's gamma) around which a loss's settings are compared,
+    by loss, where they are fixed beforehand; elsewhere validation chooses them. `chance` is the accuracy of a diverged
+    run, by data set; only data sets with other names than those of their kinds need it.
+    """
+
+    datasets: Annotated[list[Name], Field(min_length=1)] | None = None
+    axis: Literal["batch_size"] = "batch_size"
+    baselines: Annotated[list[str], Field(min_length=1)] = list(BASELINES)
+    proposals: Annotated[list[str], Field(min_length=1)] = list(PROPOSED)
+    alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
+    centres: dict[str, Positive] = {}
+    chance: dict[str, Probability] = {}
+    claims: ClaimsConfig = ClaimsConfig()
+
+    @model_validator(mode="after")
+    def _the_losses_exist(self) -> Self:
+        for key in ("baselines", "proposals", "centres"):
+            if unknown := [loss for loss in getattr(self, key) if loss not in declarations.loss_titles()]:
+                raise ValueError(f"{key}: no loss {unknown[0]}; there are {', '.join(declarations.loss_titles())}")
+        if both := sorted({*self.baselines} & {*self.proposals}):
+            raise ValueError(f"baselines: {both[0]} is also one of proposals")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """The digest of these settings, to be quoted where a study is announced."""
+        return sha256_json(self.model_dump(mode="json"))
 
 
 class ComputeConfig(StrictModel):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import (
+    STRENGTHS,
     AnalysisConfig,
     BatchSize,
     ComputeConfig,
@@ -27,6 +28,7 @@ from dhel_kcl.experiment.config import (
     Positive,
     Seed,
     StrictModel,
+    StudyConfig,
     TheoryConfig,
     built_in_augmentations,
 )
@@ -81,6 +83,7 @@ class ExperimentConfig(StrictModel):
     analysis: AnalysisConfig = AnalysisConfig()
     monitor: MonitorConfig = MonitorConfig()
     theory: TheoryConfig = TheoryConfig()
+    study: StudyConfig = StudyConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="before")
@@ -112,6 +115,17 @@ class ExperimentConfig(StrictModel):
         _refuse_repeats("theory.limit_functional.concentrations", theory.limit_functional.concentrations)
         _refuse_repeats("theory.w1_of_minimisers.pairs", theory.w1_of_minimisers.pairs)
         _refuse_repeats("theory.uniformity_of_laws.embedding_dims", theory.uniformity_of_laws.embedding_dims)
+        names = [dataset.name for dataset in self.datasets]
+        for key in ("datasets", "baselines", "proposals"):
+            _refuse_repeats(f"study.{key}", getattr(self.study, key) or [])
+        for key in ("datasets", "chance"):
+            if absent := sorted(set(getattr(self.study, key) or ()).difference(names)):
+                raise ValueError(f"study.{key}: {absent[0]} is not in the experiment; it has {', '.join(names)}")
+        for loss, centre in self.study.centres.items():
+            own = [run.hyperparameters for run in self._enumerate() if run.loss_label == loss]
+            strengths = {next((each[name] for name in STRENGTHS if name in each), None) for each in own}
+            if own and centre not in strengths:
+                raise ValueError(f"study.centres.{loss}: {centre:g} is no {' or '.join(STRENGTHS)} of its grid")
         for dataset in self.datasets:
             if self.evaluation.augmented_images and dataset.probe is None:
                 raise ValueError(f"datasets.{dataset.name}.probe: missing, and evaluation.augmented_images needs it")
@@ -215,8 +229,12 @@ class OnlyConfig(StrictModel):
                 losses.append(grid.model_copy(update={"batch_sizes": own if grid.batch_sizes else None}))
         if not losses:
             raise ValueError("leaves no run")
+        kept = set(self.dataset or there["dataset"])
+        judged = [name for name in config.study.datasets or () if name in kept] or None
+        chance = {name: share for name, share in config.study.chance.items() if name in kept}
         parts = {
-            "datasets": [each for each in config.datasets if each.name in (self.dataset or there["dataset"])],
+            "datasets": [each for each in config.datasets if each.name in kept],
+            "study": config.study.model_copy(update={"datasets": judged, "chance": chance}),
             "losses": losses,
             "batch_sizes": sizes,
             "seeds": [seed for seed in config.seeds if seed in (self.seed or config.seeds)],

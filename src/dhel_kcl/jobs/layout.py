@@ -82,9 +82,14 @@ class Layout:
         """The tidy table of the theorems' numerical verification."""
         return self.root / "theory.parquet"
 
+    @property
+    def verdicts(self) -> Path:
+        """The tidy table of the verdicts on the claims about trained networks."""
+        return self.root / "verdicts.parquet"
+
     def table(self, name: str) -> Path:
         """Return the path of a tidy table by its name in figure scripts, one of `declarations.TABLES`."""
-        return {"results": self.results, "theory": self.theory}[name]
+        return {"results": self.results, "theory": self.theory, "verdicts": self.verdicts}[name]
 
     @property
     def figures(self) -> Path:

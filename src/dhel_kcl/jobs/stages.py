@@ -259,6 +259,10 @@ def _runs_and_betons(experiment: Experiment, subject: str) -> list[Path]:
     return _of_stages(experiment, ("data", *(stages_of(rule, experiment.config)[-1].name for rule in rules)))
 
 
+def _study(experiment: Experiment, subject: str) -> Any:
+    return experiment.config.study.model_dump(mode="json")
+
+
 # paper
 
 
@@ -277,7 +281,9 @@ def _all_products(experiment: Experiment, subject: str) -> Files:
     """Return every product, and the manifests of the earlier jobs, which the report summarises."""
     layout = experiment.layout
     products = [path for target in experiment.targets for path in layout.products(target)]
-    return _by_path(layout, [layout.results, layout.theory, layout.explorer, *products, *reported(experiment)])
+    return _by_path(
+        layout, [layout.results, layout.theory, layout.verdicts, layout.explorer, *products, *reported(experiment)]
+    )
 
 
 def reported(experiment: Experiment) -> list[Path]:
@@ -403,6 +409,16 @@ _ROWS = (
         help="Check the theorems numerically, without data or runs; write theory.parquet and theory.csv.",
         writes=lambda layout, name: {"parquet": layout.theory, "csv": layout.theory.with_suffix(".csv")},
         depends=lambda experiment, name: experiment.config.theory.model_dump(mode="json"),
+    ),
+    Stage(
+        name="judge",
+        each="experiment",
+        module="dhel_kcl.results.judge",
+        help="Judge the claims by the study's settings; write verdicts.parquet and verdicts.csv.",
+        reads=lambda experiment, name: _by_name(experiment.layout.results),
+        writes=lambda layout, name: {"parquet": layout.verdicts, "csv": layout.verdicts.with_suffix(".csv")},
+        depends=_study,
+        declared=_titles,
     ),
     Stage(
         name="render",

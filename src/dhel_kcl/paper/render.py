@@ -44,6 +44,7 @@ from dhel_kcl.errors import InputError
 from dhel_kcl.files import atomic_path, open_regular
 from dhel_kcl.jobs.job import Job
 from dhel_kcl.results.robustness import HYPERPARAMETERS
+from dhel_kcl.results.table import VERDICT_COLUMNS
 
 RESULT_COLUMNS = [
     *["run", "dataset", "backbone", "width", "epochs", "train_images"],
@@ -54,18 +55,22 @@ THEORY_COLUMNS = [
     *["run", "check", "loss", "temperature", "t", "c", "gamma"],
     *["batch_size", "embedding_dim", "seed", "metric", "x", "value"],
 ]
-COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS}
+COLUMNS = {"results": RESULT_COLUMNS, "theory": THEORY_COLUMNS, "verdicts": [*VERDICT_COLUMNS]}
 """Columns of each tidy table."""
 _TEXTS = {
     *("run", "dataset", "backbone", "loss", "metric", "representation", "corruption"),
     *("test_hits", "source", "source_sha256", "check"),
+    *("claim", "baseline", "role", "unit", "contains", "against_baseline", "state", "reason", "lost", "scale", "runs"),
 }
 """Columns with text; the others have numbers."""
-_MAY_LACK = {*HYPERPARAMETERS, "x", "test_hits"}
+_MAY_LACK = {
+    *(*HYPERPARAMETERS, "x", "test_hits"),
+    *("estimate", "low", "high", "p", "p_holm", "error_low", "error_high", "standard_error", "degrees"),
+}
 """Columns in which a value may be missing."""
 _NOT_IN_OLDER_TABLES = {"test_hits"}
 """Columns that a table may lack, because there are tables from before they existed."""
-_COUNTS = {"epochs", "train_images", "batch_size", "seed", "embedding_dim"}
+_COUNTS = {"epochs", "train_images", "batch_size", "seed", "embedding_dim", "seeds", "cells"}
 _PLACE = ("metric", "representation", "corruption", "x")
 """Columns in which the rows of a run differ."""
 _OF_A_ROW = (*_PLACE, "value", "test_hits", "source", "source_sha256")
@@ -232,7 +237,8 @@ def _impossible(rows: pd.DataFrame) -> str | None:
         fine = np.isfinite(there) & ((there >= 0) & (there % 1 == 0) if column in _COUNTS else True)
         wrong[column] = ~fine.reindex(rows.index, fill_value=True)
     shares = [metric for metric in rows["metric"].unique() if re.fullmatch(_SHARES, metric)]
-    wrong["value"] |= rows["metric"].isin(shares) & ~rows["value"].between(0, 1)
+    if "value" in rows:
+        wrong["value"] |= rows["metric"].isin(shares) & ~rows["value"].between(0, 1)
     for column, found in wrong.items():
         if found.any():
             row = rows[found].iloc[0]
@@ -265,7 +271,7 @@ def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
     read = (*target.metrics, *target.optional_metrics)
     tidy = [load_results(path, (*read, *EXCUSES), name) for path, name in zip(tables, target.tables, strict=True)]
     rows = [part[part["metric"].isin(read)].reset_index(drop=True) for part in tidy]
-    present = {metric for part in rows for metric in part["metric"].unique()}
+    present = {metric for part in rows if "value" in part for metric in part["metric"].unique()}  # not in verdicts
     absent = [metric for metric in target.metrics if metric not in present]
     named = " and ".join(map(str, tables))
     excused = any(map(_is_excused, tidy))
@@ -284,6 +290,8 @@ def _points(target: Target, tables: Sequence[Path]) -> pd.DataFrame:
 
 def _is_excused(table: pd.DataFrame) -> bool:
     """Return whether every run has a recorded reason why it may lack a metric."""
+    if "value" not in table:  # verdicts
+        return False
     said = table[table["metric"].isin(EXCUSES) & (table["value"] == 1)]
     return not table.empty and set(table["run"]) == set(said["run"])
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from dhel_kcl import declarations
+from dhel_kcl.declarations import Script
 from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.grid import load_config
 from dhel_kcl.files import sha256_file
@@ -31,7 +33,7 @@ def report_text(
     tables_dir: Path,
     output: Path,
     targets: Iterable[Target],
-    theory: Path | None,
+    others: Iterable[Path],
     explorer: Path | None,
     manifests: Iterable[Path],
     experiment: Path,
@@ -47,7 +49,7 @@ def report_text(
         tables_dir: the folder with the CSV and Markdown of each table.
         output: where the HTML file will be; images are embedded, and links to other files are relative to it.
         targets: the figures and tables to show.
-        theory: the tidy table of the theorems' verification (Parquet), whose sha256 is shown beside the results'.
+        others: the other tidy tables (Parquet), whose sha256 is shown beside the results'.
         explorer: the page of single runs, to link to.
         manifests: the manifests of the jobs whose run times and hardware are shown.
         experiment: the experiment's folder, as named in the audit command.
@@ -71,9 +73,7 @@ def report_text(
         tables=[_section(target, tables_dir, output) for target in targets if target.layout],
         figures=[_section(target, figures_dir, output) for target in targets if target.draw],
         results_folder=shlex.quote(str(experiment)),
-        hashes=[
-            {"name": path.name, "sha256": sha256_file(path)} for path in filter(None, (results, theory, config_path))
-        ],
+        hashes=[{"name": path.name, "sha256": sha256_file(path)} for path in (results, *others, config_path)],
     )
 
 
@@ -122,12 +122,23 @@ def compare_report(experiment: Experiment) -> tuple[bool, list[str]]:
     layout, every = experiment.layout, experiment.targets
     there = {name: script for name, script in every.items() if all(map(Path.is_file, layout.products(name)))}
     experiment = replace(experiment, chosen=there)
-    targets = [load_target(script.path) for script in there.values()]
-    page, tables = layout.report.read_text(encoding="utf-8", errors="replace"), [layout.results, layout.theory]
+    targets = [load_target(script.path) for script in there.values() if has_something_to_show(layout, script)]
+    page = layout.report.read_text(encoding="utf-8", errors="replace")
+    tables = [path for path in map(layout.table, declarations.TABLES) if path.is_file()]
     if wrong := list(contradictions(page, layout.config, tables, layout.figures, layout.tables, targets)):
         return False, wrong
     called = load_manifest(layout.manifest("report")).command
     return page == report_of(experiment, Path(called[-1]) if called else layout.root), []
+
+
+def has_something_to_show(layout: Layout, script: Script) -> bool:
+    """Return whether a product is a table, or a figure with a point; a figure without one is a sentence.
+
+    Raises:
+        InputError: the figure's numbers are missing or unreadable.
+    """
+    csv = next(path for path in layout.products(script.name) if path.suffix == ".csv")
+    return not script.is_figure or not read_points(csv).empty
 
 
 def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None) -> str:
@@ -142,16 +153,17 @@ def report_of(experiment: Experiment, folder: Path, drawn: Layout | None = None)
     Raises:
         InputError: as `report_text`.
     """
-    layout, manifests = experiment.layout, reported(experiment)
-    shown = drawn or layout
+    layout, shown = experiment.layout, drawn or experiment.layout
+    targets = {name: script for name, script in experiment.targets.items() if has_something_to_show(shown, script)}
+    manifests = reported(replace(experiment, chosen=targets))
     return report_text(
         layout.config,
         layout.results,
         shown.figures,
         shown.tables,
         shown.report,
-        [load_target(script.path) for script in experiment.targets.values()],
-        layout.theory,
+        [load_target(script.path) for script in targets.values()],
+        [path for path in (layout.theory, layout.verdicts) if path.is_file()],
         shown.explorer,
         [path for path in manifests if path.exists()] if drawn else manifests,
         folder,

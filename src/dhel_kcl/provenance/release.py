@@ -119,16 +119,30 @@ def release(experiment: Experiment, output: Path, theory_only: bool = False) -> 
 
 
 def contents(experiment: Experiment, theory_only: bool = False) -> list[Path]:
-    """List the files of an experiment that go into a release."""
+    """List the files of an experiment that go into a release; a figure with nothing to show does not.
+
+    Raises:
+        InputError: the numbers of a figure are unreadable.
+    """
     if theory_only:
         of_theory = {name: script for name, script in experiment.targets.items() if script.tables == ("theory",)}
         done = jobs(replace(experiment, chosen=of_theory)).values()
         published = [job for job in done if job.stage.name in _THEORY_STAGES]
     else:
         published = list(jobs(experiment).values())
+    published = [job for job in published if not _is_empty(job)]
     manifests = [job.manifest for job in published]
     written = [path for job in published for path in _published(job)]
     return [path for path in [*written, *manifests] if path not in experiment.discarded]
+
+
+def _is_empty(job: Job) -> bool:
+    """Return whether a job drew a figure that has nothing to show."""
+    from dhel_kcl.paper.report import has_something_to_show
+
+    if job.stage.name != "render" or not all(map(Path.is_file, job.writes.values())):
+        return False
+    return not has_something_to_show(job.layout, job.experiment.targets[job.subject])
 
 
 def _published(job: Job) -> list[Path]:
@@ -341,7 +355,7 @@ def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> It
         (folder, script)
         for folder in folders
         for script in declarations.scripts(scripts).values()
-        if all(Layout(folder).table(table).is_file() for table in script.tables)
+        if _is_drawable(folder, script)
     ]
     if not targets:
         raise InputError(f"{scripts}: no figure or table is drawn from the tables of these releases alone")
@@ -354,6 +368,11 @@ def redraw(folders: Sequence[Path], output: Path, scripts: Path = SCRIPTS) -> It
             for page in pages:
                 _list(page, output)
                 yield page
+
+
+def _is_drawable(folder: Path, script: declarations.Script) -> bool:
+    """Return whether a release has the tables of a figure or table; early ones have no verdicts."""
+    return all(Layout(folder).table(table).is_file() for table in script.tables)
 
 
 def _list(product: Product, output: Path) -> None:
@@ -415,6 +434,8 @@ def _write_pages(folder: Path, scripts: Path, output: Path) -> list[Product]:
     from dhel_kcl.paper.report import compare_report, report_of
 
     experiment, made = Experiment.open(folder, scripts), Layout(output / folder.resolve().name)
+    drawable = {name: script for name, script in experiment.targets.items() if _is_drawable(folder, script)}
+    experiment = replace(experiment, chosen=drawable)
     released, manifests = experiment.layout, trainings(experiment)
     stages = run_stages(experiment.config)
     write_explorer(released.results, manifests, made.explorer, stages)

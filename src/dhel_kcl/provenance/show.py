@@ -29,7 +29,7 @@ def show(experiment: Experiment) -> None:
     scripts = experiment.targets.values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
-    pages = [layout.config, layout.results, layout.theory, layout.explorer, layout.report]
+    pages = [layout.config, layout.results, layout.theory, layout.verdicts, layout.explorer, layout.report]
     other = changed(layout, seal, [headline, *pages, *products]) if seal else []
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
@@ -38,6 +38,7 @@ def show(experiment: Experiment) -> None:
         "tables": (layout.tables, f"/  {tables} (.md .csv)"),
         "results": (layout.results, ""),
         "theory": (layout.theory, ""),
+        "verdicts": (layout.verdicts, ""),
         "explorer": (layout.explorer, ""),
         "report": (layout.report, ""),
         "audit": (layout.audit, f"  {_audit_outcome(layout, seal, len(other))}"),

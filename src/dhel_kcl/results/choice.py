@@ -30,7 +30,7 @@ def best_of_each_loss(results: pd.DataFrame, *metrics: str) -> pd.DataFrame:
 
 def with_mean_corruption(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the mean over corruptions to rows of `corrupted_top1`, as the corruption `mean` of each run and severity."""
-    means = rows.groupby([*CONFIGURATION, "run", "x"], dropna=False)["value"].mean().reset_index()
+    means = rows.groupby([*CONFIGURATION, "seed", "run", "x"], dropna=False)["value"].mean().reset_index()
     return pd.concat([rows, means.assign(corruption="mean")], ignore_index=True)
 
 

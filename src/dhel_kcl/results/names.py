@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from dhel_kcl import declarations
+from dhel_kcl.experiment.config import BASELINES, PROPOSED
 
-BASELINES = ("infonce", "ntxent", "dcl")
-PROPOSED = ("dhel", "kcl_gaussian", "kcl_log", "kcl_imq")
 PAPER_DATASETS = ("cifar10", "cifar100", "stl10", "imagenet100")
 
 
