@@ -10,28 +10,24 @@ nothing is judged. The confirmatory claims are one family, corrected by Holm's m
 after such data had been seen, are not corrected and show a plain p. Only cells (a setting at a batch size) that both
 losses have are compared, diverged runs count as chance, and strengths (temperature, or gamma of KCL) are matched by
 rank around a centre that validation chooses on the other seeds. "Includes" says what the intervals allow for. A verdict
-applies to the stated scale only. table_comparisons has every number. A theorem is supported if it holds for every loss,
-see table_theory.
+applies to the stated scale only. table_comparisons has every number, table_theory the verdicts on the theorems.
 """
 
 import pandas as pd
 
 from dhel_kcl.paper.cells import p_value
-from dhel_kcl.results.claims import summarise, summarise_theorems
+from dhel_kcl.results.claims import summarise
 from dhel_kcl.results.names import DATASET_NAMES, LOSS_NAMES
-from dhel_kcl.results.theorems import METRICS as THEORY_METRICS
-from dhel_kcl.results.theorems import OPTIONAL_METRICS as MORE_THEORY_METRICS
-from dhel_kcl.results.theorems import theorems
 
-TABLES = ("results", "theory", "verdicts")
-METRICS = ("linear_top1", *THEORY_METRICS)
-OPTIONAL_METRICS = ("effective_rank", *MORE_THEORY_METRICS)
+TABLES = ("results", "verdicts")
+METRICS = ("linear_top1",)
+OPTIONAL_METRICS = ("effective_rank",)
 COMMAND = "snakemake --cores all"
 
 
-def points(results: pd.DataFrame, theory: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per claim, loss and data set, exploratory ones last, and one per theorem."""
-    rows = pd.DataFrame([*summarise(verdicts), *summarise_theorems(theorems(theory))])
+def points(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per claim, loss and data set, exploratory ones last."""
+    rows = pd.DataFrame(summarise(verdicts))
     return rows.sort_values("role", key=lambda role: role == "exploratory", kind="stable", ignore_index=True)
 
 
@@ -42,7 +38,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Claim": points["claim"],
-            "Loss": [", ".join(LOSS_NAMES[loss] for loss in cell.split(";")) for cell in points["loss"]],
+            "Loss": points["loss"].map(LOSS_NAMES),
             "Data set": points["dataset"].map(lambda name: DATASET_NAMES.get(name, name)),
             "Measured": points["measured"].fillna(""),
             "Smallest effect": points["smallest_effect"],

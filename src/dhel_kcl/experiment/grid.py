@@ -82,7 +82,7 @@ class ExperimentConfig(StrictModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     monitor: MonitorConfig = MonitorConfig()
-    theory: TheoryConfig = TheoryConfig()
+    theory: TheoryConfig | None = TheoryConfig()
     study: StudyConfig = StudyConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -109,12 +109,12 @@ class ExperimentConfig(StrictModel):
             if absent := sorted(set(grid.batch_sizes or ()).difference(self.batch_sizes)):
                 raise ValueError(f"losses.{number}.batch_sizes: {absent} not in the experiment's batch_sizes")
         _refuse_repeats("seeds", self.seeds)
-        theory = self.theory
-        _refuse_repeats("theory.uniform.batch_sizes", theory.uniform.batch_sizes)
-        _refuse_repeats("theory.population.sizes", [(s.pairs, s.embedding_dim) for s in theory.population.sizes])
-        _refuse_repeats("theory.limit_functional.concentrations", theory.limit_functional.concentrations)
-        _refuse_repeats("theory.w1_of_minimisers.pairs", theory.w1_of_minimisers.pairs)
-        _refuse_repeats("theory.uniformity_of_laws.embedding_dims", theory.uniformity_of_laws.embedding_dims)
+        if theory := self.theory:
+            _refuse_repeats("theory.uniform.batch_sizes", theory.uniform.batch_sizes)
+            _refuse_repeats("theory.population.sizes", [(s.pairs, s.embedding_dim) for s in theory.population.sizes])
+            _refuse_repeats("theory.limit_functional.concentrations", theory.limit_functional.concentrations)
+            _refuse_repeats("theory.w1_of_minimisers.pairs", theory.w1_of_minimisers.pairs)
+            _refuse_repeats("theory.uniformity_of_laws.embedding_dims", theory.uniformity_of_laws.embedding_dims)
         names = [dataset.name for dataset in self.datasets]
         for key in ("datasets", "baselines", "proposals"):
             _refuse_repeats(f"study.{key}", getattr(self.study, key) or [])

@@ -49,12 +49,13 @@ class Experiment:
 
     @cached_property
     def targets(self) -> Mapping[str, declarations.Script]:
-        """The figure and table scripts, by name.
+        """The figure and table scripts, by name; without those of the theory if the configuration leaves it out.
 
         Raises:
             InputError: there are no scripts, or one cannot be read.
         """
-        return declarations.scripts(self.scripts) if self.chosen is None else self.chosen
+        scripts = declarations.scripts(self.scripts) if self.chosen is None else self.chosen
+        return {name: each for name, each in scripts.items() if self.config.theory or "theory" not in each.tables}
 
     @property
     def discarded(self) -> set[Path]:

@@ -227,6 +227,11 @@ def _analysis(experiment: Experiment, run: str) -> Any:
 # results
 
 
+def _theory(experiment: Experiment, name: str) -> Any:
+    theory = experiment.config.theory
+    return theory and theory.model_dump(mode="json")
+
+
 def run_stages(config: ExperimentConfig) -> tuple[str, ...]:
     """Return the stages that each run of an experiment goes through, in order."""
     return tuple(stage.name for stage in STAGES.values() if stage.each == "run" and stage.asked(config))
@@ -277,13 +282,17 @@ def _results_and_trainings(experiment: Experiment, subject: str) -> Files:
     return _by_path(layout, [layout.results, *_of_stages(experiment, ("pretrain",))])
 
 
+def _tables(experiment: Experiment) -> list[Path]:
+    """Return the tidy tables of an experiment, which has none of the theory if its configuration leaves it out."""
+    tables = [experiment.layout.results, experiment.layout.theory, experiment.layout.verdicts]
+    return [path for path in tables if experiment.config.theory or path != experiment.layout.theory]
+
+
 def _all_products(experiment: Experiment, subject: str) -> Files:
     """Return every product, and the manifests of the earlier jobs, which the report summarises."""
     layout = experiment.layout
     products = [path for target in experiment.targets for path in layout.products(target)]
-    return _by_path(
-        layout, [layout.results, layout.theory, layout.verdicts, layout.explorer, *products, *reported(experiment)]
-    )
+    return _by_path(layout, [*_tables(experiment), layout.explorer, *products, *reported(experiment)])
 
 
 def reported(experiment: Experiment) -> list[Path]:
@@ -408,7 +417,8 @@ _ROWS = (
         module="dhel_kcl.results.theory",
         help="Check the theorems numerically, without data or runs; write theory.parquet and theory.csv.",
         writes=lambda layout, name: {"parquet": layout.theory, "csv": layout.theory.with_suffix(".csv")},
-        depends=lambda experiment, name: experiment.config.theory.model_dump(mode="json"),
+        depends=_theory,
+        asked=lambda config: config.theory is not None,
     ),
     Stage(
         name="judge",

@@ -29,7 +29,9 @@ def show(experiment: Experiment) -> None:
     scripts = experiment.targets.values()
     seal = _seal(layout)
     products = [path for script in scripts for path in layout.products(script.name)]
-    pages = [layout.config, layout.results, layout.theory, layout.verdicts, layout.explorer, layout.report]
+    theory = {"theory": (layout.theory, "")} if experiment.config.theory else {}
+    pages = [layout.config, layout.results, layout.verdicts, layout.explorer, layout.report]
+    pages += [layout.theory] if theory else []
     other = changed(layout, seal, [headline, *pages, *products]) if seal else []
     figures = " ".join(script.name for script in scripts if script.is_figure)
     tables = " ".join(script.name for script in scripts if not script.is_figure)
@@ -37,7 +39,7 @@ def show(experiment: Experiment) -> None:
         "figures": (layout.figures, f"/  {figures} (.png .pdf .csv)"),
         "tables": (layout.tables, f"/  {tables} (.md .csv)"),
         "results": (layout.results, ""),
-        "theory": (layout.theory, ""),
+        **theory,
         "verdicts": (layout.verdicts, ""),
         "explorer": (layout.explorer, ""),
         "report": (layout.report, ""),

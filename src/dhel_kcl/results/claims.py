@@ -25,7 +25,7 @@ from dhel_kcl.results.table import VERDICT_COLUMNS
 
 ACCURACY, RATIO = "accuracy", "ratio"
 """Units: a difference of accuracies, in [-1, 1]; and the logarithm of a ratio."""
-ALL, THEORY = "all", "theory"
+ALL = "all"
 CHANCE = {"cifar10": 0.1, "cifar100": 0.01, "stl10": 0.1, "imagenet100": 0.01, "digits": 0.1}
 """Accuracy of a diverged run, 1 / classes."""
 TEST_IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000, "imagenet100": 5_000}
@@ -589,33 +589,6 @@ def in_unit(value: float, low: float, high: float, unit: str) -> str:
     points = unit == ACCURACY
     shown = [f"{100 * each:+.1f}" if points else f"x{math.exp(each):.2f}" for each in (value, low, high)]
     return shown[0] + ("" if pd.isna(low) else f" [{shown[1]}, {shown[2]}]")
-
-
-def summarise_theorems(theorems: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Judge each theorem over all its losses; show the case that is nearest to the tolerance."""
-    for claim, rows in theorems.groupby("claim", sort=False):
-        holding = rows["verdict"] == "holds"
-        ratio = rows["error"] / rows["tolerance"]
-        nearest = rows.iloc[int(np.argmax(ratio.where(~rows["differs"], 1 / ratio)))]
-        limit = f"{nearest['tolerance']:.0e}, {'to be exceeded' if nearest['differs'] else 'not to be exceeded'}"
-        yield {
-            "claim": claim,
-            "loss": ";".join(rows["loss"].unique()),
-            "dataset": THEORY,
-            "role": THEORY,
-            "measured": f"holds in {holding.sum()} of {len(rows)} cases; nearest error {nearest['error']:.0e}",
-            "smallest_effect": limit,
-            "p_holm": math.nan,
-            "state": SUPPORTED if holding.all() else CONTRADICTED,
-            "reason": "",
-            "seeds": 0,
-            "cells": len(rows),
-            "contains": "",
-            "lost": "",
-            "evidence": "table_theory",
-            "scale": f"{nearest['setting']} ({LOSS_NAMES[nearest['loss']]})",
-            "runs": join_runs(rows["runs"]),
-        }
 
 
 def scale(rows: pd.DataFrame) -> str:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from dhel_kcl.errors import InputError
 from dhel_kcl.experiment.config import TheoryConfig
 from dhel_kcl.experiment.grid import loss_label
 from dhel_kcl.jobs.job import Job
@@ -312,7 +313,10 @@ def _measure_law(law: Law, d: int, config: TheoryConfig) -> list[Row]:
 
 def run(job: Job) -> str:
     """Check the theorems and write the outcome as a tidy table."""
-    with job.recorded({"run": job.config.theory.seed}):
-        table = verify(job.config.theory)
+    theory = job.config.theory
+    if theory is None:
+        raise InputError(f"{job.layout.config}: theory: null leaves the theorems out; remove it to check them")
+    with job.recorded({"run": theory.seed}):
+        table = verify(theory)
         write_results(table, job.writes["parquet"])
     return f"{job.writes['parquet']}: {len(table)} rows from {table['run'].nunique()} runs"
