@@ -178,15 +178,13 @@ def test_stored_hits_give_the_uncertainty_of_the_test_images(add: Add, builder: 
         judge(table, StudyConfig())
 
 
-def test_the_table_says_what_was_found_against_each_baseline(
-    add: Add, builder: ResultsBuilder, theory: pd.DataFrame, scripts: Path
-) -> None:
+def test_the_table_says_what_was_found_against_each_baseline(add: Add, builder: ResultsBuilder, scripts: Path) -> None:
     add("ntxent", 0.80)
     add("dcl", 0.79)
     add("dhel", 0.82)
     table: Target = load_target(scripts / "table_claims.py")
     results = builder.table()
-    points = table.points(results, theory, judge(results, StudyConfig()))
+    points = table.points(results, judge(results, StudyConfig()))
     assert table.layout
     printed = table.layout(points).set_index("Claim")
     measured = printed.loc["higher accuracy of linear evaluation", "Measured"]
@@ -196,4 +194,3 @@ def test_the_table_says_what_was_found_against_each_baseline(
     assert printed.loc["higher accuracy of linear evaluation", "Verdict"] == "supported"
     at_alignment = "less dimensional collapse at equal alignment: higher effective rank of z"
     assert printed.loc[at_alignment, "Verdict"].startswith("not run (exploratory): too few settings")
-    assert printed.loc["images form a simplex", "Verdict"] == "supported"
