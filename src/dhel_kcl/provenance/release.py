@@ -130,18 +130,21 @@ def contents(experiment: Experiment, theory_only: bool = False) -> list[Path]:
         published = [job for job in done if job.stage.name in _THEORY_STAGES]
     else:
         published = list(jobs(experiment).values())
-    published = [job for job in published if not _is_empty(job)]
+    published = [job for job in published if not _is_left_out(job)]
     manifests = [job.manifest for job in published]
     written = [path for job in published for path in _published(job)]
     return [path for path in [*written, *manifests] if path not in experiment.discarded]
 
 
-def _is_empty(job: Job) -> bool:
-    """Return whether a job drew a figure that has nothing to show."""
+def _is_left_out(job: Job) -> bool:
+    """Return whether a job drew a figure with nothing to show, which an earlier release has left out already."""
     from dhel_kcl.paper.report import has_something_to_show
 
-    if job.stage.name != "render" or not all(map(Path.is_file, job.writes.values())):
+    if job.stage.name != "render":
         return False
+    there = [path.is_file() for path in (*job.writes.values(), job.manifest)]
+    if not all(there):
+        return is_release(job.layout.root) and not any(there)
     return not has_something_to_show(job.layout, job.experiment.targets[job.subject])
 
 
