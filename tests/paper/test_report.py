@@ -239,7 +239,7 @@ def test_a_report_of_earlier_code_shows_what_lies_beside_it(released: Layout) ->
         ("<h2", '<img src="data:image/png;base64,iVBOR"><h2', "an image or a program"),
         ("<h2", "<script></script><h2", "an image or a program"),
         ("<h2", '<section id="table_other"></section><h2', "table_other, which the experiment does not have,"),
-        ('<section id="table_theory">', '<section id="table_theory"><table></table>', "table_theory"),
+        ('<section id="table_robustness">', '<section id="table_robustness"><table></table>', "table_robustness"),
         ("optimizer:", "optimiser:", "the configuration"),
         ("<tr><td>results.parquet</td><td><code>", "<tr><td>results.parquet</td><td><code>0", "the sha256 of results"),
     ],

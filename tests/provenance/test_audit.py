@@ -27,7 +27,7 @@ def test_an_untouched_experiment_passes_and_the_counts_are_kept(copy_of_finished
     assert f"its own sha256 is {sha256_file(copy_of_finished / LAYOUT.audit)}" in said
     counts = read_json(copy_of_finished / LAYOUT.audit)
     assert counts["measurements"] == len(pd.read_parquet(copy_of_finished / LAYOUT.results))
-    assert counts["manifests"] == 3 + 4 * 6 + 2 + len(FINISHED) + 2
+    assert counts["manifests"] == 3 + 4 * 6 + 3 + len(FINISHED) + 2
 
 
 def test_a_manifest_says_what_a_reader_needs_to_repeat_the_job(finished: Path) -> None:

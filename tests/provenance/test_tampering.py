@@ -88,7 +88,9 @@ def forge_cell(report: Path) -> None:
 
 
 def set_metric(path: Path) -> None:
-    write_json(path, read_json(path) | {"knn_top1": 0.999})
+    values = read_json(path)
+    values["knn_top1"]["20"] = 0.999
+    write_json(path, values)
 
 
 def files() -> list[Path]:
