@@ -34,19 +34,19 @@ def points(results: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
 def layout(points: pd.DataFrame) -> pd.DataFrame:
     """Lay out a row per claim, loss and data set."""
     states = points["state"].where(points["role"] != "exploratory", points["state"] + " (exploratory)")
-    reasons = points["reason"].fillna("")
+    texts = points[["measured", "reason", "contains", "lost"]].astype(object).fillna("")
     return pd.DataFrame(
         {
             "Claim": points["claim"],
             "Loss": points["loss"].map(LOSS_NAMES),
             "Data set": points["dataset"].map(lambda name: DATASET_NAMES.get(name, name)),
-            "Measured": points["measured"].fillna(""),
+            "Measured": texts["measured"],
             "Smallest effect": points["smallest_effect"],
             "p": points["p_holm"].map(p_value),
-            "Verdict": [": ".join(filter(None, pair)) for pair in zip(states, reasons, strict=True)],
+            "Verdict": [": ".join(filter(None, pair)) for pair in zip(states, texts["reason"], strict=True)],
             "Seeds": [str(seeds) if seeds else "" for seeds in points["seeds"]],
-            "Includes": points["contains"].fillna(""),
-            "Lost runs": points["lost"].fillna(""),
+            "Includes": texts["contains"],
+            "Lost runs": texts["lost"],
             "Command": [f"{COMMAND} {evidence}" for evidence in points["evidence"]],
             "Scale": points["scale"],
         }
