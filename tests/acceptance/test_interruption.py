@@ -153,7 +153,8 @@ def unlock_if_asked(folder: Path) -> None:
 
 def manifests(folder: Path) -> int:
     """How many jobs have ended."""
-    return sum("manifest" in str(path.relative_to(folder)) for path in (folder / LAYOUT.root).rglob("*.json"))
+    places = os.walk(folder / LAYOUT.root)  # goes on where a job has removed a folder meanwhile
+    return sum("manifest" in f"{Path(place).name}/{name}" for place, _, names in places for name in names)
 
 
 def interrupt(folder: Path, interruption: Interruption, chance: random.Random) -> None:

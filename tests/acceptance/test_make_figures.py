@@ -45,7 +45,8 @@ def test_make_figures_in_a_clone_makes_every_shipped_product_again_without_torch
         redrawn = clone / "results" / "redrawn" / release.name
         tables = {f"{table}.parquet" for table in declarations.TABLES} & {path.name for path in release.iterdir()}
         scripts = declarations.scripts(clone / "paper_figures").values()
-        names = [script.name for script in scripts if {f"{table}.parquet" for table in script.tables} <= tables]
+        drawable = [script.name for script in scripts if {f"{table}.parquet" for table in script.tables} <= tables]
+        names = [name for name in drawable if Layout(release).manifest("render", name).exists()]
         assert len(names) >= 3
         for name in names:
             for new, old in zip(Layout(redrawn).products(name), Layout(release).products(name), strict=True):

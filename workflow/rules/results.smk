@@ -39,21 +39,23 @@ rule judge:
         "dhel-kcl --log {log} judge {params.experiment}"
 
 
-rule theory:
-    """Check the theorems numerically, without data or runs."""
-    input:
-        asks_for("theory"),
-    output:
-        writes("theory", experiment.config.name),
-    log:
-        log_of("theory"),
-    benchmark:
-        benchmark_of("theory")
-    conda:
-        "../../envs/environment.yaml"
-    resources:
-        **job_resources,
-    params:
-        experiment=layout.root,
-    shell:
-        "dhel-kcl --log {log} theory {params.experiment}"
+if stages_of("theory", experiment.config):
+
+    rule theory:
+        """Check the theorems numerically, without data or runs."""
+        input:
+            asks_for("theory"),
+        output:
+            writes("theory", experiment.config.name),
+        log:
+            log_of("theory"),
+        benchmark:
+            benchmark_of("theory")
+        conda:
+            "../../envs/environment.yaml"
+        resources:
+            **job_resources,
+        params:
+            experiment=layout.root,
+        shell:
+            "dhel-kcl --log {log} theory {params.experiment}"

@@ -83,7 +83,7 @@ class ExperimentConfig(StrictModel):
     analysis: AnalysisConfig = AnalysisConfig()
     monitor: MonitorConfig = MonitorConfig()
     theory: TheoryConfig | None = TheoryConfig()
-    study: StudyConfig = StudyConfig()
+    study: StudyConfig = Field(default_factory=StudyConfig)  # later, because it reads the losses
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="before")
