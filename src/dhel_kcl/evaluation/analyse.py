@@ -91,8 +91,8 @@ def _describe(x: torch.Tensor, view1: torch.Tensor, view2: torch.Tensor) -> dict
 
 
 def _describe_z(z: torch.Tensor, train_z: torch.Tensor, config: AnalysisConfig) -> dict[str, Any]:
-    random = np.random.default_rng(derive_seed(0, "rankme"))
-    drawn = random.choice(len(train_z), size=min(len(train_z), RANKME_IMAGES), replace=False)
+    generator = np.random.default_rng(derive_seed(0, "rankme"))
+    drawn = generator.choice(len(train_z), size=min(len(train_z), RANKME_IMAGES), replace=False)
     edges, density = similarity_histogram(z, bins=config.similarity_bins)
     return {
         "scalars": {
