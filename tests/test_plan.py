@@ -147,11 +147,11 @@ def test_a_measured_machine_is_meant_where_it_is_this_one() -> None:
 
 
 def test_only_keeps_the_runs_that_it_names_and_their_names() -> None:
-    whole, part = load_config(PAPER), restricted(dataset="cifar10", loss=["dhel", "kcl_log"], batch_size=256)
+    whole, part = load_config(PAPER), restricted(dataset="cifar10", loss=["dhel", "kcl_log"], batch_size=512)
     kept = [
         name
         for name, run in whole.runs.items()
-        if run.dataset.name == "cifar10" and run.loss_label in ("dhel", "kcl_log") and run.batch_size == 256
+        if run.dataset.name == "cifar10" and run.loss_label in ("dhel", "kcl_log") and run.batch_size == 512
     ]
     assert list(part.runs) == kept
     assert part.name == whole.name, "the runs are part of the same experiment, which can be completed later"
@@ -163,12 +163,12 @@ def test_only_leaves_out_losses_that_have_none_of_its_batch_sizes() -> None:
     values = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
     values["losses"] = [
         {"name": "dhel", "temperature": [0.3], "batch_sizes": [32]},
-        {"name": "dcl", "temperature": [0.3], "batch_sizes": [32, 64]},
+        {"name": "dcl", "temperature": [0.3], "batch_sizes": [32, 128]},
     ]
-    part = parse_config({**values, "only": {"batch_size": 64}}, "configuration")
+    part = parse_config({**values, "only": {"batch_size": 128}}, "configuration")
     assert {run.loss_label for run in part.runs.values()} == {"dcl"}
     with pytest.raises(InputError, match="configuration: only: leaves no run"):
-        parse_config({**values, "only": {"batch_size": 64, "loss": "dhel"}}, "configuration")
+        parse_config({**values, "only": {"batch_size": 128, "loss": "dhel"}}, "configuration")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_only_leaves_out_losses_that_have_none_of_its_batch_sizes() -> None:
     [
         ({"dataset": "cifar"}, r"only: dataset: \['cifar'\] not in the experiment; it has cifar10, cifar100, stl10"),
         ({"loss": ["kcl_riesz"]}, r"only: loss: \['kcl_riesz'\] not in the experiment; it has dcl, dhel"),
-        ({"batch_size": [1]}, r"only: batch_size: \[1\] not in the experiment; it has 32, 64"),
+        ({"batch_size": [1]}, r"only: batch_size: \[1\] not in the experiment; it has 32, 128"),
         ({"seeds": 0}, r"only: seeds: unknown key"),
         ({"dataset": []}, r"only: dataset: List should have at least 1 item"),
         ({"seed": []}, r"only: seed: List should have at least 1 item"),
@@ -189,7 +189,7 @@ def test_only_refuses_what_is_not_in_the_grid(only: Any, message: str) -> None:
 
 
 def test_the_printed_command_runs_what_was_planned(workspace: Path) -> None:
-    only = ("--only", "loss=dhel,kcl", "--only", "batch_size=256")
+    only = ("--only", "loss=dhel,kcl", "--only", "batch_size=512")
     outcome = run("dhel-kcl", "plan", str(TINY), *only, "--gpus", "2", cwd=workspace)
     assert outcome.returncode == 0, outcome.stderr
     assert re.search(r"digits +2 ", outcome.stdout), outcome.stdout
