@@ -189,7 +189,7 @@ def test_only_refuses_what_is_not_in_the_grid(only: Any, message: str) -> None:
 
 
 def test_the_printed_command_runs_what_was_planned(workspace: Path) -> None:
-    only = ("--only", "loss=dhel,kcl", "--only", "batch_size=512")
+    only = ("--only", "loss=dhel,kcl", "--only", "batch_size=256")
     outcome = run("dhel-kcl", "plan", str(TINY), *only, "--gpus", "2", cwd=workspace)
     assert outcome.returncode == 0, outcome.stderr
     assert re.search(r"digits +2 ", outcome.stdout), outcome.stdout
