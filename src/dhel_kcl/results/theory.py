@@ -31,7 +31,7 @@ from dhel_kcl.seeding import derive_seed
 from dhel_kcl.theory.asymptotics import asymptote, growth
 from dhel_kcl.theory.configurations import cross_polytope, simplex
 from dhel_kcl.theory.laws import LAWS, Law, deviation, sample
-from dhel_kcl.theory.limit_functional import limit_functional
+from dhel_kcl.theory.limits import limit_functional
 from dhel_kcl.theory.minima import minimum
 from dhel_kcl.theory.population import Minimiser, descend, mean_over_batches
 

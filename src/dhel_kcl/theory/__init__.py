@@ -7,7 +7,7 @@ stage `theory` checks each of these results against the losses and metrics thems
 from dhel_kcl.theory.asymptotics import asymptote, growth
 from dhel_kcl.theory.configurations import cross_polytope, simplex
 from dhel_kcl.theory.laws import Deviation, deviation
-from dhel_kcl.theory.limit_functional import limit_functional
+from dhel_kcl.theory.limits import limit_functional
 from dhel_kcl.theory.minima import minimum
 from dhel_kcl.theory.population import mean_over_batches
 
