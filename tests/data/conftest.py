@@ -64,7 +64,8 @@ def unpack(name: str, to: Path, wanted: Callable[[Path], bool] = lambda _: True)
     if folder is None:
         pytest.skip(f"DHEL_KCL_TEST_DATA does not name the folder with {name}")
     with tarfile.open(Path(folder) / name) as archive:
-        archive.extractall(to, (file for file in archive if wanted(Path(file.name))), filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+        archive.extractall(to, (file for file in archive if wanted(Path(file.name))))
     return to
 
 
