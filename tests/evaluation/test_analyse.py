@@ -1,6 +1,7 @@
 """Representation analysis gives the same bytes wherever and however it is started."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from workspace import run as run_program
 from dhel_kcl import metrics
 from dhel_kcl.evaluation.analyse import analyse
 from dhel_kcl.evaluation.feature_cache import save_features
+from dhel_kcl.evaluation.mini_batch_losses import mini_batch_losses
 from dhel_kcl.experiment.config import AnalysisConfig
 from dhel_kcl.jobs.layout import Layout
 
 RUN = "digits-dhel-temperature0.3-bs256-seed0"
+LOSS = {"name": "ntxent", "temperature": 0.5}
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "analyse"])
@@ -36,7 +39,7 @@ def test_thread_variables_of_the_environment_do_not_change_the_bytes(
 
 def analysed(features: dict[str, torch.Tensor], folder: Path, not_measured: dict[str, str] | None = None) -> Any:
     save_features(features, folder / "features.safetensors", not_measured)
-    analyse(folder / "features.safetensors", AnalysisConfig(), 1, folder / "representation.json")
+    analyse(folder / "features.safetensors", AnalysisConfig(), LOSS, 1, folder / "representation.json")
     return json.loads((folder / "representation.json").read_text(encoding="utf-8"))
 
 
@@ -74,6 +77,24 @@ def test_each_metric_is_of_the_images_that_it_says(tmp_path: Path) -> None:
             expected |= {"rankme": metrics.effective_rank(features["train_z"]), "rankme_images": 40}
         assert measured[name]["scalars"] == pytest.approx(expected)
         assert ("similarity_density" in measured[name]) == (name == "z")
+        assert ("mini_batch_loss" in measured[name]) == (name == "z")
+    views = features["test_view1_z"], features["test_view2_z"]
+    assert measured["z"]["mini_batch_loss"] == mini_batch_losses(*views, LOSS)
+
+
+def test_a_loss_that_is_not_finite_costs_no_other_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = make_features()
+    whole = analysed(features, tmp_path)["z"]
+    monkeypatch.setattr("dhel_kcl.evaluation.mini_batch_losses.build_loss", lambda _: lambda *_: torch.tensor(math.nan))
+    measured = analysed(features, tmp_path)["z"]
+    assert measured == whole | {"mini_batch_loss": {"x": [], "value": [], "standard_error": [], "growth": None}}
+    assert "features.safetensors: mini_batch_loss not measured: the loss" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_diverged_run_has_no_measurements(tmp_path: Path) -> None:
+    assert analysed({}, tmp_path) == {}
 
 
 def test_rankme_is_measured_on_raw_rows_of_25600_images_drawn_from_all_classes(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ def test_unlabelled_images_take_no_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "used"), [([3], ["3"]), ([20, 200], ["20", "40"]), ([200, 500], ["40"]), ([7, 3], ["3", "7"])]
 )
-def test_the_neighbours_that_voted_are_recorded(tmp_path: Path, asked: list[int], used: list[str]) -> None:
+def test_the_neighbours_that_voted_are_recorded(
+    tmp_path: Path, asked: list[int], used: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     features = make_features()
     save_features(make_features(), tmp_path / "features.safetensors")
     outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
@@ -209,6 +211,7 @@ def test_the_neighbours_that_voted_are_recorded(tmp_path: Path, asked: list[int]
     assert list(accuracies) == used
     labelled = (features[name] for name in ("train_h", "train_label", "test_h", "test_label"))
     assert accuracies[used[-1]] == knn_accuracy(*labelled, k=int(used[-1]))
+    assert ("only 40 training images can vote" in " ".join(capsys.readouterr().err.split())) == (max(asked) > 40)
 
 
 @pytest.mark.parametrize(

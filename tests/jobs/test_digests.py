@@ -40,12 +40,17 @@ COMPUTING = {
     "default": ("metrics/alignment_uniformity.py", "t: float = 2)", "t: float = 3)", {"analyse", "theory"}),
     "spectrum": ("metrics/spectrum.py", "squares[0] > 1e-8", "squares[0] > 1e-9", {"analyse", "pretrain"}),
     "k-NN": ("metrics/knn.py", "TEMPERATURE = 0.07", "TEMPERATURE = 0.1", {"evaluate", "pretrain"}),
-    "tiles": ("losses/streaming/tiles.py", "CPU_TILE_ROWS = 640", "CPU_TILE_ROWS = 320", {"pretrain", "theory"}),
+    "tiles": (
+        "losses/streaming/tiles.py",
+        "CPU_TILE_ROWS = 640",
+        "CPU_TILE_ROWS = 320",
+        {"pretrain", "analyse", "theory"},
+    ),
     "loss of the run": (
         "losses/dhel.py",
         "energy + mean_logsumexp(v",
         "energy - mean_logsumexp(v",
-        {"pretrain", "theory"},
+        {"pretrain", "analyse", "theory"},
     ),
     "another loss": ("losses/dcl.py", "itself, positive = 0, len(u)", "itself, positive = 1, len(u)", {"theory"}),
     "kernel": ("losses/kernels.py", "weight: ClassVar[float] = 0.5", "weight: ClassVar[float] = 0.25", {"theory"}),
@@ -55,6 +60,7 @@ COMPUTING = {
     "optimiser": ("training/optimizer.py", "return 0.5 * (1", "return 0.4 * (1", {"pretrain"}),
     "recorded event": ("training/pretrain.py", '{"weights": math.nan}', '{"weight": math.nan}', {"pretrain"}),
     "neighbours": ("evaluation/evaluate.py", "{min(k, len(train))", "{max(k, len(train))", {"evaluate"}),
+    "mini-batches": ("evaluation/mini_batch_losses.py", "FEWEST_BATCHES = 4", "FEWEST_BATCHES = 8", {"analyse"}),
     "log": ("training/log.py", "math.fsum(values) / len(values)", "max(values)", {"pretrain"}),
 }
 

@@ -159,6 +159,12 @@ def _analyse(
     for x in centres:
         density = math.exp(-(((x - centre) / width) ** 2) / 2) / width / math.sqrt(2 * math.pi)
         add("similarity_density", density, representation, float(x))
+    for pairs in (16, 64, 256, 1024, 4096) if representation == "z" else ():
+        growth = 0.0 if loss.startswith("kcl") else math.log(2 * pairs - 1)
+        value = -20.0 if loss.startswith("kcl") else growth - 3 - 2 / pairs
+        add("mini_batch_loss", value + 0.01 * random.normal(), representation, pairs)
+        add("mini_batch_loss_growth", growth, representation, pairs)
+        add("mini_batch_loss_standard_error", 0.01, representation, pairs)
 
 
 def _add_populations(add: Callable[..., None], loss: str) -> None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 NAMES = [
     *[
         "fig_alignment_uniformity",
+        "fig_batch_loss",
         "fig_batch_size",
         "fig_claims",
         "fig_corruptions",
@@ -120,6 +121,7 @@ def test_runs_are_runs_of_the_results(
 @pytest.mark.parametrize(
     ("name", "panels", "lines"),
     [
+        ("fig_batch_loss", 2, 8),
         ("fig_batch_size", 2, 7),
         ("fig_corruptions", 12, 7),
         ("fig_effective_rank", 4, 7),
@@ -277,7 +279,7 @@ def test_a_metric_that_a_run_lacks_for_no_recorded_reason_is_an_error(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["fig_corruptions", "table_corruptions"])
+@pytest.mark.parametrize("name", ["fig_batch_loss", "fig_corruptions", "table_corruptions"])
 def test_without_the_optional_stage_a_product_says_so_and_keeps_the_header_of_its_numbers(
     rendered: Path, experiment: pd.DataFrame, scripts: Path, name: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What each figure and table shows, against numbers worked out by hand."""
 
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +142,41 @@ def test_the_ideal_law_is_that_of_the_dimension(target: Any, builder: Any) -> No
     assert trapezoid(ideal["mean"] * ideal["x"] ** 2, ideal["x"]) == pytest.approx(1 / 16, abs=1e-6)
     np.testing.assert_allclose(ideal["mean"], beta.pdf((ideal["x"] + 1) / 2, 7.5, 7.5) / 2)
     assert set(points["runs"]) == {"cifar10-dhel-temperature0.5-bs256-seed0"}
+
+
+def test_the_loss_of_mini_batches_is_taken_less_growth_and_from_its_value_at_the_largest(
+    target: Any, builder: Any
+) -> None:
+    curves = {"ntxent": {16: 1.0, 64: 2.5}, "kcl_log": {16: -40.0, 64: -40.5}}
+    growth = {"ntxent": {16: math.log(31), 64: math.log(127)}, "kcl_log": {16: 0.0, 64: 0.0}}
+    for loss, seed in itertools.product(curves, (0, 1)):
+        numbers = {"t": 2.0, "gamma": 16.0} if loss == "kcl_log" else {"temperature": 0.5}
+        add = builder.run(loss=loss, seed=seed, **numbers)
+        add("validation_top1", 0.5)
+        for pairs, value in curves[loss].items():
+            add("mini_batch_loss", value + seed, "z", pairs)
+            add("mini_batch_loss_standard_error", 0.1 + 0.2 * seed, "z", pairs)
+            add("mini_batch_loss_growth", growth[loss][pairs], "z", pairs)
+    points = target.fig_batch_loss.points(builder.table()).set_index(["loss", "pairs"])
+    assert points["growth"].to_dict() == {(loss, x): y for loss, curve in growth.items() for x, y in curve.items()}
+    assert points.loc["ntxent", "mean"].tolist() == [1.5, 3.0]
+    assert points.loc["ntxent", "distance"].tolist() == pytest.approx([math.log(127 / 31) - 1.5, 0])
+    assert points.loc["kcl_log", "distance"].tolist() == [0.5, 0]
+    assert points["standard_error"].tolist() == pytest.approx([0.2] * 4)
+    assert points["n"].tolist() == [2] * 4
+
+
+def test_a_loss_of_unknown_growth_is_left_out_of_the_loss_of_mini_batches(target: Any, builder: Any) -> None:
+    for loss in ("dhel", "align_uniform"):
+        add = builder.run(loss=loss, temperature=0.5)
+        add("validation_top1", 0.5)
+        add("mini_batch_loss", 1.0, "z", 16)
+        add("mini_batch_loss_standard_error", 0.1, "z", 16)
+        if loss == "dhel":
+            add("mini_batch_loss_growth", 5.4, "z", 16)
+    points = target.fig_batch_loss.points(builder.table())
+    assert points["loss"].tolist() == ["dhel"]
+    assert points["distance"].tolist() == [0]
 
 
 def test_alignment_uniformity_marks_one_configuration_per_loss(target: Any, builder: Any) -> None:

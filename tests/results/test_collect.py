@@ -35,6 +35,7 @@ def test_every_run_has_every_metric(results: pd.DataFrame, tiny_config: Experime
         *("alignment", "uniformity_of_views", "uniformity", "rank", "effective_rank", "embedding_dim"),
         *("centred_effective_rank", "participation_ratio", "wasserstein_uniformity", "rankme", "rankme_images"),
         *("singular_value", "similarity_density"),
+        *("mini_batch_loss", "mini_batch_loss_standard_error", "mini_batch_loss_growth"),
         *("training_loss", "training_alignment", "training_energy", "learning_rate", "images_per_second"),
     }
     for _, rows in results.groupby("run"):
@@ -62,10 +63,22 @@ def test_values_and_keys_are_those_of_the_source(results: pd.DataFrame, layout: 
 
 def test_only_z_is_compared_with_the_uniform_law_and_has_rankme(results: pd.DataFrame) -> None:
     of_z = {"wasserstein_uniformity", "similarity_density", "rankme", "rankme_images"}
+    of_z |= {"mini_batch_loss", "mini_batch_loss_standard_error", "mini_batch_loss_growth"}
     measured = results.groupby("representation")["metric"].agg(set)
     assert of_z <= measured["z"]
     assert not of_z & measured["h"]
     assert set(results.loc[results["metric"] == "rankme_images", "value"]) == {1437}, "all digits of the training set"
+
+
+def test_the_loss_of_mini_batches_is_there_for_each_size_up_to_the_test_images(
+    results: pd.DataFrame, layout: Layout
+) -> None:
+    for key in ("value", "standard_error", "growth"):
+        metric = f"mini_batch_loss_{key}".removesuffix("_value")
+        for run, rows in results[results["metric"] == metric].groupby("run"):
+            curve = json.loads(layout.representation(str(run)).read_text(encoding="utf-8"))["z"]["mini_batch_loss"]
+            assert rows["x"].tolist() == [16, 64, 256], "digits has 360 test images"
+            assert rows["value"].tolist() == curve[key]
 
 
 def test_nearest_neighbours_are_counted_for_each_run(results: pd.DataFrame) -> None:
@@ -80,6 +93,7 @@ def test_curves_have_a_position_and_scalars_have_none(results: pd.DataFrame) -> 
         "diverged",  # its position is the step at which training ended
         "corrupted_top1",
         "knn_top1",
+        *("mini_batch_loss", "mini_batch_loss_standard_error", "mini_batch_loss_growth"),
     }
     is_curve = results["metric"].isin(curves) | results["metric"].str.startswith("training_")
     assert results.loc[is_curve, "x"].notna().all()

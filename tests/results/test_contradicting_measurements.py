@@ -127,7 +127,7 @@ def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
     save_features(make_features(), path)
     load_features(path, 3)
     with pytest.raises(InputError, match="it has z of dimension 3 instead of 16; delete it and extract the features"):
-        analyse(path, AnalysisConfig(), 1, tmp_path / "representation.json", 16)
+        analyse(path, AnalysisConfig(), {}, 1, tmp_path / "representation.json", 16)
     outputs = tmp_path / "evaluation.json", tmp_path / "classifier.safetensors"
     with pytest.raises(InputError, match="it has z of dimension 3 instead of 16"):
         evaluate(path, EvaluationConfig(), 0, 1, *outputs, 16)

@@ -42,7 +42,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save_features(make_features(), features)
     config = EvaluationConfig(regularisation_c=[1.0])
     evaluate(features, config, 0, 1, folder / "evaluation.json", folder / "classifier.safetensors")
-    analyse(features, AnalysisConfig(), 1, folder / "representation.json")
+    analyse(features, AnalysisConfig(), {"name": "dhel", "temperature": 0.5}, 1, folder / "representation.json")
     write_outcome(folder / "outcome.json", "finished")
     texts = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
     accuracies = {corruption: [0.5] * 6 for corruption in SEVERITIES}
@@ -71,6 +71,12 @@ def test_what_the_stages_write_is_read(sound: dict[str, str], name: str, tmp_pat
 
 
 Change = Callable[[Any], object]
+
+
+def curve_of(content: Any) -> dict[str, Any]:
+    curve: dict[str, Any] = content["z"]["mini_batch_loss"]
+    assert curve["x"] == [16.0]
+    return curve
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,15 @@ Change = Callable[[Any], object]
             lambda content: [content["z"]["similarity_density"][axis].pop() for axis in ("x", "value")],
         ),
         ("representation.json", lambda content: content["z"]["similarity_density"]["value"].__setitem__(0, 99.0)),
+        ("representation.json", lambda content: content["z"].pop("mini_batch_loss")),
+        ("representation.json", lambda content: content["h"].update(mini_batch_loss=content["z"]["mini_batch_loss"])),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"].pop("standard_error")),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"]["value"].pop()),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"]["growth"].append(0.0)),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"].update(value=[math.nan])),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"].update(standard_error=[-0.1])),
+        ("representation.json", lambda content: content["z"]["mini_batch_loss"].update(x=[16.5])),
+        ("representation.json", lambda content: [column.append(16.0) for column in curve_of(content).values()]),
     ],
 )
 def test_other_content_is_refused_in_one_line(sound: dict[str, str], tmp_path: Path, name: str, change: Change) -> None:

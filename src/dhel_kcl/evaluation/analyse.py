@@ -1,5 +1,6 @@
 """Representation analysis: alignment, uniformity and rank of the learnt features."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from dhel_kcl.console import console
 from dhel_kcl.evaluation.feature_cache import REPRESENTATIONS, Features, load_features
+from dhel_kcl.evaluation.mini_batch_losses import mini_batch_losses
 from dhel_kcl.experiment.config import AnalysisConfig
 from dhel_kcl.files import write_json
 from dhel_kcl.jobs.job import Job
@@ -30,15 +32,21 @@ RANKME_IMAGES = 25_600
 
 
 def analyse(
-    features_path: Path, config: AnalysisConfig, threads: int, output: Path, projected_dim: int | None = None
+    features_path: Path,
+    config: AnalysisConfig,
+    loss: Mapping[str, Any],
+    threads: int,
+    output: Path,
+    projected_dim: int | None = None,
 ) -> None:
     """Measure the test set's features ``h`` (backbone) and ``z`` (projector) and write JSON.
 
     Both are measured on l2-normalised rows: ``alignment`` and ``uniformity_of_views`` on two random views of each test
-    image, ranks, spectrum and ``uniformity`` on the unaugmented images. For z, two things are added. The similarities
+    image, ranks, spectrum and ``uniformity`` on the unaugmented images. For z, three things are added. The similarities
     and their Wasserstein distance compare it with the uniform law on the sphere; h is never negative, so it cannot be
-    uniform. And ``rankme`` is the effective rank of raw rows of `RANKME_IMAGES` training images, drawn once for all
-    runs, or of all if there are fewer; ``rankme_images`` is their number.
+    uniform. ``rankme`` is the effective rank of raw rows of `RANKME_IMAGES` training images, drawn once for all runs,
+    or of all if there are fewer; ``rankme_images`` is their number. And ``mini_batch_loss`` is the run's own `loss` of
+    the two views in mini-batches of different sizes, empty if it is not finite.
 
     If a representation cannot be measured (it is not finite, or the features of an image have no direction),
     ``not_measured`` gives the reason instead. For a diverged run, the file is an empty object.
@@ -53,6 +61,8 @@ def analyse(
         return
     with threadpool_limits(threads):  # rounding in NumPy's linear algebra depends on the number of threads
         description = {name: _measure(name, features, config) for name in REPRESENTATIONS}
+        if "not_measured" not in description["z"]:
+            description["z"]["mini_batch_loss"] = _mini_batch_losses(features_path, features, loss)
     for name, content in description.items():
         if "not_measured" in content:
             console.print(f"{features_path}: {name} not measured: {content['not_measured']}")
@@ -104,6 +114,14 @@ def _describe_z(z: torch.Tensor, train_z: torch.Tensor, config: AnalysisConfig) 
     }
 
 
+def _mini_batch_losses(path: Path, features: Features, loss: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return mini_batch_losses(features.tensors["test_view1_z"], features.tensors["test_view2_z"], loss)
+    except ValueError as error:  # embeddings without a finite loss still have a rank
+        console.print(f"{path}: mini_batch_loss not measured: {' '.join(str(error).split())}")
+        return {"x": [], "value": [], "standard_error": [], "growth": None}
+
+
 def run(job: Job) -> None:
     """Measure the representation of one run.
 
@@ -113,4 +131,4 @@ def run(job: Job) -> None:
     (features,), (output,) = job.reads.values(), job.writes.values()
     projected_dim = job.run.dataset.encoder.embedding_dim
     with job.recorded():
-        analyse(features, job.config.analysis, job.config.compute.threads, output, projected_dim)
+        analyse(features, job.config.analysis, job.run.loss, job.config.compute.threads, output, projected_dim)

@@ -129,9 +129,9 @@ def evaluate(
     ignored. Accuracies that cannot be measured are left out, and ``not_measured`` gives the reasons.
 
     ``knn_top1`` has an accuracy for each number of neighbours that voted: those of `config.neighbours`, or all training
-    images if there are fewer. The JSON also has ``test_images``, the number of images that the accuracies were measured
-    on, and
-    ``test_hits``, which of these the linear probe classified correctly (see `hits`), in the order of the test beton.
+    images if there are fewer, which is printed. The JSON also has ``test_images``, the number of images that the
+    accuracies were measured on, and ``test_hits``, which of these the linear probe classified correctly (see `hits`),
+    in the order of the test beton.
 
     Raises:
         InputError: the features are missing or damaged, `config` does not fit them, or z does not have `projected_dim`
@@ -160,6 +160,8 @@ def evaluate(
             except ValueError as error:
                 reasons["linear_top1"] = " ".join(str(error).split())
             neighbours = sorted({min(k, len(train)) for k in config.neighbours})
+            if max(config.neighbours) > len(train):
+                console.print(f"{features_path}: evaluation.neighbours: only {len(train)} training images can vote")
             try:
                 measured["knn_top1"] = {str(k): knn_accuracy(*labelled, k=k) for k in neighbours}
             except ValueError as error:

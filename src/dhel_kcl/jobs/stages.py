@@ -221,7 +221,8 @@ def _corrupted(experiment: Experiment, subject: str) -> Any:
 
 def _analysis(experiment: Experiment, run: str) -> Any:
     config = experiment.config
-    return {**config.analysis.model_dump(mode="json"), "threads": config.compute.threads}
+    values = config.analysis.model_dump(mode="json")
+    return {**values, "loss": config.run(run).loss, "threads": config.compute.threads}
 
 
 # results
@@ -391,10 +392,11 @@ _ROWS = (
         each="run",
         rule="measure",
         module="dhel_kcl.evaluation.analyse",
-        help="Measure the alignment, uniformity, rank and spectrum of one run's features.",
+        help="Measure the alignment, uniformity, rank, spectrum and loss of one run's features.",
         reads=lambda experiment, run: _by_name(experiment.layout.features(run)),
         writes=lambda layout, run: _by_name(layout.representation(run)),
         depends=_analysis,
+        plugins=_loss,
         measured=("representation.json",),
     ),
     Stage(

@@ -149,6 +149,11 @@ def read_measurements(source: Path) -> Iterator[Measurement]:
                 if isinstance(content, RepresentationOfZ) and (density := content.similarity_density) is not None:
                     for x, value in zip(density.x, density.value, strict=True):
                         yield _measurement("similarity_density", representation, x, value)
+                if isinstance(content, RepresentationOfZ) and (curve := content.mini_batch_loss) is not None:
+                    of_suffix = {"": curve.value, "_standard_error": curve.standard_error, "_growth": curve.growth}
+                    for suffix, values in of_suffix.items():
+                        for x, value in zip(curve.x, values or (), strict=values is not None):
+                            yield _measurement(f"mini_batch_loss{suffix}", representation, x, value)
         case "training_log.csv":
             for row in read_training_log(source):
                 for column, (metric, representation) in _TRAINING_METRICS.items():

@@ -150,6 +150,24 @@ class Density(_Strict):
         return self
 
 
+class MiniBatchLoss(_Strict):
+    """The mean loss of mini-batches of `x` pairs."""
+
+    x: list[Annotated[float, Field(ge=2, le=MOST)]]
+    value: list[float]
+    standard_error: list[Annotated[float, Field(ge=0)]]
+    growth: list[float] | None
+
+    @model_validator(mode="after")
+    def _is_a_curve(self) -> "MiniBatchLoss":
+        columns = [self.value, self.standard_error, *([] if self.growth is None else [self.growth])]
+        if any(len(column) != len(self.x) for column in columns):
+            raise ValueError("its lists differ in length")
+        if any(size % 1 for size in self.x) or sorted(set(self.x)) != self.x:
+            raise ValueError("x is not a rising sequence of whole numbers")
+        return self
+
+
 class Representation(_Measured):
     """The measurements on h, which are also made on z."""
 
@@ -176,6 +194,7 @@ class RepresentationOfZ(Representation):
 
     scalars: ScalarsOfZ | None = None
     similarity_density: Density | None = None
+    mini_batch_loss: MiniBatchLoss | None = None
 
 
 class Representations(_Strict):

@@ -28,7 +28,8 @@ from dhel_kcl.metrics.alignment_uniformity import uniformity
 from dhel_kcl.metrics.wasserstein import wasserstein_uniformity
 from dhel_kcl.results.table import write_results
 from dhel_kcl.seeding import derive_seed
-from dhel_kcl.theory.asymptotics import asymptote, growth
+from dhel_kcl.theory.asymptotics import asymptote
+from dhel_kcl.theory.batch_size import growth
 from dhel_kcl.theory.configurations import cross_polytope, simplex
 from dhel_kcl.theory.laws import LAWS, Law, deviation, sample
 from dhel_kcl.theory.limits import limit_functional

@@ -4,7 +4,8 @@ Also the mean of a loss over all mini-batches of a population, and laws of known
 stage `theory` checks each of these results against the losses and metrics themselves.
 """
 
-from dhel_kcl.theory.asymptotics import asymptote, growth
+from dhel_kcl.theory.asymptotics import asymptote
+from dhel_kcl.theory.batch_size import growth
 from dhel_kcl.theory.configurations import cross_polytope, simplex
 from dhel_kcl.theory.laws import Deviation, deviation
 from dhel_kcl.theory.limits import limit_functional

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.special import roots_jacobi
 
 from dhel_kcl.losses.build import build_loss
-from dhel_kcl.theory.asymptotics import energies, log_mean_exp_cosine
+from dhel_kcl.theory.asymptotics import log_mean_exp_cosine
+from dhel_kcl.theory.batch_size import energies
 from dhel_kcl.theory.kernels import energy_kernel, energy_weight, kernel_at_zero
 
 NODES = 200
