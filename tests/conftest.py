@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import drawn_once as drawn_once_module
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from dhel_kcl.jobs.layout import Layout
 from dhel_kcl.jobs.manifest import Artifact, Manifest
 
 torch.set_num_threads(1)  # tests run in several processes
+os.fsync = lambda _: None  # type: ignore[assignment] # no file of a test has to outlive a power cut
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,11 +109,16 @@ def workspace(tmp_path: Path) -> Path:
     return make_workspace(tmp_path)
 
 
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that the processes of one call of pytest have in common."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace in which the whole workflow has run once, for all processes; tests must leave it as it is."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder = shared(tmp_path_factory) / "finished"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
@@ -131,6 +138,14 @@ def copy_of_finished(finished: Path, tmp_path: Path) -> Path:
     """The finished workspace, to be damaged."""
     shutil.copytree(finished, tmp_path / "copy", symlinks=True)
     return tmp_path / "copy"
+
+
+@pytest.fixture
+def drawn_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits of this process draw each figure and table of given files once; `test_audit.py` draws them every time."""
+    drawn_once_module.drawings = shared(tmp_path_factory) / "drawings"
+    drawn_once_module.drawings.mkdir(exist_ok=True)
+    monkeypatch.setattr("dhel_kcl.provenance.audit.render", drawn_once_module.render)
 
 
 @pytest.fixture

@@ -569,14 +569,14 @@ def small_beton(
 
 
 def test_no_mutated_file_crashes_the_interpreter_or_passes_unnoticed(small_beton: Path, tmp_path: Path) -> None:
-    """Five thousand mutations of each kind of beton; those that a sidecar vouches for are also loaded if accepted."""
+    """Two thousand mutations of each kind of beton; those that a sidecar vouches for are also loaded if accepted."""
     original, places = small_beton.read_bytes(), Places.of(small_beton)
     sidecar = json.loads(sidecar_path(small_beton).read_text(encoding="utf-8"))
     outcomes: Counter[str] = Counter()
     numbers = itertools.count()
 
     @settings(
-        max_examples=5000, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=2000, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
     @given(
         changes=edits(len(original), places),

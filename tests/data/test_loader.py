@@ -177,7 +177,7 @@ def in_another_process(
 
 def drop_from_the_page_cache(path: Path) -> None:
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        os.fdatasync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

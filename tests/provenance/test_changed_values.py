@@ -22,6 +22,8 @@ from dhel_kcl.provenance.release import redraw
 from dhel_kcl.provenance.release import release as publish
 from dhel_kcl.provenance.seal import Seal, begin, read_seal
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 LAYOUT = Layout(Path("results/tiny"))
 
 
