@@ -126,6 +126,15 @@ def test_a_data_set_that_contradicts_a_gain_withdraws_support_for_several(add: A
     assert found[["state", "reason"]].tolist() == ["inconclusive", "contradicted on a data set"]
 
 
+def test_a_gain_on_one_data_set_alone_is_no_gain_on_several(add: Add, builder: ResultsBuilder) -> None:
+    for dataset, gain in (("cifar10", 0.05), ("cifar100", 0.0), ("digits", 0.0)):
+        add("ntxent", 0.80, dataset=dataset)
+        add("dhel", 0.80 + gain, dataset=dataset)
+    found = row(judge(builder.table(), StudyConfig()), "several_data_sets")
+    assert found["low"] > 0
+    assert found[["state", "reason"]].tolist() == ["inconclusive", "supported on fewer than two data sets"]
+
+
 def test_exploratory_claims_are_not_in_the_family(add: Add, builder: ResultsBuilder) -> None:
     add("ntxent", 0.80)
     add("dhel", 0.82)

@@ -526,12 +526,17 @@ def _decided(table: pd.DataFrame, rows: list[_Row], alpha: float, corrected: boo
 
 
 def _without_contradicted_sets(table: pd.DataFrame) -> pd.DataFrame:
-    """Withdraw support for a gain on several data sets from losses for which one data set contradicts it."""
-    worse = table[(table["claim"] == "accuracy") & (table["state"] == CONTRADICTED)]
-    withdrawn = (table["claim"] == "several_data_sets") & (table["state"] == SUPPORTED)
-    withdrawn &= table["loss"].isin(worse["loss"])
-    table.loc[withdrawn, "state"] = INCONCLUSIVE
-    table.loc[withdrawn, "reason"] = "contradicted on a data set"
+    """Withdraw support for a gain on several data sets where one contradicts it, or fewer than two support it."""
+    gains = table[table["claim"] == "accuracy"].drop_duplicates(["dataset", "loss"])
+    alone = gains[gains["state"] == SUPPORTED].groupby("loss").size()
+    for lacking, reason in (
+        (table["loss"].map(alone).fillna(0) < 2, "supported on fewer than two data sets"),
+        (table["loss"].isin(gains.loc[gains["state"] == CONTRADICTED, "loss"]), "contradicted on a data set"),
+    ):
+        withdrawn = (table["claim"] == "several_data_sets") & lacking
+        withdrawn &= (table["state"] == SUPPORTED) | (table["reason"] == "supported on fewer than two data sets")
+        table.loc[withdrawn, "state"] = INCONCLUSIVE
+        table.loc[withdrawn, "reason"] = reason
     return table
 
 
