@@ -166,6 +166,20 @@ def test_an_effect_that_is_explained_by_alignment_is_none_at_equal_alignment(bui
     assert found[["role", "state", "contains"]].tolist() == ["exploratory", "equivalent", "cells"]
 
 
+def test_ranks_of_one_of_several_seeds_are_not_compared_at_equal_alignment(builder: ResultsBuilder) -> None:
+    for loss in ("ntxent", "dhel"):
+        for seed in SEEDS:
+            for place, temperature in enumerate((0.1, 0.2, 0.5, 1.0)):
+                put = builder.run(loss=loss, seed=seed, temperature=temperature)
+                put("linear_top1", 0.8 + 0.001 * seed, "h")
+                put("validation_top1", 0.8 + 0.01 * place)
+                if seed == 0:
+                    put("alignment", 0.1 + 0.1 * place, "z")
+                    put("effective_rank", (20 if loss == "dhel" else 10) + (place - 1) ** 2, "z")
+    found = row(judge(builder.table(), StudyConfig()), "rank_at_alignment")
+    assert found[["state", "reason"]].tolist() == ["not run", "no effective rank"]
+
+
 def test_stored_hits_give_the_uncertainty_of_the_test_images(add: Add, builder: ResultsBuilder) -> None:
     random = np.random.default_rng(0)
     difficulty = random.random(500)

@@ -419,12 +419,14 @@ class Measured:
     def _at_equal_alignment(self, row: _Row) -> None:
         """Estimate the ratio of effective ranks of z at equal alignment by regression over the cells of all losses.
 
-        A point is a cell's mean over seeds, because seeds of a cell lie off the common line together; its interval is
-        over cells.
+        A point is a complete cell's mean over seeds, because seeds of a cell lie off the common line together;
+        its interval is over cells.
         """
         values = {"rank": self._values("effective_rank", "z"), "alignment": self._values("alignment", "z")}
         points = self.table.assign(**{name: np.log(value.where(value > 0)) for name, value in values.items()})
-        points = points.groupby(["loss", *HYPERPARAMETERS, "level"], dropna=False)[[*values]].mean().dropna()
+        cells = points.groupby(["loss", *HYPERPARAMETERS, "level"], dropna=False)[[*values]]
+        complete = (cells.count() == self.table["seed"].nunique()).all(axis=1)
+        points = cells.mean()[complete]
         points = points.reset_index()
         enough = points.groupby("loss")["rank"].transform("size") > 0
         points = points[enough]
