@@ -126,6 +126,15 @@ def test_a_data_set_that_contradicts_a_gain_withdraws_support_for_several(add: A
     assert found[["state", "reason"]].tolist() == ["inconclusive", "contradicted on a data set"]
 
 
+def test_a_gain_on_one_data_set_alone_is_no_gain_on_several(add: Add, builder: ResultsBuilder) -> None:
+    for dataset, gain in (("cifar10", 0.05), ("cifar100", 0.0), ("digits", 0.0)):
+        add("ntxent", 0.80, dataset=dataset)
+        add("dhel", 0.80 + gain, dataset=dataset)
+    found = row(judge(builder.table(), StudyConfig()), "several_data_sets")
+    assert found["low"] > 0
+    assert found[["state", "reason"]].tolist() == ["inconclusive", "supported on fewer than two data sets"]
+
+
 def test_exploratory_claims_are_not_in_the_family(add: Add, builder: ResultsBuilder) -> None:
     add("ntxent", 0.80)
     add("dhel", 0.82)
@@ -155,6 +164,20 @@ def test_an_effect_that_is_explained_by_alignment_is_none_at_equal_alignment(bui
     found = row(verdicts, "rank_at_alignment")
     assert found["estimate"] == pytest.approx(0, abs=0.01)
     assert found[["role", "state", "contains"]].tolist() == ["exploratory", "equivalent", "cells"]
+
+
+def test_ranks_of_one_of_several_seeds_are_not_compared_at_equal_alignment(builder: ResultsBuilder) -> None:
+    for loss in ("ntxent", "dhel"):
+        for seed in SEEDS:
+            for place, temperature in enumerate((0.1, 0.2, 0.5, 1.0)):
+                put = builder.run(loss=loss, seed=seed, temperature=temperature)
+                put("linear_top1", 0.8 + 0.001 * seed, "h")
+                put("validation_top1", 0.8 + 0.01 * place)
+                if seed == 0:
+                    put("alignment", 0.1 + 0.1 * place, "z")
+                    put("effective_rank", (20 if loss == "dhel" else 10) + (place - 1) ** 2, "z")
+    found = row(judge(builder.table(), StudyConfig()), "rank_at_alignment")
+    assert found[["state", "reason"]].tolist() == ["not run", "no effective rank"]
 
 
 def test_stored_hits_give_the_uncertainty_of_the_test_images(add: Add, builder: ResultsBuilder) -> None:

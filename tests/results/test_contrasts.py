@@ -130,6 +130,20 @@ def test_cells_that_diverged_at_every_seed_have_no_spread_to_pool_and_others_onl
         assert (here.seeds > 10 * elsewhere.seeds) == partly
 
 
+def test_a_contrast_of_a_partly_diverged_cell_has_the_variance_of_a_paired_t_test() -> None:
+    runs = study()
+    lost = (runs.table["loss"] == "dhel") & (runs.table["temperature"] == 0.3) & (runs.table["seed"] == 0)
+    lost &= runs.table["level"] == 8
+    changed = Runs(runs.table.assign(value=runs.table["value"].mask(lost, 0.1), diverged=lost), centres=CENTRES)
+    of_runs = weights(changed)["accuracy", "dhel", "dcl"]
+    found = changed.estimate(of_runs)
+    weighted = pd.Series(of_runs) * changed.table["value"].reindex([*of_runs])
+    of_seeds = SEEDS * weighted.groupby(changed.table["seed"].reindex(weighted.index)).sum()
+    paired = stats.ttest_1samp(of_seeds, 0)
+    assert (found.value, found.degrees) == (pytest.approx(of_seeds.mean()), paired.df)
+    assert found.value / found.standard_error == pytest.approx(paired.statistic)
+
+
 def test_one_seed_has_an_estimate_and_no_variance() -> None:
     runs = Runs(grid(1), centres=CENTRES)
     estimate = runs.estimate(weights(runs)["accuracy", "dhel", "dcl"])

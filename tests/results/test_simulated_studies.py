@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from simulated_study import (
     BASELINES,
     CENTRES,
@@ -36,7 +37,7 @@ def simulate(seeds: int, spread: float, size: int, shift: dict[str, float] | Non
     matrix = np.zeros((len(CONTRASTS), len(runs.table)))
     for row, of_runs in enumerate(weights(runs).values()):
         matrix[row, [*of_runs]] = [*of_runs.values()]
-    variance, degrees = residual_variance(values, runs._rows(frozenset()), runs._seed_of)
+    variance, degrees = residual_variance(values, runs._trained, runs._seed_of)
     return matrix @ values, np.sqrt(np.outer((matrix**2).sum(axis=1), variance)), degrees
 
 
@@ -71,6 +72,22 @@ def test_a_family_of_identical_losses_has_a_wrong_direction_in_at_most_5_percent
             for (claim, _), state in zip(HYPOTHESES, states, strict=True)
         )
     assert wrong / size < most(0.05, size)
+
+
+def test_runs_that_diverge_by_chance_give_no_verdict_more_often_than_the_nominal_rate() -> None:
+    """Each run of each loss diverges with probability 2%; pooled with the others' spread, one would decide."""
+    size, random = 100, np.random.default_rng(11)
+    runs = Runs(grid(5), centres=CENTRES)
+    values, _ = trained(runs.table, 0.5 * POINT, random, size)
+    diverged = random.random(values.shape) < 0.02
+    values[diverged] = 0.1
+    of_runs = weights(runs)["accuracy", "dhel", "dcl"]
+    directed = 0
+    for each in range(size):
+        study = Runs(runs.table.assign(value=values[:, each], diverged=diverged[:, each]), centres=CENTRES)
+        found = study.estimate(of_runs)
+        directed += abs(found.value) > found.standard_error * stats.t.isf(0.025, found.total_degrees)
+    assert directed / size < most(0.05, size)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])

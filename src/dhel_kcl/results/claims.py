@@ -419,12 +419,14 @@ class Measured:
     def _at_equal_alignment(self, row: _Row) -> None:
         """Estimate the ratio of effective ranks of z at equal alignment by regression over the cells of all losses.
 
-        A point is a cell's mean over seeds, because seeds of a cell lie off the common line together; its interval is
-        over cells.
+        A point is a complete cell's mean over seeds, because seeds of a cell lie off the common line together;
+        its interval is over cells.
         """
         values = {"rank": self._values("effective_rank", "z"), "alignment": self._values("alignment", "z")}
         points = self.table.assign(**{name: np.log(value.where(value > 0)) for name, value in values.items()})
-        points = points.groupby(["loss", *HYPERPARAMETERS, "level"], dropna=False)[[*values]].mean().dropna()
+        cells = points.groupby(["loss", *HYPERPARAMETERS, "level"], dropna=False)[[*values]]
+        complete = (cells.count() == self.table["seed"].nunique()).all(axis=1)
+        points = cells.mean()[complete]
         points = points.reset_index()
         enough = points.groupby("loss")["rank"].transform("size") > 0
         points = points[enough]
@@ -526,12 +528,17 @@ def _decided(table: pd.DataFrame, rows: list[_Row], alpha: float, corrected: boo
 
 
 def _without_contradicted_sets(table: pd.DataFrame) -> pd.DataFrame:
-    """Withdraw support for a gain on several data sets from losses for which one data set contradicts it."""
-    worse = table[(table["claim"] == "accuracy") & (table["state"] == CONTRADICTED)]
-    withdrawn = (table["claim"] == "several_data_sets") & (table["state"] == SUPPORTED)
-    withdrawn &= table["loss"].isin(worse["loss"])
-    table.loc[withdrawn, "state"] = INCONCLUSIVE
-    table.loc[withdrawn, "reason"] = "contradicted on a data set"
+    """Withdraw support for a gain on several data sets where one contradicts it, or fewer than two support it."""
+    gains = table[table["claim"] == "accuracy"].drop_duplicates(["dataset", "loss"])
+    alone = gains[gains["state"] == SUPPORTED].groupby("loss").size()
+    for lacking, reason in (
+        (table["loss"].map(alone).fillna(0) < 2, "supported on fewer than two data sets"),
+        (table["loss"].isin(gains.loc[gains["state"] == CONTRADICTED, "loss"]), "contradicted on a data set"),
+    ):
+        withdrawn = (table["claim"] == "several_data_sets") & lacking
+        withdrawn &= (table["state"] == SUPPORTED) | (table["reason"] == "supported on fewer than two data sets")
+        table.loc[withdrawn, "state"] = INCONCLUSIVE
+        table.loc[withdrawn, "reason"] = reason
     return table
 
 

@@ -122,7 +122,6 @@ class Runs:
         self.validation: Floats = self.table["validation"].to_numpy(float)
         self.diverged = self.table["diverged"].to_numpy(bool)
         self.cells = {str(loss): self._cells(rows) for loss, rows in self.table.groupby("loss", sort=False)}
-        self._residuals: dict[frozenset[int], tuple[float, float]] = {}
         self._centres: dict[tuple[str, int], int | None] = {}
 
     def _cells(self, rows: pd.DataFrame) -> Cells:
@@ -183,31 +182,33 @@ class Runs:
     def estimate(self, weights: Weights) -> Estimate:
         """Estimate a contrast from the weights of the runs; its variance is NaN with one seed."""
         places, weight = np.array(list(weights)), np.array(list(weights.values()))
-        variance, degrees = self._spread(places)
-        seeds = variance * float(weight @ weight)
+        seeds, degrees = self._over_seeds(places, weight)
         return Estimate(float(weight @ self.values[places]), seeds, degrees, self._over_images(places, weight))
 
-    def _spread(self, places: Integers) -> tuple[float, float]:
-        """Return the variance of the noise, pooled over cells, and its degrees of freedom.
+    def _over_seeds(self, places: Integers, weight: Floats) -> tuple[float, float]:
+        """Return the variance of a contrast over seeds, and its degrees of freedom.
 
-        A cell in which every run diverged has no spread and is left out; one in which some runs diverged counts only
-        for the contrasts that it is part of.
+        It comes from the noise pooled over cells. A contrast of a cell in which some runs diverged, and others did not,
+        has its own: pooled with the cells that trained, that spread would count as a fraction of itself, and a single
+        diverged run would decide. Its variance is that of the contrasts of single seeds, whose sum it is.
         """
-        within = frozenset(place for place in places if self.diverged[self._cell_of[place]].any())
-        if within not in self._residuals:
-            self._residuals[within] = residual_variance(self.values, self._rows(within), self._seed_of)
-        return self._residuals[within]
+        if any(0 < self.diverged[self._cell_of[place]].mean() < 1 for place in places):
+            count = len(self.seeds)
+            of_seeds = np.bincount(self._seed_of[places], weight * self.values[places], count)
+            return count * float(np.var(of_seeds, ddof=1)), count - 1.0
+        variance, degrees = self._spread
+        return variance * float(weight @ weight), degrees
 
-    def _rows(self, within: frozenset[int]) -> list[Integers]:
-        """Return the complete cells over which the noise is pooled, each the positions of its runs."""
-        kept = {int(self._cell_of[place][0]) for place in within}
+    @cached_property
+    def _spread(self) -> tuple[float, float]:
+        """The variance of the noise, pooled over the cells in which no run diverged, and its degrees of freedom."""
+        return residual_variance(self.values, self._trained, self._seed_of)
+
+    @cached_property
+    def _trained(self) -> list[Integers]:
+        """The complete cells in which no run diverged, each the positions of its runs."""
         cells = [cell for cells in self.cells.values() for cell in cells.runs[cells.complete]]
-        lost = [self.diverged[cell] for cell in cells]
-        return [
-            cell
-            for cell, gone in zip(cells, lost, strict=True)
-            if not gone.all() and (not gone.any() or int(cell[0]) in kept)
-        ]
+        return [cell for cell in cells if not self.diverged[cell].any()]
 
     @cached_property
     def _cell_of(self) -> dict[int, Integers]:
