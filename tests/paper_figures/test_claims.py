@@ -1,5 +1,6 @@
 """The verdicts on the paper's claims, on results whose right verdict is known."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,29 @@ def test_without_a_baseline_nothing_was_run_to_compare_with(add: Add, builder: R
     add("dhel", 0.9)
     found = row(judge(builder.table(), StudyConfig()), "accuracy")
     assert found[["state", "reason"]].tolist() == ["not run", "no baseline was run"]
+
+
+def test_a_run_that_could_not_be_measured_does_not_move_the_choice_of_the_setting(
+    add: Add, builder: ResultsBuilder
+) -> None:
+    for loss, accuracies in {"ntxent": (0.80, 0.85), "dhel": (0.82, 0.83)}.items():
+        for size, (temperature, accuracy) in itertools.product((32, 128), zip((0.1, 0.5), accuracies, strict=True)):
+            add(loss, accuracy, batch_size=size, temperature=temperature)
+    whole = judge(builder.table(), StudyConfig())
+    lost = builder.table().query("run != 'cifar10-ntxent-temperature0.5-bs128-seed2' or metric == 'diverged'")
+    for verdicts, cells in ((whole, 4), (judge(lost, StudyConfig()), 2)):
+        found = row(verdicts, "accuracy")
+        assert (found["state"], found["cells"]) == ("contradicted", cells)
+        assert found["estimate"] == pytest.approx(-0.02, abs=0.001)
+    assert row(judge(lost, StudyConfig()), "accuracy")["lost"] == "1 not measured"
+
+
+def test_without_validation_accuracy_no_setting_is_taken_for_the_tuned_one(add: Add, builder: ResultsBuilder) -> None:
+    for loss, temperature in itertools.product(("ntxent", "dhel"), (0.1, 0.5)):
+        add(loss, 0.8, temperature=temperature)
+    found = row(judge(builder.table().query("metric != 'validation_top1'"), StudyConfig()), "accuracy")
+    assert found["state"] == "not run"
+    assert found["reason"] == "no validation accuracy to choose the settings of DHEL by"
 
 
 def test_a_loss_that_diverged_does_not_escape(add: Add, builder: ResultsBuilder) -> None:

@@ -393,6 +393,9 @@ class Measured:
                 self._at_equal_alignment(row)
             else:
                 runs = self.runs(claim)
+                for each in filter(None, (loss, baseline)):
+                    if runs.centre(each, 0) is None:
+                        raise NoContrastError(f"no validation accuracy to choose the settings of {LOSS_NAMES[each]} by")
                 weights = claim.weights(
                     [[*runs.shared(loss, baseline or loss, seed)] for seed in range(len(runs.seeds))]
                 )
@@ -428,14 +431,14 @@ class Measured:
         complete = (cells.count() == self.table["seed"].nunique()).all(axis=1)
         points = cells.mean()[complete]
         points = points.reset_index()
-        enough = points.groupby("loss")["rank"].transform("size") > 0
-        points = points[enough]
         for loss in (row.loss, row.baseline):
             if loss not in set(points["loss"]):
                 raise NoContrastError("no effective rank")
         losses = points["loss"].nunique()
         if len(points) < losses + 2 or points.groupby("loss")["rank"].size().max() < 2:
             raise NoContrastError("too few settings to compare at equal alignment")
+        if np.ptp(points["alignment"]) == 0:
+            raise NoContrastError("all settings have the same alignment")
         fit = ols(f"rank ~ C(loss, Treatment(reference='{row.baseline}')) + alignment", points).fit()
         name = f"C(loss, Treatment(reference='{row.baseline}'))[T.{row.loss}]"
         row.estimate = Estimate(float(fit.params[name]), float(fit.bse[name]) ** 2, float(fit.df_resid))

@@ -52,14 +52,16 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Cells:
-    """The complete cells of one loss.
+    """The cells of one loss.
 
     Attributes:
         settings: its hyperparameter settings, each the values of all `HYPERPARAMETERS`, `ABSENT` for those of others.
-        runs: (settings, levels, seeds) position of each run in `Runs.table`, -1 where the cell is not complete.
+        planned: (settings, levels, seeds) position of each run in `Runs.table`, -1 where there is none.
+        runs: the same, -1 where the cell is not complete: a run is missing or could not be measured.
     """
 
     settings: list[tuple[float, ...]]
+    planned: Integers
     runs: Integers
 
     @cached_property
@@ -127,20 +129,21 @@ class Runs:
     def _cells(self, rows: pd.DataFrame) -> Cells:
         settings = sorted({_comparable(setting) for setting in rows[HYPERPARAMETERS].to_numpy()})
         place = {setting: index for index, setting in enumerate(settings)}
-        runs = np.full((len(settings), len(self.levels), len(self.seeds)), -1)
+        planned = np.full((len(settings), len(self.levels), len(self.seeds)), -1)
         for run, level, seed, *setting in rows[["level", "seed", *HYPERPARAMETERS]].itertuples():
-            if not math.isnan(self.values[run]):
-                runs[place[_comparable(setting)], self.levels.index(level), self.seeds.index(seed)] = run
+            planned[place[_comparable(setting)], self.levels.index(level), self.seeds.index(seed)] = run
+        runs = np.where(np.isnan(self.values[planned]), -1, planned)
         runs[(runs < 0).any(axis=2)] = -1
-        return Cells(settings, runs)
+        return Cells(settings, planned, runs)
 
     def centre(self, loss: str, seed: int) -> int | None:
         """Return the setting at the centre of a loss's cells for one seed, or None if there is none.
 
         It is the one fixed beforehand, or else the one with the best validation accuracy on the *other* seeds, so that
         no run takes part in its own choice and a loss with more settings gains nothing by chance. The choice is among
-        the settings with the most levels, and a tie goes to the smallest hyperparameters. With one seed, it is the
-        choice of that seed.
+        the settings that were run at the most levels, by the levels that all of them have; a tie goes to the smallest
+        hyperparameters. With one seed, it is the choice of that seed. A run that could not be measured does not move
+        the centre: its cell is not compared. Without a validation accuracy there is no centre.
 
         Args:
             loss: the loss.
@@ -151,19 +154,21 @@ class Runs:
         return self._centres[loss, seed]
 
     def _centre(self, cells: Cells, strength: float | None, seed: int) -> int | None:
-        levels = cells.complete.sum(axis=1)
+        there = np.asarray((cells.planned >= 0).any(axis=2))
+        levels = there.sum(axis=1)
         if strength is not None:
-            fixed = [place for place in cells.at_strength(strength) if levels[place]]
-            return max(fixed, key=lambda place: levels[place], default=None)
-        if not levels.any():
-            return None
+            return max(cells.at_strength(strength), key=lambda place: levels[place], default=None)
         candidates = np.flatnonzero(levels == levels.max())
         if len(candidates) == 1:
             return int(candidates[0])
         others = [each for each in range(len(self.seeds)) if each != seed] or [seed]
-        chosen = self.validation[cells.runs[candidates][:, :, others]]
-        chosen[~cells.complete[candidates]] = 0
-        return int(candidates[np.argmax(np.nan_to_num(chosen).sum(axis=(1, 2)))])
+        shared = there[candidates].all(axis=0)
+        runs = cells.planned[candidates][:, shared if shared.any() else slice(None)][:, :, others]
+        accuracies = np.where(runs < 0, np.nan, self.validation[runs]).reshape(len(candidates), -1)
+        known = ~np.isnan(accuracies).all(axis=1)
+        if not known.any():
+            return None
+        return int(candidates[known][np.argmax(np.nanmean(accuracies[known], axis=1))])
 
     def shared(self, loss: str, baseline: str, seed: int) -> Iterator[Shared]:
         """Yield the cells that two losses have at one seed: the same level, and the same rank around their centres."""
