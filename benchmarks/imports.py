@@ -26,7 +26,10 @@ PROGRAM = """
 import sys, time
 begun = time.perf_counter()
 for module in sys.argv[1].split(","):
-    __import__(module)
+    try:
+        __import__(module)
+    except ModuleNotFoundError:
+        sys.exit(print("nan"))
 print(time.perf_counter() - begun, *[name for name in {heavy!r} if name in sys.modules])
 """
 
@@ -53,7 +56,7 @@ def commands() -> dict[str, str]:
 
 
 def once(modules: str, source: Path) -> tuple[float, str]:
-    """Import modules in a new process; return the seconds, and which heavy packages are loaded then."""
+    """Import modules in a new process; return the seconds (NaN without them), and which heavy packages are loaded."""
     program = PROGRAM.format(heavy=HEAVY)
     environment = {**os.environ, "PYTHONPATH": str(source / "src")}
     outcome = subprocess.run(  # nosec B603 # this interpreter, on modules of ours
@@ -84,7 +87,7 @@ def page(measured: pd.DataFrame) -> str:
     checkouts = list(measured["checkout"].unique())
     lines = [f"| command | {' | '.join(checkouts)} | imports |", f"|---|{'---|' * len(checkouts)}---|"]
     for command, rows in measured[measured["command"] != REFERENCE].groupby("command", sort=False):
-        ratios = [f"{medians[name, command] / medians[name, REFERENCE]:.2f}" for name in checkouts]
+        ratios = [f"{medians[name, command] / medians[name, REFERENCE]:.2f}".replace("nan", "") for name in checkouts]
         loaded = rows.loc[rows["checkout"] == checkouts[0], "loaded"].iloc[0]
         lines.append(f"| `{command}` | {' | '.join(ratios)} | {loaded or 'none of the heavy packages'} |")
     return PAGE.format(table="\n".join(lines), repetitions=measured["turn"].nunique(), cores=os.cpu_count())
@@ -92,7 +95,7 @@ def page(measured: pd.DataFrame) -> str:
 
 def main(
     against: Annotated[
-        Path | None, typer.Option(help="Another checkout of this repository, with the same stages.")
+        Path | None, typer.Option(help="Another checkout of this repository; what it lacks is left empty.")
     ] = None,
     repetitions: Annotated[int, typer.Option(min=1)] = 5,
     output: Annotated[Path, typer.Option(help="The table; the page goes next to its folder.")] = HERE

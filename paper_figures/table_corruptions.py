@@ -11,13 +11,13 @@ import pandas as pd
 
 from dhel_kcl.paper.cells import mean_and_spread
 from dhel_kcl.results.choice import best_rows, with_mean_corruption
-from dhel_kcl.results.names import CORRUPTION_NAMES, DATASET_NAMES, LOSS_NAMES, for_print
+from dhel_kcl.results.names import CORRUPTION_NAMES, DATASET_NAMES, LOSS_NAMES, corruption_names, for_print
 from dhel_kcl.results.robustness import CONFIGURATION, seed_means
 
 METRICS = ("validation_top1",)
 OPTIONAL_METRICS = ("corrupted_top1",)
 NOTHING = "No run was evaluated on corrupted images (evaluation.corruptions)."
-MEASURES = {"clean": "Clean", **CORRUPTION_NAMES, "relative_drop": "Relative drop"}
+MEASURES = ("clean", *CORRUPTION_NAMES, "relative_drop")
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +39,9 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     cells = map(mean_and_spread, points["mean"], points["std"], points["n"])
     keys = ["dataset", "loss", "batch_size"]
     table = points.assign(cell=list(cells)).pivot_table(index=keys, columns="measure", values="cell", aggfunc="first")
-    table = table.reindex(columns=list(MEASURES)).reset_index().rename_axis(columns=None)
+    table = table.reindex(columns=[*MEASURES]).reset_index().rename_axis(columns=None)
     table["batch_size"] = table["batch_size"].astype(str)
-    names = {"dataset": "Data set", "loss": "Loss", "batch_size": "Batch size", **MEASURES}
+    names = {"dataset": "Data set", "loss": "Loss", "batch_size": "Batch size"}
+    names |= {"clean": "Clean", "relative_drop": "Relative drop"}
+    names |= corruption_names(points["measure"], points["dataset"])
     return for_print(table, {"dataset": DATASET_NAMES, "loss": LOSS_NAMES}).rename(columns=names)

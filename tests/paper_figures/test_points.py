@@ -385,6 +385,21 @@ def test_corruptions_are_kept_apart_and_averaged_within_a_run_before_seeds(
     assert points["std"].max() == pytest.approx(0, abs=1e-9), "what a seed does to all losses is no difference"
 
 
+def test_a_mean_is_of_the_five_only_where_five_were_measured(target: Any, experiment: pd.DataFrame) -> None:
+    """JPEG is left out for images that are JPEG."""
+    header = target.table_corruptions.layout(target.table_corruptions.points(experiment)).columns
+    assert "Mean of the five" in header
+    without = experiment[(experiment["corruption"] != "jpeg") | (experiment["dataset"] != "cifar10")]
+    for rows in (without, without[without["dataset"] == "cifar10"]):
+        header = target.table_corruptions.layout(target.table_corruptions.points(rows)).columns
+        assert "Mean" in header
+        assert "Mean of the five" not in header
+    figure = target.fig_corruptions.draw(target.fig_corruptions.points(without))
+    assert "Mean of the five" not in {
+        text.get_text() for axes in figure.axes for text in [axes.yaxis.label, axes.title]
+    }
+
+
 def test_the_table_of_corruptions_averages_severities_and_compares_with_clean(
     target: Any, corrupted: pd.DataFrame
 ) -> None:

@@ -24,8 +24,16 @@ CORRUPTION_NAMES = {
     "contrast": "Contrast",
     "brightness": "Brightness",
     "jpeg": "JPEG",
-    "mean": "Mean of the five",
+    "mean": "Mean",
 }
+
+
+def corruption_names(corruptions: pd.Series, datasets: pd.Series) -> dict[str, str]:
+    """Return the names of corruptions; their mean is that of the five if each data set has all five."""
+    all_five = all({*CORRUPTION_NAMES} <= measured for measured in corruptions.groupby(datasets).agg(set))
+    return CORRUPTION_NAMES | ({"mean": "Mean of the five"} if all_five else {})
+
+
 HYPERPARAMETER_NAMES = {
     "temperature": r"temperature $\tau$",
     "t": "kernel scale $t$",
