@@ -36,7 +36,8 @@ print(time.perf_counter() - begun, *[name for name in {heavy!r} if name in sys.m
 PAGE = """# Import times
 
 Seconds that a new process spends on imports before a command starts to work, as a multiple of `import torch`:
-the median of {repetitions} turns on {cores} cores. `python benchmarks/imports.py` measures this again.
+the median of {repetitions} turns on {cores} cores. `python benchmarks/imports.py` measures this again, with
+`--against CHECKOUT` for another column.
 
 {table}
 
@@ -71,6 +72,12 @@ def once(modules: str, source: Path) -> tuple[float, str]:
     return float(seconds), " ".join(loaded)
 
 
+def commit(checkout: Path) -> str:
+    """Return the short name of a checkout's commit."""
+    asked = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def measure(checkouts: dict[str, Path], repetitions: int) -> pd.DataFrame:
     """Import each command's modules `repetitions` times from each checkout, in turns; a row for each."""
     rows = []
@@ -102,7 +109,7 @@ def main(
     / "docs/benchmarks/imports.csv",
 ) -> None:
     """Measure the import time of each command."""
-    checkouts = {"now": HERE} | ({"before": against} if against else {})
+    checkouts = {"now": HERE} | ({f"commit {commit(against)}": against} if against else {})
     measured = measure(checkouts, repetitions)
     with atomic_path(output) as temporary:
         measured.to_csv(temporary, index=False, float_format="%.4g")
