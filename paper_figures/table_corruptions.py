@@ -39,7 +39,7 @@ def layout(points: pd.DataFrame) -> pd.DataFrame:
     cells = map(mean_and_spread, points["mean"], points["std"], points["n"])
     keys = ["dataset", "loss", "batch_size"]
     table = points.assign(cell=list(cells)).pivot_table(index=keys, columns="measure", values="cell", aggfunc="first")
-    table = table.reindex(columns=[*MEASURES]).reset_index().rename_axis(columns=None)
+    table = table.reindex(columns=list(MEASURES)).reset_index().rename_axis(columns=None)
     table["batch_size"] = table["batch_size"].astype(str)
     names = {"dataset": "Data set", "loss": "Loss", "batch_size": "Batch size"}
     names |= {"clean": "Clean", "relative_drop": "Relative drop"}

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import drawn_once as drawn_once_module
+import kept_drawings
 import numpy as np
 import pytest
 import torch
@@ -143,9 +143,9 @@ def copy_of_finished(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def drawn_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Audits of this process draw each figure and table of given files once; `test_audit.py` draws them every time."""
-    drawn_once_module.drawings = shared(tmp_path_factory) / "drawings"
-    drawn_once_module.drawings.mkdir(exist_ok=True)
-    monkeypatch.setattr("dhel_kcl.provenance.audit.render", drawn_once_module.render)
+    kept_drawings.folder = shared(tmp_path_factory) / "drawings"
+    kept_drawings.folder.mkdir(exist_ok=True)
+    monkeypatch.setattr("dhel_kcl.provenance.audit.render", kept_drawings.render)
 
 
 @pytest.fixture

@@ -394,7 +394,7 @@ class Measured:
             else:
                 runs = self.runs(claim)
                 for each in filter(None, (loss, baseline)):
-                    if runs.centre(each, 0) is None:
+                    if any(runs.centre(each, seed) is None for seed in range(len(runs.seeds))):
                         raise NoContrastError(f"no validation accuracy to choose the settings of {LOSS_NAMES[each]} by")
                 weights = claim.weights(
                     [[*runs.shared(loss, baseline or loss, seed)] for seed in range(len(runs.seeds))]

@@ -10,7 +10,7 @@ from dhel_kcl.declarations import read_script
 from dhel_kcl.files import sha256_file, sha256_json
 from dhel_kcl.paper import render as drawing
 
-drawings = Path()
+folder = Path()
 """The folder in which drawings are kept."""
 
 
@@ -19,9 +19,9 @@ def render(script: Path, tables: Sequence[Path], output_dir: Path) -> list[Path]
     read = [script, *tables, *(script.parent.parent / path for path in read_script(script).data)]
     if not all(path.is_file() for path in read):
         return drawing.render(script, tables, output_dir)
-    kept = drawings / sha256_json([script.name, *map(sha256_file, read)])
+    kept = folder / sha256_json([script.name, *map(sha256_file, read)])
     if not kept.is_dir():
-        drawn = Path(tempfile.mkdtemp(dir=drawings))
+        drawn = Path(tempfile.mkdtemp(dir=folder))
         drawing.render(script, tables, drawn)
         with suppress(OSError):  # another process was faster
             drawn.rename(kept)
